@@ -1,0 +1,94 @@
+// Chat templates, the parsing of what a model answers, and grammars from JSON Schemas: all of llama-common, behind
+// plain strings. JSON goes in and out as text.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/sampler.h"
+
+struct common_chat_templates;
+
+namespace dmr {
+
+struct ChatRequest {
+    std::string                        messages;  // JSON array in OpenAI's chat form
+    std::string                        tools;     // JSON array in OpenAI's chat form; empty = none
+    std::string                        tool_choice           = "auto";  // "auto", "none", "required"
+    bool                               parallel_tool_calls   = true;
+    bool                               enable_thinking       = true;
+    bool                               add_generation_prompt = true;
+    std::string                        json_schema;  // the answer must match; empty = free
+    std::string                        grammar;      // the same as GBNF
+    std::map<std::string, std::string> template_kwargs;  // values are JSON
+};
+
+// What to send to the model, and all that is needed to understand its answer.
+struct ChatPrompt {
+    std::string                 text;
+    std::string                 grammar;  // empty = free
+    bool                        grammar_lazy = false;
+    std::vector<GrammarTrigger> grammar_triggers;
+    std::vector<std::string>    preserved_tokens;
+    std::vector<std::string>    stop;
+    int                         format = 0;
+    std::string                 generation_prompt;  // what the template already began of the answer
+    std::string                 parser;             // llama-common's, serialised; opaque
+    bool                        supports_thinking = false;
+};
+
+// Immutable; may be used by several threads.
+class ChatTemplate {
+  public:
+    // Empty source = ChatML. Throws TemplateError.
+    ChatTemplate(const std::string & source, const std::string & bos, const std::string & eos, bool adds_bos);
+    ~ChatTemplate();
+
+    // Throws std::invalid_argument for JSON of the wrong form, TemplateError when the template refuses the messages.
+    ChatPrompt                  render(const ChatRequest & request) const;
+    std::map<std::string, bool> capabilities() const;
+    bool                        supports_thinking() const;
+
+  private:
+    std::unique_ptr<common_chat_templates, void (*)(common_chat_templates *)> templates_;
+    std::string                                                                bos_;
+    bool                                                                       adds_bos_;
+};
+
+struct ToolCallDelta {
+    size_t      index;
+    std::string name;       // whole, in the first delta of a call; empty afterwards
+    std::string arguments;  // more of the JSON text
+};
+
+struct ChatDelta {
+    std::string                content;
+    std::string                reasoning;
+    std::vector<ToolCallDelta> tool_calls;
+};
+
+// Follows one answer while it grows. Never fails on what a model wrote: text that fits no format is content.
+class ChatParser {
+  public:
+    explicit ChatParser(const ChatPrompt & prompt, bool parse_tool_calls = true);
+    ~ChatParser();
+    ChatParser(ChatParser &&) noexcept;
+
+    ChatDelta feed(const std::string & text);
+    // After the last text: what was held back.
+    ChatDelta finish();
+
+  private:
+    struct State;
+    ChatDelta advance(bool is_partial);
+    ChatDelta fall_back_to_text();
+
+    std::unique_ptr<State> state_;
+};
+
+// JSON Schema (text) to GBNF. Throws GrammarError; std::invalid_argument for text that is not JSON.
+std::string grammar_from_schema(const std::string & schema);
+
+}  // namespace dmr

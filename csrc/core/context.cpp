@@ -1,0 +1,378 @@
+#include "core/context.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <map>
+
+#include "core/errors.h"
+#include "core/log_queue.h"
+#include "ggml-backend.h"
+#include "ggml-cpu.h"
+#include "llama.h"
+
+namespace dmr {
+namespace {
+
+constexpr uint32_t max_context_size = 1U << 24;
+constexpr uint32_t max_batch_size   = 1U << 16;
+
+ggml_type cache_type(const std::string & name) {
+    static const std::map<std::string, ggml_type> types = {
+        {"f32", GGML_TYPE_F32},   {"f16", GGML_TYPE_F16},   {"bf16", GGML_TYPE_BF16}, {"q8_0", GGML_TYPE_Q8_0},
+        {"q5_1", GGML_TYPE_Q5_1}, {"q5_0", GGML_TYPE_Q5_0}, {"q4_1", GGML_TYPE_Q4_1}, {"q4_0", GGML_TYPE_Q4_0},
+    };
+    const auto found = types.find(name);
+    require(found != types.end(), "unknown type of KV cells: " + name);
+    return found->second;
+}
+
+enum llama_pooling_type pooling_type(const std::string & name) {
+    static const std::map<std::string, enum llama_pooling_type> types = {
+        {"model", LLAMA_POOLING_TYPE_UNSPECIFIED}, {"none", LLAMA_POOLING_TYPE_NONE}, {"mean", LLAMA_POOLING_TYPE_MEAN},
+        {"cls", LLAMA_POOLING_TYPE_CLS},           {"last", LLAMA_POOLING_TYPE_LAST}, {"rank", LLAMA_POOLING_TYPE_RANK},
+    };
+    const auto found = types.find(name);
+    require(found != types.end(), "unknown pooling: " + name);
+    return found->second;
+}
+
+llama_flash_attn_type flash_attention_type(const std::string & name) {
+    if (name == "auto") {
+        return LLAMA_FLASH_ATTN_TYPE_AUTO;
+    }
+    require(name == "on" || name == "off", "flash_attention is auto, on or off, not " + name);
+    return name == "on" ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+}
+
+void check_options(const ContextOptions & options, const Model & model) {
+    require(options.context_size <= max_context_size, "context_size is over " + std::to_string(max_context_size));
+    require(options.max_batch >= 1 && options.max_batch <= max_batch_size, "max_batch is out of range");
+    require(options.max_sequences >= 1 && options.max_sequences <= llama_max_parallel_sequences(),
+            "max_sequences is out of range 1.." + std::to_string(llama_max_parallel_sequences()));
+    // llama.cpp reserves outputs for all sequences within one batch, and a batch never exceeds the context.
+    const auto trained  = static_cast<uint32_t>(std::max(model.context_length(), 1));
+    const auto context  = options.context_size == 0 ? trained : options.context_size;
+    require(options.max_sequences <= std::min(options.max_batch, context),
+            "max_sequences is over max_batch or over context_size");
+    require(!(model.has_encoder() && model.has_decoder()), "encoder-decoder models are not supported");
+    require(options.num_threads >= 1 && options.num_threads <= GGML_MAX_N_THREADS, "num_threads is out of range");
+    require(options.thread_polling <= 100, "thread_polling is out of range 0..100");
+}
+
+// The CPU back end may be a library that was loaded by name, so its functions are asked for by name too.
+template <typename Function> Function cpu_function(const char * name) {
+    auto * device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    if (device == nullptr) {
+        throw LoadError("no CPU back end was found");
+    }
+    return reinterpret_cast<Function>(
+        ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), name));
+}
+
+ggml_threadpool * make_threadpool(int32_t num_threads, uint32_t polling) {
+    auto params = ggml_threadpool_params_default(num_threads);
+    params.poll = polling;
+    return cpu_function<decltype(&ggml_threadpool_new)>("ggml_threadpool_new")(&params);
+}
+
+void free_threadpool(ggml_threadpool * pool) {
+    cpu_function<decltype(&ggml_threadpool_free)>("ggml_threadpool_free")(pool);
+}
+
+bool on_abort_check(void * data) { return static_cast<std::atomic<bool> *>(data)->load(std::memory_order_relaxed); }
+
+// What `save` puts before llama.cpp's bytes, so that `restore` never hands it foreign or damaged ones.
+struct StateHeader {
+    char     magic[8];
+    uint64_t layout;
+    uint64_t length;
+    uint64_t checksum;
+};
+constexpr char state_magic[8] = {'d', 'm', 'r', 's', 'e', 'q', '0', '1'};
+
+uint64_t mix(uint64_t hash, uint64_t word) {
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+    return hash ^ (hash >> 29);
+}
+
+// Finds damage, not malice: states are written and read by this process only.
+uint64_t checksum_of(const char * data, size_t size) {
+    uint64_t hash = size;
+    uint64_t word = 0;
+    for (; size >= sizeof(word); data += sizeof(word), size -= sizeof(word)) {
+        std::memcpy(&word, data, sizeof(word));
+        hash = mix(hash, word);
+    }
+    word = 0;
+    std::memcpy(&word, data, size);
+    return mix(hash, word);
+}
+
+}  // namespace
+
+Context::Context(std::shared_ptr<Model> model, const ContextOptions & options)
+    : model_(std::move(model)), options_(options) {
+    check_options(options, *model_);
+    auto params            = llama_context_default_params();
+    params.n_ctx           = options.context_size;
+    params.n_batch         = options.max_batch;
+    params.n_ubatch        = options.max_batch;  // one pass for each decode
+    params.n_seq_max       = options.max_sequences;
+    params.kv_unified      = options.unified;
+    params.swa_full        = true;  // so that any suffix can be removed
+    params.embeddings      = options.embeddings;
+    params.pooling_type    = pooling_type(options.pooling);
+    params.flash_attn_type = flash_attention_type(options.flash_attention);
+    params.type_k          = cache_type(options.key_type);
+    params.type_v          = cache_type(options.value_type);
+    params.n_threads       = options.num_threads;
+    params.n_threads_batch = options.num_threads;
+    // Pooled embeddings take every token as an output.
+    const uint32_t least_outputs = options.embeddings ? options.max_batch : options.max_sequences;
+    options_.max_outputs         = std::max(options.max_outputs, least_outputs);
+    params.n_outputs_max         = options_.max_outputs;
+    params.abort_callback        = on_abort_check;
+    params.abort_callback_data   = &abort_requested_;
+
+    forget_last_errors();
+    handle_ = llama_init_from_model(model_->handle(), params);
+    if (handle_ == nullptr) {
+        throw LoadError("cannot make a context: " + last_errors());
+    }
+    options_.max_batch = std::min(options_.max_batch, llama_n_batch(handle_));
+    try {
+        threadpool_ = make_threadpool(options.num_threads, options.thread_polling);
+        if (threadpool_ == nullptr) {
+            throw LoadError("cannot start " + std::to_string(options.num_threads) + " compute threads");
+        }
+    } catch (...) {
+        llama_free(handle_);
+        throw;
+    }
+    llama_attach_threadpool(handle_, threadpool_, threadpool_);
+}
+
+Context::~Context() {
+    llama_free(handle_);
+    free_threadpool(threadpool_);
+}
+
+uint32_t Context::context_size() const { return llama_n_ctx(handle_); }
+uint32_t Context::sequence_context_size() const { return llama_n_ctx_seq(handle_); }
+bool     Context::has_memory() const { return llama_get_memory(handle_) != nullptr; }
+
+bool Context::can_shift() const { return has_memory() && llama_memory_can_shift(llama_get_memory(handle_)); }
+
+DecodeStatus Context::decode(const Batch & batch) {
+    require_batch(batch);
+    std::vector<int32_t>        counts(batch.tokens.size(), 1);
+    std::vector<llama_seq_id *> ids;
+    ids.reserve(batch.tokens.size());
+    for (const auto & id : batch.sequence_ids) {
+        ids.push_back(const_cast<llama_seq_id *>(&id));
+    }
+    llama_batch raw{};
+    raw.n_tokens = batch.size();
+    raw.token    = const_cast<llama_token *>(batch.tokens.data());
+    raw.pos      = const_cast<llama_pos *>(batch.positions.data());
+    raw.n_seq_id = counts.data();
+    raw.seq_id   = ids.data();
+    raw.logits   = const_cast<int8_t *>(batch.outputs.data());
+
+    abort_requested_ = false;
+    forget_last_errors();
+    const int32_t status = has_memory() ? llama_decode(handle_, raw) : llama_encode(handle_, raw);
+    if (status == 1) {
+        return DecodeStatus::no_room;
+    }
+    last_outputs_.clear();
+    if (status == 2 || (status < 0 && abort_requested_)) {
+        return DecodeStatus::aborted;
+    }
+    if (status != 0) {
+        throw DecodeError("decode failed (" + std::to_string(status) + "): " + last_errors());
+    }
+    llama_synchronize(handle_);
+    last_outputs_ = batch.outputs;
+    ++num_decodes_;
+    num_tokens_ += batch.size();
+    return DecodeStatus::done;
+}
+
+const float * Context::logits(int32_t index) const {
+    require_output(index);
+    const float * row = llama_get_logits_ith(handle_, index);
+    require(row != nullptr, "there are no logits at this place");
+    return row;
+}
+
+const float * Context::embedding(int32_t index) const {
+    require(options_.embeddings, "the context was not made for embeddings");
+    require(llama_pooling_type(handle_) == LLAMA_POOLING_TYPE_NONE, "the context pools: ask by sequence");
+    require_output(index);
+    const float * row = llama_get_embeddings_ith(handle_, index);
+    require(row != nullptr, "there is no embedding at this place");
+    return row;
+}
+
+const float * Context::sequence_embedding(SequenceId sequence) const {
+    require(options_.embeddings, "the context was not made for embeddings");
+    require_sequence(sequence);
+    const float * row = llama_get_embeddings_seq(handle_, sequence);
+    require(row != nullptr, "the last batch holds no embedding for this sequence");
+    return row;
+}
+
+int32_t Context::sequence_embedding_length() const {
+    const bool rank = llama_pooling_type(handle_) == LLAMA_POOLING_TYPE_RANK;
+    return rank ? model_->num_classifier_outputs() : model_->embedding_length();
+}
+
+bool Context::remove(SequenceId sequence, int32_t begin, int32_t end) {
+    require_sequence(sequence);
+    return llama_memory_seq_rm(llama_get_memory(handle_), sequence, begin, end);
+}
+
+void Context::copy(SequenceId source, SequenceId target, int32_t begin, int32_t end) {
+    require_sequence(source);
+    require_sequence(target);
+    require(options_.unified || (begin <= 0 && end < 0), "separate streams copy whole sequences only");
+    if (source != target) {
+        llama_memory_seq_cp(llama_get_memory(handle_), source, target, begin, end);
+    }
+}
+
+void Context::keep(SequenceId sequence) {
+    require_sequence(sequence);
+    llama_memory_seq_keep(llama_get_memory(handle_), sequence);
+}
+
+void Context::shift(SequenceId sequence, int32_t begin, int32_t end, int32_t delta) {
+    require_sequence(sequence);
+    require(can_shift(), "this model's memory cannot be shifted");
+    require(begin >= 0 && begin + static_cast<int64_t>(delta) >= 0, "positions would become negative");
+    require(static_cast<int64_t>(position_max(sequence)) + delta < std::numeric_limits<int32_t>::max(),
+            "the shift is too far");
+    llama_memory_seq_add(llama_get_memory(handle_), sequence, begin, end, delta);
+}
+
+void Context::clear() {
+    if (has_memory()) {
+        llama_memory_clear(llama_get_memory(handle_), false);
+    }
+}
+
+int32_t Context::position_min(SequenceId sequence) const {
+    require_sequence(sequence);
+    return llama_memory_seq_pos_min(llama_get_memory(handle_), sequence);
+}
+
+int32_t Context::position_max(SequenceId sequence) const {
+    require_sequence(sequence);
+    return llama_memory_seq_pos_max(llama_get_memory(handle_), sequence);
+}
+
+std::string Context::save(SequenceId sequence) const {
+    require_sequence(sequence);
+    const size_t size = llama_state_seq_get_size(handle_, sequence);
+    std::string  state(sizeof(StateHeader) + size, '\0');
+    auto *       payload = state.data() + sizeof(StateHeader);
+    const size_t written = llama_state_seq_get_data(handle_, reinterpret_cast<uint8_t *>(payload), size, sequence);
+    if (written == 0 && size != 0) {
+        throw Error("the state could not be read");
+    }
+    state.resize(sizeof(StateHeader) + written);
+    StateHeader header{};
+    std::memcpy(header.magic, state_magic, sizeof(state_magic));
+    header.layout   = layout_fingerprint();
+    header.length   = written;
+    header.checksum = checksum_of(state.data() + sizeof(StateHeader), written);
+    std::memcpy(state.data(), &header, sizeof(header));
+    return state;
+}
+
+bool Context::restore(SequenceId sequence, const std::string & state) {
+    require_sequence(sequence);
+    StateHeader header{};
+    require(state.size() >= sizeof(header), "this is not a saved state");
+    std::memcpy(&header, state.data(), sizeof(header));
+    require(std::memcmp(header.magic, state_magic, sizeof(state_magic)) == 0, "this is not a saved state");
+    require(header.layout == layout_fingerprint(), "the state was saved from another model or layout");
+    const char * payload = state.data() + sizeof(header);
+    require(header.length == state.size() - sizeof(header), "the state is cut short");
+    require(header.checksum == checksum_of(payload, header.length), "the state is damaged");
+    auto * memory = llama_get_memory(handle_);
+    llama_memory_seq_rm(memory, sequence, -1, -1);
+    if (llama_state_seq_set_data(handle_, reinterpret_cast<const uint8_t *>(payload), header.length, sequence) == 0) {
+        llama_memory_seq_rm(memory, sequence, -1, -1);
+        return false;
+    }
+    return true;
+}
+
+void Context::set_threads(int32_t num_threads) {
+    require(num_threads >= 1 && num_threads <= options_.num_threads,
+            "num_threads is out of range 1.." + std::to_string(options_.num_threads));
+    llama_set_n_threads(handle_, num_threads, num_threads);
+}
+
+ContextCounters Context::counters() const {
+    return {num_decodes_, num_tokens_, llama_perf_context(handle_).n_reused};
+}
+
+void Context::require_sequence(SequenceId sequence) const {
+    require(has_memory() || options_.embeddings, "this model keeps no memory");
+    require(sequence >= 0 && static_cast<uint32_t>(sequence) < options_.max_sequences,
+            "sequence " + std::to_string(sequence) + " is out of range 0.." +
+                std::to_string(options_.max_sequences - 1));
+}
+
+void Context::require_batch(const Batch & batch) const {
+    require(batch.size() > 0, "the batch is empty");
+    require(static_cast<uint32_t>(batch.size()) <= options_.max_batch,
+            "the batch has " + std::to_string(batch.size()) + " tokens, the most is " +
+                std::to_string(options_.max_batch));
+    auto *                        memory = llama_get_memory(handle_);
+    std::map<SequenceId, int32_t> next;
+    uint32_t                      num_outputs = 0;
+    for (size_t i = 0; i < batch.tokens.size(); ++i) {
+        model_->require_token(batch.tokens[i]);
+        const SequenceId sequence = batch.sequence_ids[i];
+        require_sequence(sequence);
+        auto entry = next.find(sequence);
+        if (entry == next.end()) {
+            const int32_t held = memory == nullptr ? -1 : llama_memory_seq_pos_max(memory, sequence);
+            entry              = next.emplace(sequence, held + 1).first;
+        }
+        require(batch.positions[i] == entry->second,
+                "sequence " + std::to_string(sequence) + " goes on at position " + std::to_string(entry->second) +
+                    ", not " + std::to_string(batch.positions[i]));
+        require(entry->second < (memory == nullptr ? model_->context_length() : std::numeric_limits<int32_t>::max()),
+                "the sequence is longer than the model can take");
+        ++entry->second;
+        num_outputs += batch.outputs[i] != 0 ? 1 : 0;
+    }
+    require(options_.embeddings || num_outputs <= options_.max_outputs,
+            "the batch asks for " + std::to_string(num_outputs) + " outputs, the most is " +
+                std::to_string(options_.max_outputs));
+}
+
+void Context::require_output(int32_t index) const {
+    const bool known = index >= 0 && static_cast<size_t>(index) < last_outputs_.size();
+    require(known && last_outputs_[static_cast<size_t>(index)] != 0,
+            "the last decode has no output at index " + std::to_string(index));
+}
+
+uint64_t Context::layout_fingerprint() const {
+    uint64_t hash = checksum_of(options_.key_type.data(), options_.key_type.size());
+    hash          = mix(hash, checksum_of(options_.value_type.data(), options_.value_type.size()));
+    for (const uint64_t value :
+         {model_->size_bytes(), model_->num_parameters(), static_cast<uint64_t>(model_->num_layers()),
+          static_cast<uint64_t>(model_->num_vocabulary()), static_cast<uint64_t>(options_.unified)}) {
+        hash = mix(hash, value);
+    }
+    return hash;
+}
+
+}  // namespace dmr

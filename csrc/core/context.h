@@ -1,0 +1,107 @@
+// A context: KV memory and compute buffers over a model. One thread at a time may use it (abort() excepted).
+//
+// Everything that llama.cpp would answer with an abort (ids out of range, too many tokens or outputs, states that are
+// not ours) is checked here first and thrown as std::invalid_argument.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/batch.h"
+#include "core/model.h"
+
+struct llama_context;
+struct ggml_threadpool;
+
+namespace dmr {
+
+struct ContextOptions {
+    uint32_t    context_size    = 0;    // cells of KV memory; 0 = as trained
+    uint32_t    max_batch       = 512;  // tokens of one decode, run as one pass
+    uint32_t    max_sequences   = 1;    // 1..256
+    uint32_t    max_outputs     = 0;    // rows with logits of one decode; 0 = max_sequences
+    bool        unified         = true;  // one pool of cells for all sequences; false = a stream of its own for each
+    bool        embeddings      = false;
+    std::string pooling         = "model";  // "model", "none", "mean", "cls", "last", "rank"
+    std::string flash_attention = "auto";   // "auto", "on", "off"
+    std::string key_type        = "f16";    // "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
+    std::string value_type      = "f16";
+    int32_t     num_threads     = 1;
+    uint32_t    thread_polling  = 50;  // 0 = idle compute threads sleep at once, 100 = they spin for long
+};
+
+enum class DecodeStatus { done, no_room, aborted };
+
+struct ContextCounters {
+    int64_t num_decodes;
+    int64_t num_tokens;
+    int32_t num_reused_graphs;
+};
+
+class Context {
+  public:
+    Context(std::shared_ptr<Model> model, const ContextOptions & options);
+    ~Context();
+    Context(const Context &)             = delete;
+    Context & operator=(const Context &) = delete;
+
+    const std::shared_ptr<Model> & model() const { return model_; }
+    uint32_t                       context_size() const;           // cells in all
+    uint32_t                       sequence_context_size() const;  // cells that one sequence can have
+    uint32_t                       max_batch() const { return options_.max_batch; }
+    uint32_t                       max_sequences() const { return options_.max_sequences; }
+    uint32_t                       max_outputs() const { return options_.max_outputs; }
+    bool                           unified() const { return options_.unified; }
+    bool                           has_memory() const;  // false for encoders such as BERT
+    bool                           can_shift() const;
+
+    // Runs the batch. `no_room`: nothing was changed. `aborted`: ask position_max of each sequence.
+    // Throws std::invalid_argument for a wrong batch (nothing was changed) and DecodeError when the back end failed.
+    DecodeStatus decode(const Batch & batch);
+
+    // Row of the last decode by batch index; valid until the next decode. num_vocabulary floats.
+    const float * logits(int32_t index) const;
+    // embedding_length floats; one row per output (pooling none).
+    const float * embedding(int32_t index) const;
+    // Pooled vector of a sequence: embedding_length floats, or num_classifier_outputs for rank pooling.
+    const float * sequence_embedding(SequenceId sequence) const;
+    int32_t       sequence_embedding_length() const;
+
+    // Positions [begin, end); end < 0 = to the end. False: this memory cannot remove a part (recurrent).
+    bool    remove(SequenceId sequence, int32_t begin, int32_t end);
+    void    copy(SequenceId source, SequenceId target, int32_t begin, int32_t end);
+    void    keep(SequenceId sequence);
+    void    shift(SequenceId sequence, int32_t begin, int32_t end, int32_t delta);
+    void    clear();
+    int32_t position_min(SequenceId sequence) const;  // -1 = empty
+    int32_t position_max(SequenceId sequence) const;
+
+    // A sequence's state as bytes that `restore` of a context with the same model and layout takes.
+    std::string save(SequenceId sequence) const;
+    // Throws std::invalid_argument for bytes that are damaged or come from elsewhere; false = no room.
+    bool restore(SequenceId sequence, const std::string & state);
+
+    void            set_threads(int32_t num_threads);  // 1 .. as created
+    void            abort() { abort_requested_ = true; }  // stops the running decode (CPU); any thread
+    ContextCounters counters() const;
+
+  private:
+    void     require_sequence(SequenceId sequence) const;
+    void     require_batch(const Batch & batch) const;
+    void     require_output(int32_t index) const;
+    uint64_t layout_fingerprint() const;
+
+    std::shared_ptr<Model> model_;
+    ContextOptions         options_;
+    llama_context *        handle_     = nullptr;
+    ggml_threadpool *      threadpool_ = nullptr;
+    std::atomic<bool>      abort_requested_{false};
+    std::vector<int8_t>    last_outputs_;  // of the last decode: which indices have a row
+    int64_t                num_decodes_ = 0;
+    int64_t                num_tokens_  = 0;
+};
+
+}  // namespace dmr

@@ -1,0 +1,205 @@
+#include "core/model.h"
+
+#include <cstdio>
+#include <limits>
+
+#include "core/errors.h"
+#include "core/log_queue.h"
+#include "llama.h"
+
+namespace dmr {
+namespace {
+
+struct LoadProgress {
+    const Model::Progress & report;
+    bool                    cancelled = false;
+};
+
+bool on_progress(float fraction, void * data) {
+    auto & progress = *static_cast<LoadProgress *>(data);
+    if (progress.report && !progress.report(fraction)) {
+        progress.cancelled = true;
+    }
+    return !progress.cancelled;
+}
+
+// llama.cpp's "fill this buffer, or tell me the size" calls.
+template <typename Call> std::string sized_text(Call call) {
+    std::string text(256, '\0');
+    int32_t     length = call(text.data(), text.size());
+    if (length < 0) {
+        return "";
+    }
+    if (static_cast<size_t>(length) >= text.size()) {
+        text.resize(static_cast<size_t>(length) + 1);
+        length = call(text.data(), text.size());
+    }
+    text.resize(static_cast<size_t>(length));
+    return text;
+}
+
+llama_load_mode load_mode_of(const ModelOptions & options) {
+    if (options.use_mmap) {
+        return options.use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP;
+    }
+    return options.use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE;
+}
+
+void require_readable(const std::string & path) {
+    std::FILE * file = std::fopen(path.c_str(), "rb");
+    if (file == nullptr) {
+        throw LoadError("cannot open " + path);
+    }
+    std::fclose(file);
+}
+
+}  // namespace
+
+std::shared_ptr<Model> Model::load(const std::vector<std::string> & paths, const ModelOptions & options,
+                                   const Progress & progress) {
+    require(!paths.empty(), "a model needs at least one file");
+    std::vector<const char *> names;
+    for (const auto & path : paths) {
+        require_readable(path);
+        names.push_back(path.c_str());
+    }
+    LoadProgress state{progress};
+
+    auto params                        = llama_model_default_params();
+    params.n_gpu_layers                = options.num_gpu_layers;
+    params.load_mode                   = load_mode_of(options);
+    params.check_tensors               = options.check_tensors;
+    params.vocab_only                  = options.vocab_only;
+    params.progress_callback           = on_progress;
+    params.progress_callback_user_data = &state;
+
+    forget_last_errors();
+    llama_model * handle = names.size() == 1 ? llama_model_load_from_file(names[0], params)
+                                             : llama_model_load_from_splits(names.data(), names.size(), params);
+    if (handle == nullptr) {
+        if (state.cancelled) {
+            throw Cancelled("the load was cancelled");
+        }
+        throw LoadError("cannot load " + paths.front() + ": " + last_errors());
+    }
+    return std::make_shared<Model>(handle);
+}
+
+Model::Model(llama_model * handle)
+    : handle_(handle), vocab_(llama_model_get_vocab(handle)), num_vocabulary_(llama_vocab_n_tokens(vocab_)) {
+    for (Token token = 0; token < num_vocabulary_; ++token) {
+        if (llama_vocab_is_eog(vocab_, token)) {
+            end_tokens_.push_back(token);
+        }
+    }
+}
+
+Model::~Model() { llama_model_free(handle_); }
+
+std::string Model::description() const {
+    return sized_text([&](char * buffer, size_t size) { return llama_model_desc(handle_, buffer, size); });
+}
+
+std::map<std::string, std::string> Model::metadata() const {
+    std::map<std::string, std::string> values;
+    for (int32_t i = 0; i < llama_model_meta_count(handle_); ++i) {
+        auto key = sized_text(
+            [&](char * buffer, size_t size) { return llama_model_meta_key_by_index(handle_, i, buffer, size); });
+        values[key] = sized_text(
+            [&](char * buffer, size_t size) { return llama_model_meta_val_str_by_index(handle_, i, buffer, size); });
+    }
+    return values;
+}
+
+std::string Model::chat_template() const {
+    const char * text = llama_model_chat_template(handle_, nullptr);
+    return text == nullptr ? "" : text;
+}
+
+uint64_t Model::size_bytes() const { return llama_model_size(handle_); }
+uint64_t Model::num_parameters() const { return llama_model_n_params(handle_); }
+int32_t  Model::context_length() const { return llama_model_n_ctx_train(handle_); }
+int32_t  Model::embedding_length() const { return llama_model_n_embd(handle_); }
+int32_t  Model::num_layers() const { return llama_model_n_layer(handle_); }
+int32_t  Model::num_vocabulary() const { return num_vocabulary_; }
+int32_t  Model::num_classifier_outputs() const { return static_cast<int32_t>(llama_model_n_cls_out(handle_)); }
+bool     Model::has_encoder() const { return llama_model_has_encoder(handle_); }
+bool     Model::has_decoder() const { return llama_model_has_decoder(handle_); }
+bool     Model::is_recurrent() const { return llama_model_is_recurrent(handle_); }
+bool     Model::is_hybrid() const { return llama_model_is_hybrid(handle_); }
+int32_t  Model::sliding_window() const { return llama_model_n_swa(handle_); }
+bool     Model::adds_bos() const { return llama_vocab_get_add_bos(vocab_); }
+bool     Model::adds_eos() const { return llama_vocab_get_add_eos(vocab_); }
+Token    Model::bos() const { return llama_vocab_bos(vocab_); }
+Token    Model::eos() const { return llama_vocab_eos(vocab_); }
+Token    Model::eot() const { return llama_vocab_eot(vocab_); }
+
+bool Model::is_end(Token token) const {
+    require_token(token);
+    return llama_vocab_is_eog(vocab_, token);
+}
+
+bool Model::is_control(Token token) const {
+    require_token(token);
+    return llama_vocab_is_control(vocab_, token);
+}
+
+std::vector<Token> Model::tokenize(const std::string & text, bool add_special, bool parse_special) const {
+    require(text.size() <= static_cast<size_t>(std::numeric_limits<int32_t>::max() / 2), "the text is too long");
+    require(num_vocabulary_ > 0, "the model has no vocabulary");
+    const auto         length = static_cast<int32_t>(text.size());
+    std::vector<Token> tokens(text.size() / 3 + 16);
+    int32_t            count = llama_tokenize(vocab_, text.data(), length, tokens.data(),
+                                              static_cast<int32_t>(tokens.size()), add_special, parse_special);
+    require(count != std::numeric_limits<int32_t>::min(), "the text is too long");
+    if (count < 0) {
+        tokens.resize(static_cast<size_t>(-count));
+        count = llama_tokenize(vocab_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()),
+                               add_special, parse_special);
+    }
+    if (count < 0) {
+        throw Error("the tokenizer failed");
+    }
+    tokens.resize(static_cast<size_t>(count));
+    return tokens;
+}
+
+std::string Model::piece(Token token, bool special) const {
+    require_token(token);
+    std::string text(32, '\0');
+    int32_t     length =
+        llama_token_to_piece(vocab_, token, text.data(), static_cast<int32_t>(text.size()), 0, special);
+    if (length < 0) {
+        text.resize(static_cast<size_t>(-length));
+        length = llama_token_to_piece(vocab_, token, text.data(), static_cast<int32_t>(text.size()), 0, special);
+    }
+    text.resize(length > 0 ? static_cast<size_t>(length) : 0);
+    return text;
+}
+
+std::string Model::detokenize(const std::vector<Token> & tokens, bool remove_special, bool unparse_special) const {
+    for (Token token : tokens) {
+        require_token(token);
+    }
+    require(tokens.size() <= static_cast<size_t>(std::numeric_limits<int32_t>::max() / 64), "too many tokens");
+    const auto  count = static_cast<int32_t>(tokens.size());
+    std::string text(tokens.size() * 8 + 16, '\0');
+    int32_t     length = llama_detokenize(vocab_, tokens.data(), count, text.data(), static_cast<int32_t>(text.size()),
+                                          remove_special, unparse_special);
+    if (length < 0) {
+        text.resize(static_cast<size_t>(-length));
+        length = llama_detokenize(vocab_, tokens.data(), count, text.data(), static_cast<int32_t>(text.size()),
+                                  remove_special, unparse_special);
+    }
+    text.resize(length > 0 ? static_cast<size_t>(length) : 0);
+    return text;
+}
+
+void Model::require_token(Token token) const {
+    if (token < 0 || token >= num_vocabulary_) {
+        throw std::invalid_argument("token " + std::to_string(token) + " is not in the vocabulary of " +
+                                    std::to_string(num_vocabulary_) + " tokens");
+    }
+}
+
+}  // namespace dmr

@@ -1,0 +1,372 @@
+#include "core/sampler.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <limits>
+#include <regex>
+
+#include "core/errors.h"
+#include "llama.h"
+
+namespace dmr {
+namespace {
+
+constexpr size_t  max_grammar_bytes = 1 << 20;
+constexpr size_t  max_grammar_depth = 128;
+constexpr size_t  max_grammar_rules = 8192;
+constexpr size_t  max_breakers      = 64;
+constexpr int32_t max_logprobs      = 1024;
+
+void require_finite(float value, const char * name) {
+    require(std::isfinite(value), std::string(name) + " must be a finite number");
+}
+
+void require_range(float value, float low, float high, const char * name) {
+    require(value >= low && value <= high, std::string(name) + " is out of range");
+}
+
+// "{5,2}" makes llama.cpp repeat for ever.
+bool is_backward_repetition(const std::string & grammar, size_t at) {
+    size_t     next = at + 1;
+    const auto read = [&] {
+        uint64_t value = 0;
+        while (next < grammar.size() && grammar[next] >= '0' && grammar[next] <= '9') {
+            value = std::min<uint64_t>(value * 10 + static_cast<uint64_t>(grammar[next++] - '0'), 1U << 30);
+        }
+        return value;
+    };
+    const auto skip = [&] {
+        while (next < grammar.size() && std::isspace(static_cast<unsigned char>(grammar[next])) != 0) {
+            ++next;
+        }
+    };
+    skip();
+    const uint64_t low = read();
+    skip();
+    if (next >= grammar.size() || grammar[next] != ',') {
+        return false;
+    }
+    ++next;
+    skip();
+    const bool bounded = next < grammar.size() && grammar[next] != '}';
+    return bounded && read() < low;
+}
+
+// llama.cpp reads grammars recursively: groups, and references from rule to rule.
+void check_grammar(const std::string & grammar) {
+    if (grammar.size() > max_grammar_bytes) {
+        throw GrammarError("the grammar is too long");
+    }
+    size_t depth = 0;
+    size_t rules = 0;
+    for (size_t i = 0; i < grammar.size(); ++i) {
+        depth += grammar[i] == '(' ? 1 : 0;
+        depth -= grammar[i] == ')' && depth > 0 ? 1 : 0;
+        if (grammar[i] == '{' && is_backward_repetition(grammar, i)) {
+            throw GrammarError("a repetition in the grammar ends before it begins");
+        }
+        rules += grammar.compare(i, 3, "::=") == 0 ? 1 : 0;
+        if (depth > max_grammar_depth || rules > max_grammar_rules) {
+            throw GrammarError("the grammar is nested too deeply or has too many rules");
+        }
+    }
+}
+
+void check_options(const SamplerOptions & o, const Model & model) {
+    for (const auto & [value, name] : {std::pair{o.temperature, "temperature"},
+                                       {o.dynatemp_range, "dynatemp_range"},
+                                       {o.dynatemp_exponent, "dynatemp_exponent"},
+                                       {o.top_n_sigma, "top_n_sigma"},
+                                       {o.presence_penalty, "presence_penalty"},
+                                       {o.frequency_penalty, "frequency_penalty"},
+                                       {o.dry_multiplier, "dry_multiplier"},
+                                       {o.dry_base, "dry_base"},
+                                       {o.mirostat_tau, "mirostat_tau"},
+                                       {o.mirostat_eta, "mirostat_eta"},
+                                       {o.adaptive_target, "adaptive_target"}}) {
+        require_finite(value, name);
+    }
+    require_range(o.top_p, 0.0F, 1.0F, "top_p");
+    require_range(o.min_p, 0.0F, 1.0F, "min_p");
+    require_range(o.typical_p, 0.0F, 1.0F, "typical_p");
+    require_range(o.xtc_probability, 0.0F, 1.0F, "xtc_probability");
+    require_range(o.xtc_threshold, 0.0F, 1.0F, "xtc_threshold");
+    require_range(o.adaptive_decay, 0.0F, 0.99F, "adaptive_decay");
+    require(std::isfinite(o.repeat_penalty) && o.repeat_penalty > 0.0F && std::isfinite(1.0F / o.repeat_penalty),
+            "repeat_penalty must be greater than 0");
+    require(o.top_k >= 0, "top_k is out of range");
+    require(o.repeat_last_n >= -1, "repeat_last_n is out of range");
+    require(o.dry_penalty_last_n >= -1, "dry_penalty_last_n is out of range");
+    require(o.dry_allowed_length >= 0, "dry_allowed_length is out of range");
+    require(o.dry_sequence_breakers.size() <= max_breakers, "there are too many dry_sequence_breakers");
+    require(o.mirostat >= 0 && o.mirostat <= 2, "mirostat is 0, 1 or 2");
+    require(o.min_keep >= 0, "min_keep is out of range");
+    require(o.num_logprobs >= -1 && o.num_logprobs <= max_logprobs, "num_logprobs is out of range");
+    check_grammar(o.grammar);
+    require(!o.grammar_lazy || o.grammar.empty() || !o.grammar_triggers.empty(), "a lazy grammar needs a trigger");
+    for (const auto & [token, bias] : o.logit_bias) {
+        model.require_token(token);
+        require(!std::isnan(bias) && bias != std::numeric_limits<float>::infinity(), "logit_bias must be a number");
+    }
+}
+
+int32_t window(int32_t last_n, const Model & model) {
+    const int32_t longest = std::max(model.context_length(), 1);
+    return last_n < 0 ? longest : std::min(last_n, longest);
+}
+
+std::string escape_pattern(const std::string & text) {
+    static const std::regex special(R"([.^$|()*+?\[\]{}\\])");
+    return std::regex_replace(text, special, R"(\$&)");
+}
+
+std::string anchored(const std::string & pattern) {
+    std::string whole = pattern;
+    if (whole.empty() || whole.front() != '^') {
+        whole.insert(whole.begin(), '^');
+    }
+    return whole.back() == '$' ? whole : whole + '$';
+}
+
+}  // namespace
+
+void Sampler::Free::operator()(llama_sampler * sampler) const { llama_sampler_free(sampler); }
+
+Sampler::Sampler(std::shared_ptr<Model> model, SamplerOptions options)
+    : model_(std::move(model)), options_(std::move(options)) {
+    require(model_->num_vocabulary() > 0, "the model has no vocabulary");
+    check_options(options_, *model_);
+    if (options_.seed == LLAMA_DEFAULT_SEED) {
+        --options_.seed;  // that value would mean "any seed"
+    }
+    chain_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
+    build_chain();
+    grammar_ = make_grammar();
+}
+
+Sampler::~Sampler() = default;
+
+void Sampler::add(llama_sampler * sampler) {
+    if (sampler == nullptr) {
+        throw Error("a sampler could not be made");
+    }
+    llama_sampler_chain_add(chain_.get(), sampler);
+}
+
+bool Sampler::looks_back() const {
+    const auto & o = options_;
+    const bool   penalties =
+        o.repeat_last_n != 0 && (o.repeat_penalty != 1.0F || o.presence_penalty != 0.0F || o.frequency_penalty != 0.0F);
+    return penalties || (o.dry_multiplier != 0.0F && o.dry_penalty_last_n != 0);
+}
+
+void Sampler::build_chain() {
+    const auto &                  o = options_;
+    std::vector<llama_logit_bias> biases;
+    for (const auto & [token, bias] : o.logit_bias) {
+        biases.push_back({token, bias});
+    }
+    int32_t      num_suppressed = 0;
+    const auto * suppressed     = llama_vocab_get_suppress_tokens(model_->vocab(), &num_suppressed);
+    for (int32_t i = 0; i < num_suppressed; ++i) {
+        biases.push_back({suppressed[i], -std::numeric_limits<float>::infinity()});
+    }
+    if (o.ignore_eos) {
+        for (const Token token : model_->end_tokens()) {
+            biases.push_back({token, -std::numeric_limits<float>::infinity()});
+        }
+    }
+    if (!biases.empty()) {
+        add(llama_sampler_init_logit_bias(model_->num_vocabulary(), static_cast<int32_t>(biases.size()),
+                                          biases.data()));
+    }
+    if (looks_back()) {
+        add(llama_sampler_init_penalties(model_->num_vocabulary(), window(o.repeat_last_n, *model_), o.repeat_penalty,
+                                         o.frequency_penalty, o.presence_penalty));
+    }
+    if (o.mirostat == 1) {
+        add(llama_sampler_init_temp(o.temperature));
+        add(llama_sampler_init_mirostat(model_->num_vocabulary(), o.seed, o.mirostat_tau, o.mirostat_eta, 100));
+    } else if (o.mirostat == 2) {
+        add(llama_sampler_init_temp(o.temperature));
+        add(llama_sampler_init_mirostat_v2(o.seed, o.mirostat_tau, o.mirostat_eta));
+    } else {
+        build_truncation();
+    }
+}
+
+void Sampler::build_truncation() {
+    const auto & o        = options_;
+    const auto   min_keep = static_cast<size_t>(o.min_keep);
+    if (o.dry_multiplier != 0.0F) {
+        std::vector<const char *> breakers;
+        for (const auto & text : o.dry_sequence_breakers) {
+            breakers.push_back(text.c_str());
+        }
+        add(llama_sampler_init_dry(model_->vocab(), o.dry_multiplier, o.dry_base, o.dry_allowed_length,
+                                   window(o.dry_penalty_last_n, *model_), breakers.data(), breakers.size()));
+    }
+    if (o.top_n_sigma > 0.0F) {
+        add(llama_sampler_init_top_n_sigma(o.top_n_sigma));
+    }
+    if (o.top_k > 0) {
+        // With nothing before it, top-k can run on the raw floats.
+        preselects_top_k_ = llama_sampler_chain_n(chain_.get()) == 0;
+        add(llama_sampler_init_top_k(o.top_k));
+    }
+    if (o.typical_p < 1.0F) {
+        add(llama_sampler_init_typical(o.typical_p, min_keep));
+    }
+    if (o.top_p < 1.0F) {
+        add(llama_sampler_init_top_p(o.top_p, min_keep));
+    }
+    if (o.min_p > 0.0F) {
+        add(llama_sampler_init_min_p(o.min_p, min_keep));
+    }
+    if (o.xtc_probability > 0.0F) {
+        add(llama_sampler_init_xtc(o.xtc_probability, o.xtc_threshold, min_keep, o.seed));
+    }
+    add(llama_sampler_init_temp_ext(o.temperature, o.dynatemp_range, o.dynatemp_exponent));
+    if (o.adaptive_target >= 0.0F) {
+        add(llama_sampler_init_adaptive_p(o.adaptive_target, o.adaptive_decay, o.seed));
+    } else {
+        add(llama_sampler_init_dist(o.seed));
+    }
+}
+
+Sampler::Handle Sampler::make_grammar() const {
+    if (options_.grammar.empty()) {
+        return nullptr;
+    }
+    std::vector<std::string> patterns;
+    std::vector<Token>       tokens;
+    for (const auto & trigger : options_.grammar_triggers) {
+        if (trigger.kind == GrammarTrigger::Kind::pattern) {
+            patterns.push_back(trigger.value);
+        } else if (trigger.kind == GrammarTrigger::Kind::full_pattern) {
+            patterns.push_back(anchored(trigger.value));
+        } else if (const auto ids = model_->tokenize(trigger.value, false, true); ids.size() == 1) {
+            tokens.push_back(ids[0]);
+        } else {
+            patterns.push_back(escape_pattern(trigger.value));
+        }
+    }
+    std::vector<const char *> pattern_texts;
+    for (const auto & pattern : patterns) {
+        pattern_texts.push_back(pattern.c_str());
+    }
+    llama_sampler * grammar = nullptr;
+    try {
+        grammar = options_.grammar_lazy
+                      ? llama_sampler_init_grammar_lazy_patterns(model_->vocab(), options_.grammar.c_str(), "root",
+                                                                 pattern_texts.data(), pattern_texts.size(),
+                                                                 tokens.data(), tokens.size())
+                      : llama_sampler_init_grammar(model_->vocab(), options_.grammar.c_str(), "root");
+    } catch (const std::exception & error) {
+        throw GrammarError(std::string("the grammar cannot be used: ") + error.what());
+    }
+    if (grammar == nullptr) {
+        throw GrammarError("the grammar cannot be parsed");
+    }
+    return Handle(grammar);
+}
+
+void Sampler::observe(const std::vector<Token> & tokens) {
+    for (const Token token : tokens) {
+        model_->require_token(token);
+    }
+    if (!looks_back()) {
+        return;
+    }
+    // Only as many as the penalties can remember.
+    const auto   longest = static_cast<size_t>(std::max(window(options_.repeat_last_n, *model_),
+                                                        window(options_.dry_penalty_last_n, *model_)));
+    const size_t first   = tokens.size() > longest ? tokens.size() - longest : 0;
+    for (size_t i = first; i < tokens.size(); ++i) {
+        llama_sampler_accept(chain_.get(), tokens[i]);
+    }
+}
+
+bool Sampler::is_plain_greedy() const {
+    const auto & o = options_;
+    return o.temperature <= 0.0F && o.dynatemp_range == 0.0F && o.mirostat == 0 && o.xtc_probability == 0.0F &&
+           o.adaptive_target < 0.0F && o.dry_multiplier == 0.0F && !looks_back() && o.logit_bias.empty() &&
+           !o.ignore_eos;
+}
+
+Sampled Sampler::sample(const float * logits) {
+    // A grammar that has refused a token is left in a state that llama.cpp asserts against.
+    if (is_broken_) {
+        throw GrammarError("this sampler has failed before");
+    }
+    Sampled sampled;
+    is_broken_    = true;
+    sampled.token = choose(logits);
+    llama_sampler_accept(chain_.get(), sampled.token);
+    if (grammar_ != nullptr) {
+        try {
+            llama_sampler_accept(grammar_.get(), sampled.token);
+        } catch (const std::exception & error) {
+            throw GrammarError(error.what());
+        }
+    }
+    is_broken_ = false;
+    if (options_.num_logprobs >= 0) {
+        const int32_t count   = model_->num_vocabulary();
+        const float   log_sum = log_sum_exp(logits, count);
+        sampled.logprob       = logits[sampled.token] - log_sum;
+        if (options_.num_logprobs > 0) {
+            sampled.top = top_probabilities(logits, count, options_.num_logprobs, log_sum);
+        }
+    }
+    return sampled;
+}
+
+// Draws first and asks the grammar about that one token; only a refusal makes it worth constraining the vocabulary.
+Token Sampler::choose(const float * logits) {
+    const Token likeliest = argmax(logits, model_->num_vocabulary());
+    if (likeliest < 0) {
+        throw Error("the model's output is not a number");
+    }
+    int32_t    num_suppressed = 0;
+    const bool suppresses     = llama_vocab_get_suppress_tokens(model_->vocab(), &num_suppressed) != nullptr &&
+                            num_suppressed > 0;
+    const Token token = is_plain_greedy() && !suppresses ? likeliest : [&] {
+        select_top(logits, model_->num_vocabulary(),
+                   preselects_top_k_ ? options_.top_k : model_->num_vocabulary(), candidates_);
+        return draw();
+    }();
+    if (grammar_ == nullptr || grammar_allows(token)) {
+        return token;
+    }
+    select_top(logits, model_->num_vocabulary(), model_->num_vocabulary(), candidates_);
+    llama_token_data_array all{candidates_.data(), candidates_.size(), -1, false};
+    llama_sampler_apply(grammar_.get(), &all);
+    const bool any = std::any_of(candidates_.begin(), candidates_.end(), [](const llama_token_data & candidate) {
+        return candidate.logit != -std::numeric_limits<float>::infinity();
+    });
+    if (!any) {
+        throw GrammarError("the grammar allows no token here");
+    }
+    return draw();
+}
+
+// Runs the chain over `candidates_`.
+Token Sampler::draw() {
+    llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
+    llama_sampler_apply(chain_.get(), &array);
+    if (array.selected < 0 || static_cast<size_t>(array.selected) >= array.size) {
+        throw Error("no token could be drawn");
+    }
+    return array.data[array.selected].id;
+}
+
+bool Sampler::grammar_allows(Token token) {
+    llama_token_data       one{token, 1.0F, 0.0F};
+    llama_token_data_array array{&one, 1, -1, false};
+    llama_sampler_apply(grammar_.get(), &array);
+    return one.logit != -std::numeric_limits<float>::infinity();
+}
+
+}  // namespace dmr

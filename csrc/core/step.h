@@ -1,0 +1,37 @@
+// One step of the engine in one call: decode a mixed batch, then sample, detokenize and look for stop strings of every
+// row that has an output.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/context.h"
+#include "core/detokenizer.h"
+#include "core/sampler.h"
+#include "core/thread_pool.h"
+
+namespace dmr {
+
+struct Row {
+    int32_t       index;  // in the batch; must have an output
+    Sampler *     sampler;
+    Detokenizer * detokenizer;
+};
+
+struct RowResult {
+    Sampled     sampled;
+    bool        is_end     = false;  // the token ends the answer; it has no text
+    int         stopped_by = -1;     // index of the stop string that ended the answer
+    std::string text;                // what became certain; may be empty
+    std::string error;               // this row failed; the others did not
+};
+
+struct StepResult {
+    DecodeStatus           status = DecodeStatus::done;
+    std::vector<RowResult> rows;  // one for each Row, in order; empty unless done
+};
+
+// Throws as Context::decode does. A row's own failure (grammar, numbers) stays in its result.
+StepResult run_step(Context & context, const Batch & batch, const std::vector<Row> & rows, ThreadPool & pool);
+
+}  // namespace dmr

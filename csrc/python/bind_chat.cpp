@@ -1,0 +1,84 @@
+#include "core/chat_template.h"
+#include "python/handles.h"
+
+namespace dmr::python {
+namespace {
+
+using ChatParserHandle = Handle<ChatParser>;
+
+py::str decoded(const std::string & text) {
+    return py::reinterpret_steal<py::str>(
+        PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace"));
+}
+
+ChatDelta feed(ChatParserHandle & handle, const std::string & text) {
+    return handle.alone([&](ChatParser & parser) { return parser.feed(text); });
+}
+
+ChatDelta finish(ChatParserHandle & handle) {
+    return handle.alone([](ChatParser & parser) { return parser.finish(); });
+}
+
+void register_request(py::module_ & module) {
+    py::class_<ChatRequest>(module, "ChatRequest", "What a template renders; JSON as text, see csrc/core/chat_template.h.")
+        .def(py::init<>())
+        .def_readwrite("messages", &ChatRequest::messages)
+        .def_readwrite("tools", &ChatRequest::tools)
+        .def_readwrite("tool_choice", &ChatRequest::tool_choice)
+        .def_readwrite("parallel_tool_calls", &ChatRequest::parallel_tool_calls)
+        .def_readwrite("enable_thinking", &ChatRequest::enable_thinking)
+        .def_readwrite("add_generation_prompt", &ChatRequest::add_generation_prompt)
+        .def_readwrite("json_schema", &ChatRequest::json_schema)
+        .def_readwrite("grammar", &ChatRequest::grammar)
+        .def_readwrite("template_kwargs", &ChatRequest::template_kwargs);
+}
+
+void register_prompt(py::module_ & module) {
+    py::class_<ChatPrompt>(module, "ChatPrompt", "A rendered conversation and all that is needed to read the answer.")
+        .def_property_readonly("text", [](const ChatPrompt & p) { return decoded(p.text); })
+        .def_readonly("grammar", &ChatPrompt::grammar)
+        .def_readonly("grammar_lazy", &ChatPrompt::grammar_lazy)
+        .def_readonly("grammar_triggers", &ChatPrompt::grammar_triggers)
+        .def_readonly("preserved_tokens", &ChatPrompt::preserved_tokens)
+        .def_readonly("stop", &ChatPrompt::stop)
+        .def_readonly("supports_thinking", &ChatPrompt::supports_thinking)
+        .def_readonly("generation_prompt", &ChatPrompt::generation_prompt);
+}
+
+void register_delta(py::module_ & module) {
+    py::class_<ToolCallDelta>(module, "ToolCallDelta")
+        .def_readonly("index", &ToolCallDelta::index)
+        .def_property_readonly("name", [](const ToolCallDelta & d) { return decoded(d.name); })
+        .def_property_readonly("arguments", [](const ToolCallDelta & d) { return decoded(d.arguments); });
+    py::class_<ChatDelta>(module, "ChatDelta")
+        .def_property_readonly("content", [](const ChatDelta & d) { return decoded(d.content); })
+        .def_property_readonly("reasoning", [](const ChatDelta & d) { return decoded(d.reasoning); })
+        .def_readonly("tool_calls", &ChatDelta::tool_calls);
+}
+
+}  // namespace
+
+void register_chat(py::module_ & module) {
+    register_request(module);
+    register_prompt(module);
+    register_delta(module);
+    py::class_<ChatTemplate>(module, "ChatTemplate", "A model's chat template. Immutable; any thread.")
+        .def(py::init<const std::string &, const std::string &, const std::string &, bool>(), py::arg("source"),
+             py::arg("bos") = "", py::arg("eos") = "", py::arg("adds_bos") = false, ReleaseGil(),
+             "Empty source = ChatML. Raises TemplateError.")
+        .def("render", &ChatTemplate::render, py::arg("request"), ReleaseGil(),
+             "Raises ValueError for JSON of the wrong form, TemplateError when the template refuses.")
+        .def_property_readonly("capabilities", &ChatTemplate::capabilities)
+        .def_property_readonly("supports_thinking", &ChatTemplate::supports_thinking);
+    py::class_<ChatParserHandle>(module, "ChatParser", "Follows one answer while it grows.")
+        .def(py::init([](const ChatPrompt & prompt, bool parse_tool_calls) {
+                 return std::make_unique<ChatParserHandle>(std::make_shared<ChatParser>(prompt, parse_tool_calls));
+             }),
+             py::arg("prompt"), py::arg("parse_tool_calls") = true)
+        .def("feed", feed, py::arg("text"), ReleaseGil())
+        .def("finish", finish, ReleaseGil());
+    module.def("grammar_from_schema", grammar_from_schema, py::arg("schema"), ReleaseGil(),
+               "JSON Schema (text) to GBNF. Raises GrammarError, ValueError.");
+}
+
+}  // namespace dmr::python

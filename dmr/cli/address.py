@@ -1,0 +1,58 @@
+"""Where the server is, as users write it: a URL, or `host:port`."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+import msgspec
+
+from dmr.config import DEFAULT_PORT
+from dmr.errors import InvalidRequest
+
+DEFAULT_ADDRESS = f"http://localhost:{DEFAULT_PORT}"
+
+
+class Address(msgspec.Struct, frozen=True):
+    """`url` has no trailing slash; `is_local` says that the host is this machine's loopback."""
+
+    url: str
+    is_local: bool
+
+
+def parse_address(text: str) -> Address:
+    """The address that a user's text means; blanks and quotes around it are dropped, empty means the default.
+
+    Without a scheme it is http and the port defaults to the server's own; with one, to the scheme's.
+
+    Raises:
+        InvalidRequest: it is neither a URL nor HOST:PORT.
+    """
+    text = text.strip().strip("\"'") or DEFAULT_ADDRESS
+    has_scheme = "://" in text
+    try:
+        parts = urlsplit(text if has_scheme else f"http://{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise _not_an_address(text) from None
+    unusable = parts.username is not None or parts.query or parts.fragment or parts.scheme not in ("http", "https")
+    if not host or unusable or not parts.netloc.isascii() or any(c.isspace() for c in text):
+        raise _not_an_address(text)
+    netloc = parts.netloc if has_scheme or port is not None else f"{parts.netloc.rstrip(':')}:{DEFAULT_PORT}"
+    return Address(f"{parts.scheme}://{netloc}{parts.path}".rstrip("/"), _is_loopback(host))
+
+
+def _not_an_address(text: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{text!r} is not the address of a server: expected http://HOST:PORT, https://HOST:PORT or HOST:PORT "
+        "in --server or MODEL_RUNNER_HOST."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,69 @@
+"""The `dmr` command."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import click
+
+from dmr.cli.address import DEFAULT_ADDRESS
+from dmr.cli.group import Commands
+from dmr.cli.import_file import import_command
+from dmr.cli.models import inspect_command, list_command, rm_command
+from dmr.cli.run import run_command
+from dmr.cli.running import df_command, ps_command, unload_command
+from dmr.cli.serve import serve_command
+from dmr.cli.status import status_command
+from dmr.cli.version import version_command
+
+_EPILOG = """\
+\b
+Examples:
+  dmr serve                               start the server
+  dmr import smollm2.gguf smollm2         put a model file into the store
+  dmr run smollm2 "Why is the sky blue?"  one answer on stdout
+  dmr run smollm2                         a chat
+
+\b
+Shell completion (for zsh and fish put their name in place of bash):
+  eval "$(_DMR_COMPLETE=bash_source dmr)"
+"""
+
+
+@click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--server",
+    metavar="URL",
+    envvar="MODEL_RUNNER_HOST",
+    default=DEFAULT_ADDRESS,
+    show_default=True,
+    show_envvar=True,
+    help="Where the server is; HOST:PORT will do.",
+)
+def cli(server: str) -> None:
+    """Run language models and serve them to others."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # one character that the terminal does not know must not end a chat
+
+
+for _command in (
+    serve_command,
+    run_command,
+    list_command,
+    inspect_command,
+    import_command,
+    rm_command,
+    ps_command,
+    unload_command,
+    df_command,
+    status_command,
+    version_command,
+):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Entry point of the `dmr` script."""
+    cli(prog_name="dmr")

@@ -1,0 +1,137 @@
+"""`dmr list`, `dmr inspect`, `dmr rm`: the models in the store."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dmr.cli.server import complete_model, pass_server
+from dmr.cli.values import format_table, human_duration
+from dmr.errors import InvalidReference
+
+if TYPE_CHECKING:
+    from dmr.cli.replies import Model
+    from dmr.cli.server_api import ServerApi
+
+_UNTAGGED = "<none>"
+_HEADER = ("MODEL NAME", "PARAMETERS", "QUANTIZATION", "ARCHITECTURE", "MODEL ID", "CREATED", "CONTEXT", "SIZE")
+
+
+def display_name(tag: str) -> str:
+    """A tag without the parts that are the default; text that is no reference stays as it is."""
+    from dmr.store.reference import parse_reference
+
+    try:
+        return parse_reference(tag).display
+    except InvalidReference:
+        return tag
+
+
+def short_id(model_id: str) -> str:
+    return model_id.removeprefix("sha256:")[:12]
+
+
+@click.command("list", short_help="List the models in the store (alias: ls).")
+@click.argument("model", required=False, shell_complete=complete_model)
+@click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the first 12 hex digits of each ID.")
+@pass_server
+def list_command(server: ServerApi, model: str | None, as_json: bool, quiet: bool) -> None:
+    """List the models in the store: all, or those that MODEL means (a name, with or without its tag, or an ID)."""
+    from dmr.cli.replies import Model
+
+    if as_json:
+        objects = server.list_models(dict[str, Any])
+        _print_json([o for o in objects if _selected(o.get("id", ""), o.get("tags", ()), model)])
+        return
+    models = [m for m in server.list_models(Model) if _selected(m.id, m.tags, model)]
+    if quiet:
+        click.echo("".join(f"{short_id(m.id)}\n" for m in models), nl=False)
+    else:
+        click.echo(format_table(_HEADER, _rows(models, model)))
+
+
+@click.command("inspect", short_help="Print everything about a model as JSON.")
+@click.argument("model", shell_complete=complete_model)
+@pass_server
+def inspect_command(server: ServerApi, model: str) -> None:
+    """Print everything that the server tells about MODEL, as JSON."""
+    _print_json(server.get_model(model, dict[str, Any]))
+
+
+@click.command("rm", short_help="Remove models.")
+@click.argument("models", nargs=-1, required=True, shell_complete=complete_model)
+@click.option("-f", "--force", is_flag=True, help="Remove a model given by its ID even if it has several tags.")
+@pass_server
+def rm_command(server: ServerApi, models: tuple[str, ...], force: bool) -> None:
+    """Remove MODELS: each a tag, or with its last tag or by its ID the model itself. Stops at the first failure."""
+    from dmr.cli.server_api import ServerError
+
+    for model in models:
+        try:
+            actions = server.remove_model(model, force=force)
+        except ServerError as error:
+            if not error.status:
+                raise
+            raise ServerError(f"removing {model} failed with status {error.status}: {error.message}") from None
+        for action in actions:
+            for what, name in action.items():
+                click.echo(f"{what}: {name}")
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=4, ensure_ascii=False))
+
+
+def _selected(model_id: str, tags: Iterable[str], wanted: str | None) -> bool:
+    if wanted is None:
+        return True
+    from dmr.store.reference import looks_like_id
+
+    digits = wanted.removeprefix("sha256:")
+    if looks_like_id(wanted) and (model_id.removeprefix("sha256:").startswith(digits) or len(digits) > 12):
+        return model_id.removeprefix("sha256:").startswith(digits)
+    return any(_tag_matches(tag, wanted) for tag in tags)
+
+
+def _tag_matches(tag: str, wanted: str) -> bool:
+    from dmr.store.reference import parse_reference
+
+    want = parse_reference(wanted)
+    try:
+        has = parse_reference(tag)
+    except InvalidReference:
+        return tag == wanted
+    if (has.registry, has.repository) != (want.registry, want.repository):
+        return False
+    any_tag = ":" not in wanted.rpartition("/")[2]
+    return any_tag or has.tag == want.tag
+
+
+def _rows(models: Sequence[Model], wanted: str | None) -> list[tuple[str, ...]]:
+    """One row per tag (those that were asked for), by name; a bare name sorts before its variants."""
+    rows = []
+    for model in models:
+        tags = [tag for tag in model.tags if _selected("", (tag,), wanted)] or model.tags
+        rows += [_row(display_name(tag), model) for tag in tags] or [_row(_UNTAGGED, model)]
+    return sorted(rows, key=lambda row: row[0].split(":"))
+
+
+def _row(name: str, model: Model) -> tuple[str, ...]:
+    config = model.config
+    context = config.context_size or config.gguf.get(f"{config.architecture}.context_length", "")
+    created = f"{human_duration(time.time() - model.created)} ago" if model.created > 0 else ""
+    return (
+        name,
+        config.parameters,
+        config.quantization,
+        config.architecture,
+        short_id(model.id),
+        created,
+        str(context),
+        config.size,
+    )

@@ -1,0 +1,72 @@
+"""What the server's HTTP API answers, as far as the command line reads it. Missing fields have defaults."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+
+from dmr.types import ModelConfig
+
+
+class Model(msgspec.Struct, frozen=True):
+    """One element of `GET /models`."""
+
+    id: str
+    tags: tuple[str, ...] = ()
+    created: int = 0  # Unix seconds
+    config: ModelConfig = ModelConfig()
+
+
+class Runner(msgspec.Struct, frozen=True):
+    """One element of `GET /engines/ps`. `keep_alive` is a duration as text, empty when unset."""
+
+    backend_name: str
+    model_name: str
+    mode: str
+    last_used: datetime = datetime.min.replace(tzinfo=timezone.utc)  # means: in use, or never
+    in_use: bool = False
+    loading: bool = False
+    keep_alive: str = ""
+
+
+class DiskUsage(msgspec.Struct, frozen=True):
+    """`GET /engines/df`, in bytes."""
+
+    models_disk_usage: int = 0
+    default_backend_disk_usage: int = 0
+
+
+class Unloaded(msgspec.Struct, frozen=True):
+    """`POST /engines/unload`."""
+
+    unloaded_runners: int
+
+
+class Delta(msgspec.Struct, frozen=True):
+    content: str | None = None
+    reasoning_content: str | None = None
+
+
+class ChunkChoice(msgspec.Struct, frozen=True):
+    delta: Delta = Delta()
+    finish_reason: str | None = None
+
+
+class PromptDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
+class ChunkUsage(msgspec.Struct, frozen=True):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: PromptDetails | None = None
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """One event of a streamed chat answer. An event that reports an error has `error` and nothing else."""
+
+    choices: tuple[ChunkChoice, ...] = ()
+    usage: ChunkUsage | None = None
+    error: Any = None

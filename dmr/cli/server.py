@@ -1,0 +1,54 @@
+"""What commands share about the server: the `--server` address, and completion of model names."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from dmr.cli.address import parse_address
+from dmr.errors import DmrError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from dmr.cli.server_api import ServerApi
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def connect(ctx: click.Context) -> ServerApi:
+    """A client of the server that `--server` names; closed with the context. Raises `InvalidRequest`."""
+    from dmr.cli.server_api import ServerApi
+
+    server = ServerApi(parse_address(ctx.find_root().params["server"]))
+    ctx.call_on_close(server.close)
+    return server
+
+
+def pass_server(command: Callable[Concatenate[ServerApi, P], R]) -> Callable[P, R]:
+    """Call a command with a client of the server as its first argument."""
+
+    @functools.wraps(command)
+    def with_server(*args: P.args, **kwargs: P.kwargs) -> R:
+        return command(connect(click.get_current_context()), *args, **kwargs)
+
+    return with_server
+
+
+def complete_model(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The models that the server has, for the shell's completion."""
+    from click.shell_completion import CompletionItem
+
+    from dmr.cli.models import display_name
+    from dmr.cli.replies import Model
+
+    try:
+        models = connect(ctx).list_models(Model)
+    except DmrError:
+        return []
+    names = sorted(display_name(tag) for model in models for tag in model.tags)
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]

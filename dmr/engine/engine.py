@@ -1,0 +1,190 @@
+"""The engine's turn: schedule, run, update. Owns the requests in flight; one thread drives it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from dmr.engine.model_runner import Generator, ModelRunner, NextToken, NoRoom, StepFailed
+from dmr.engine.scheduler import Schedule, Scheduler
+from dmr.engine.sequence import Sequence
+from dmr.errors import InternalError
+from dmr.types import FinishReason, Timings, TokenLogprob, Usage
+from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, WireError
+
+MAX_FAILED_STEPS = 3  # in a row, before the requests in them are given up
+
+logger = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """What the engine needs of a model runner."""
+
+    def run(self, schedule: Schedule, generators: dict[int, Generator]) -> dict[int, NextToken]: ...
+    def forget_all(self) -> None: ...
+
+
+class Request:
+    """One request in flight: its sequences and their native state."""
+
+    def __init__(self, sequences: list[Sequence], generators: list[Generator], num_prompt_tokens: int) -> None:
+        self.sequences = sequences
+        self.generators = generators
+        self.num_prompt_tokens = num_prompt_tokens
+        self.num_unfinished = len(sequences)
+        self.num_completion_tokens = 0
+        self.arrived = time.monotonic()
+        self.started = 0.0  # when its first token was computed
+        self.first_token = 0.0
+
+    def timings(self, now: float) -> Timings:
+        started = self.started or now
+        first = self.first_token or now
+        return Timings(queued=started - self.arrived, prefill=first - started, decode=now - first)
+
+
+class PrefillPacer:
+    """How many prompt tokens a step may take while others generate, from the measured cost of a token."""
+
+    def __init__(self, target: float, smallest: int, largest: int) -> None:
+        self._target = target  # seconds a step may last
+        self._smallest = smallest
+        self._largest = largest
+        self._seconds_per_token = 0.0
+
+    @property
+    def budget(self) -> int:
+        if self._seconds_per_token == 0.0:
+            return self._smallest
+        return max(self._smallest, min(self._largest, int(self._target / self._seconds_per_token)))
+
+    def observe(self, num_tokens: int, seconds: float) -> None:
+        """Small steps tell little: their cost is mostly that of reading the weights."""
+        if num_tokens >= self._smallest:
+            measured = seconds / num_tokens
+            known = self._seconds_per_token or measured
+            self._seconds_per_token = 0.8 * known + 0.2 * measured
+
+
+Deliver = Callable[[Request, EngineMessage], None]
+
+
+class Engine:
+    def __init__(self, runner: Runner, scheduler: Scheduler, pacer: PrefillPacer, deliver: Deliver) -> None:
+        """`deliver` takes each message of a request; it is called on the engine's thread and must not block."""
+        self._runner = runner
+        self._scheduler = scheduler
+        self._pacer = pacer
+        self._deliver = deliver
+        self._requests: dict[int, Request] = {}  # by sequence id
+        self._generators: dict[int, Generator] = {}
+        self._num_failed_steps = 0
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def add(self, request: Request) -> None:
+        for sequence, generator in zip(request.sequences, request.generators, strict=True):
+            self._requests[sequence.id] = request
+            self._generators[sequence.id] = generator
+            self._scheduler.add(sequence)
+
+    def abort(self, request: Request) -> None:
+        """Drop whatever of the request is unfinished. No message follows."""
+        for sequence in request.sequences:
+            self._forget(sequence)
+
+    def step(self) -> None:
+        """Let the sequences catch up by one step and deliver what came of it."""
+        schedule = self._scheduler.schedule(self._pacer.budget)
+        began = time.monotonic()
+        try:
+            tokens = self._runner.run(schedule, self._generators)
+        except NoRoom:
+            self._make_room(schedule)
+            return
+        except StepFailed as error:
+            self._recover(schedule, str(error))
+            return
+        self._num_failed_steps = 0
+        now = time.monotonic()
+        self._pacer.observe(sum(chunk.num_tokens for chunk in schedule.chunks), now - began)
+        for chunk in schedule.chunks:
+            request = self._requests[chunk.sequence.id]
+            request.started = request.started or began
+            if chunk.wants_output:
+                self._update(request, chunk.sequence, tokens[chunk.sequence.id], now)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when something is left behind. For idle moments and tests."""
+        self._scheduler.check_integrity()
+        if not self.has_work:
+            assert not self._requests, "requests are left over"
+            assert not self._generators, "generators are left over"
+
+    def _update(self, request: Request, sequence: Sequence, token: NextToken, now: float) -> None:
+        if token.error:
+            self._fail(request, InternalError(f"No next token could be chosen: {token.error}."))
+            return
+        sequence.append(token.token)
+        request.num_completion_tokens += 1
+        request.first_token = request.first_token or now
+        reason = _finish_reason(sequence, token)
+        text = token.text
+        if reason is FinishReason.LENGTH:
+            text += self._generators[sequence.id].detokenizer.flush()
+        logprobs: tuple[TokenLogprob, ...] = (token.logprob,) if token.logprob and not token.is_end else ()
+        if text or logprobs or reason is not None:
+            self._deliver(request, EngineOutput(sequence.index, text, logprobs, reason, token.stop_sequence))
+        if reason is not None:
+            self._forget(sequence)
+            self._complete_if_done(request, now)
+
+    def _complete_if_done(self, request: Request, now: float) -> None:
+        request.num_unfinished -= 1
+        if request.num_unfinished == 0:
+            usage = Usage(
+                num_prompt_tokens=request.num_prompt_tokens, num_completion_tokens=request.num_completion_tokens
+            )
+            self._deliver(request, EngineCompleted(usage, request.timings(now)))
+
+    def _fail(self, request: Request, error: InternalError) -> None:
+        self.abort(request)
+        self._deliver(request, WireError.of(error))
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        self._requests.pop(sequence.id, None)
+        self._generators.pop(sequence.id, None)
+
+    def _make_room(self, schedule: Schedule) -> None:
+        """The native memory is fuller than our count says (a model with extra needs): let one sequence wait."""
+        if len(self._scheduler.running) > 1:
+            self._undo(schedule)
+            self._scheduler.preempt_youngest()
+            return
+        self._recover(schedule, "the KV memory has no room for this sequence")
+
+    def _undo(self, schedule: Schedule) -> None:
+        for chunk in schedule.chunks:
+            self._scheduler.undo(chunk)
+
+    def _recover(self, schedule: Schedule, reason: str) -> None:
+        """Compute everything anew; give up the requests of this step when that does not help either."""
+        self._num_failed_steps += 1
+        logger.error("step failed (%d in a row): %s", self._num_failed_steps, reason)
+        self._scheduler.preempt_all()
+        self._runner.forget_all()
+        if self._num_failed_steps >= MAX_FAILED_STEPS:
+            self._num_failed_steps = 0
+            for request in {id(r): r for r in (self._requests[c.sequence.id] for c in schedule.chunks)}.values():
+                self._fail(request, InternalError(f"The model could not be computed: {reason}."))
+
+
+def _finish_reason(sequence: Sequence, token: NextToken) -> FinishReason | None:
+    if token.is_end or token.stop_sequence is not None:
+        return FinishReason.STOP
+    return FinishReason.LENGTH if sequence.is_full else None

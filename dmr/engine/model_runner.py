@@ -1,0 +1,211 @@
+"""The only door to the native context: chunks in, tokens and text out. llama.cpp's own names end here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from dmr import _core
+from dmr.config import EngineSettings
+from dmr.engine.scheduler import Schedule
+from dmr.engine.sequence import Sequence
+from dmr.errors import InvalidRequest, ModelLoadFailed
+from dmr.types import SamplingParams, TokenLogprob, TokenProbability
+from dmr.wire import EngineInfo, EngineRequest, EngineSpec
+
+DEFAULT_CONTEXT_LIMIT = 8192  # tokens; a model trained for more gets them when they are asked for
+
+_TRIGGER_KINDS = {
+    "word": _core.TriggerKind.WORD,
+    "pattern": _core.TriggerKind.PATTERN,
+    "full_pattern": _core.TriggerKind.FULL_PATTERN,
+}
+
+
+class NextToken(NamedTuple):
+    """What one sequence got out of a step. With `error` set, nothing else counts."""
+
+    token: int
+    text: str
+    is_end: bool  # the model has ended its turn
+    stop_sequence: str | None
+    logprob: TokenLogprob | None
+    error: str
+
+
+class StepFailed(Exception):
+    """The step gave nothing, and what the native memory holds is unknown."""
+
+
+class NoRoom(Exception):
+    """The native memory found no cells for this step; it holds what it held before."""
+
+
+class Generator(NamedTuple):
+    """The native state of one sequence: random numbers, grammar, unfinished characters."""
+
+    sampler: _core.Sampler
+    detokenizer: _core.Detokenizer
+    stop: tuple[str, ...]
+    wants_logprobs: bool
+
+
+class ModelRunner:
+    """Owns model and context. All methods but `tokenize` and `make_generator` belong to the engine's one thread."""
+
+    def __init__(self, model: _core.Model, context: _core.Context, settings: EngineSettings, template: str) -> None:
+        self._model = model
+        self._context = context
+        self._batch = _core.Batch()
+        self._pool = _core.ThreadPool(max(1, min(4, num_usable_cores())))
+        self._template = template
+        self.max_num_seqs = context.max_sequences
+        self.max_batch_tokens = context.max_batch
+        self.num_cells = context.context_size
+        self.context_size = context.sequence_context_size
+
+    @classmethod
+    def load(cls, spec: EngineSpec, progress: Callable[[float], bool]) -> ModelRunner:
+        """Load weights and make a context. `progress` is told the fraction done; False cancels.
+
+        Raises:
+            ModelLoadFailed: with llama.cpp's own reason.
+        """
+        settings = spec.settings
+
+        try:
+            model = _core.Model(list(spec.weights), num_gpu_layers=settings.num_gpu_layers, progress=progress)
+            if not model.has_decoder or model.num_vocabulary == 0:
+                raise ModelLoadFailed(f"{model.description} cannot generate text.")
+            context = _core.Context(model, _context_options(model, settings))
+        except (_core.Error, ValueError) as error:
+            raise ModelLoadFailed(str(error)) from error
+        template = Path(spec.chat_template).read_text() if spec.chat_template else model.chat_template
+        return cls(model, context, settings, template)
+
+    def info(self) -> EngineInfo:
+        model = self._model
+        return EngineInfo(
+            description=model.description,
+            context_size=self.context_size,
+            chat_template=self._template,
+            bos=self._token_text(model.bos),
+            eos=self._token_text(model.eos),
+            adds_bos=model.adds_bos,
+        )
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids, with begin and end tokens as the model wants them. Any thread."""
+        return self._model.tokenize(text, add_special=True, parse_special=True)
+
+    def check_tokens(self, token_ids: tuple[int, ...]) -> list[int]:
+        """Raises InvalidRequest for ids that the vocabulary does not have. Any thread."""
+        for token in token_ids:
+            if not 0 <= token < self._model.num_vocabulary:
+                raise InvalidRequest(f"Token {token} is not in the model's vocabulary.", param="prompt")
+        return list(token_ids)
+
+    def make_generator(self, request: EngineRequest, seed: int, prompt: list[int]) -> Generator:
+        """Sampler and detokenizer of one sequence. Parsing a grammar can take long; any thread.
+
+        Raises:
+            InvalidRequest: a parameter or the grammar cannot be used.
+        """
+        try:
+            sampler = _core.Sampler(self._model, _sampler_options(request, seed))
+            sampler.observe(prompt)
+            detokenizer = _core.Detokenizer(
+                self._model, stop=list(request.stop), preserved_tokens=list(request.preserved_tokens)
+            )
+        except (ValueError, _core.GrammarError) as error:
+            raise InvalidRequest(f"{error}.") from error
+        return Generator(sampler, detokenizer, request.stop, request.num_logprobs is not None)
+
+    def run(self, schedule: Schedule, generators: dict[int, Generator]) -> dict[int, NextToken]:
+        """Compute the chunks; the next token of each sequence whose chunk wants one, by sequence id.
+
+        Raises:
+            NoRoom: nothing was computed.
+            StepFailed: the native memory is in an unknown state.
+        """
+        for slot in schedule.freed_slots:
+            self._context.remove(slot)
+        batch = self._batch
+        batch.clear()
+        rows: list[tuple[int, _core.Sampler, _core.Detokenizer]] = []
+        sequences: list[Sequence] = []
+        # Ascending slots are what the native side computes fastest.
+        for sequence, start, num_tokens, wants_output in sorted(schedule.chunks, key=lambda c: c.sequence.slot or 0):
+            assert sequence.slot is not None
+            tokens = sequence.token_ids[start : start + num_tokens]
+            index = batch.add(sequence.slot, tokens, start, output_last=wants_output)
+            if wants_output:
+                generator = generators[sequence.id]
+                rows.append((index, generator.sampler, generator.detokenizer))
+                sequences.append(sequence)
+        try:
+            result = _core.step(self._context, batch, rows, self._pool)
+        except (_core.Error, ValueError) as error:
+            raise StepFailed(str(error)) from error
+        if result.status == _core.DecodeStatus.NO_ROOM:
+            raise NoRoom
+        if result.status == _core.DecodeStatus.ABORTED:
+            raise StepFailed("the step was aborted")
+        return {
+            sequence.id: self._next_token(row, generators[sequence.id])
+            for sequence, row in zip(sequences, result.rows, strict=True)
+        }
+
+    def forget_all(self) -> None:
+        """Empty the native memory."""
+        self._context.clear()
+
+    def _next_token(self, row: _core.RowResult, generator: Generator) -> NextToken:
+        stop_sequence = generator.stop[row.stopped_by] if row.stopped_by >= 0 else None
+        logprob = self._logprob(row, generator.detokenizer) if generator.wants_logprobs else None
+        return NextToken(row.token, row.text, row.is_end, stop_sequence, logprob, row.error)
+
+    def _logprob(self, row: _core.RowResult, detokenizer: _core.Detokenizer) -> TokenLogprob:
+        def probability(token: int, logprob: float) -> TokenProbability:
+            return TokenProbability(token, detokenizer.piece(token), logprob)
+
+        top = tuple(probability(entry.token, entry.logprob) for entry in row.top)
+        return TokenLogprob(probability(row.token, row.logprob), top)
+
+    def _token_text(self, token: int) -> str:
+        return self._model.piece(token, special=True).decode(errors="replace") if token >= 0 else ""
+
+
+def num_usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _context_options(model: _core.Model, settings: EngineSettings) -> _core.ContextOptions:
+    options = _core.ContextOptions()
+    trained = max(model.context_length, 1)
+    options.context_size = settings.context_size or min(trained, DEFAULT_CONTEXT_LIMIT)
+    options.max_batch = min(settings.max_batch_tokens, options.context_size)
+    options.max_sequences = min(settings.max_num_seqs, options.max_batch)
+    options.num_threads = settings.num_threads or num_usable_cores()
+    return options
+
+
+def _sampler_options(request: EngineRequest, seed: int) -> _core.SamplerOptions:
+    options = _core.SamplerOptions()
+    params = request.sampling
+    for name in SamplingParams.__struct_fields__:
+        value = getattr(params, name)
+        if name != "seed":
+            setattr(options, name, list(value) if isinstance(value, tuple) else value)
+    options.seed = seed
+    options.num_logprobs = -1 if request.num_logprobs is None else request.num_logprobs
+    if request.grammar is not None:
+        options.grammar = request.grammar.text
+        options.grammar_lazy = request.grammar.lazy
+        options.grammar_triggers = [
+            _core.GrammarTrigger(_TRIGGER_KINDS[kind], text) for kind, text in request.grammar.triggers
+        ]
+    return options

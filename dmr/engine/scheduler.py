@@ -1,0 +1,147 @@
+"""What runs in the next step. Bookkeeping only: no I/O, no native code, no clock.
+
+One rule serves all: a step gives each running sequence the chance to compute tokens it has not computed yet. A sequence
+that generates has one such token, a fresh prompt has many and gets them in chunks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from dmr.engine.kv_cache import KVCache
+from dmr.engine.sequence import Sequence
+
+
+class Chunk(NamedTuple):
+    """Compute `num_tokens` tokens of the sequence from `start` on; sample after the last one if `wants_output`."""
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+    wants_output: bool
+
+
+class Schedule(NamedTuple):
+    chunks: list[Chunk]
+    freed_slots: list[int]  # to be cleared in the native context before the chunks run
+
+
+class Scheduler:
+    """Owns the waiting and the running sequences; each known sequence is in exactly one of the two."""
+
+    def __init__(self, kv_cache: KVCache, max_num_seqs: int, max_batch_tokens: int) -> None:
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in order of admission: the last one is the youngest
+        self.num_preemptions = 0
+        self._kv_cache = kv_cache
+        self._max_num_seqs = max_num_seqs
+        self._max_batch_tokens = max_batch_tokens
+        self._freed_slots: list[int] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    @property
+    def is_generating(self) -> bool:
+        """Whether any sequence has left its prompt behind, so that somebody is waiting for a next token."""
+        return any(sequence.num_uncomputed_tokens == 1 for sequence in self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that has finished or was aborted. Unknown ones are ignored."""
+        if sequence.slot is not None:
+            self.running.remove(sequence)
+            self._freed_slots.append(self._kv_cache.close(sequence))
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def schedule(self, prefill_budget: int) -> Schedule:
+        """Choose the chunks of the next step; their tokens count as computed from here on.
+
+        `prefill_budget`: the most prompt tokens to take while others generate.
+        """
+        chunks = self._schedule_generating()
+        budget = self._max_batch_tokens - len(chunks)
+        if chunks:
+            budget = min(budget, prefill_budget)
+        self._schedule_prompts(chunks, budget)
+        while not chunks and len(self.running) > 1:  # half-computed prompts hold all the cells
+            self.preempt_youngest()
+            self._schedule_prompts(chunks, self._max_batch_tokens)
+        freed, self._freed_slots = self._freed_slots, []
+        return Schedule(chunks, freed)
+
+    def undo(self, chunk: Chunk) -> None:
+        """Take back a chunk that did not run."""
+        self._kv_cache.release(chunk.sequence, chunk.num_tokens)
+        chunk.sequence.num_computed_tokens -= chunk.num_tokens
+
+    def preempt_youngest(self) -> Sequence:
+        """Take the youngest sequence's cells; it starts again later, before all that wait."""
+        victim = self.running.pop()
+        self._freed_slots.append(self._kv_cache.close(victim))
+        victim.num_computed_tokens = 0
+        self.waiting.appendleft(victim)
+        self.num_preemptions += 1
+        return victim
+
+    def preempt_all(self) -> None:
+        """Start all running sequences again: what the native memory holds is no longer known."""
+        while self.running:
+            self.preempt_youngest()
+
+    def check_integrity(self) -> None:
+        self._kv_cache.check_integrity(self.running)
+        assert all(sequence.slot is None for sequence in self.waiting), "a waiting sequence holds cells"
+
+    def _schedule_generating(self) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        for sequence in list(self.running):
+            if sequence.slot is None or sequence.num_uncomputed_tokens != 1:
+                continue
+            if len(chunks) == self._max_batch_tokens:
+                break
+            while self._kv_cache.num_free_cells == 0:
+                if self.preempt_youngest() is sequence:
+                    break
+            if sequence.slot is not None:
+                chunks.append(self._take(sequence, 1))
+        # A victim may have had its turn in this very step already.
+        return [chunk for chunk in chunks if chunk.sequence.slot is not None]
+
+    def _schedule_prompts(self, chunks: list[Chunk], budget: int) -> None:
+        for sequence in self.running:
+            if sequence.num_uncomputed_tokens > 1 and budget > 0:
+                budget -= self._take_prompt(chunks, sequence, budget)
+        while budget > 0 and self.waiting and self._can_admit(self.waiting[0]):
+            sequence = self.waiting.popleft()
+            self._kv_cache.open(sequence)
+            self.running.append(sequence)
+            budget -= self._take_prompt(chunks, sequence, budget)
+
+    def _can_admit(self, sequence: Sequence) -> bool:
+        if len(self.running) >= self._max_num_seqs or not self._kv_cache.has_free_slot:
+            return False
+        if not self.running:
+            return True  # alone, it fits by max_length
+        # Admitted prompts must fit as a whole, and every generating sequence should be able to go on for a while:
+        # otherwise the newcomer would soon be preempted and its prefill thrown away.
+        promised = sum(other.num_uncomputed_tokens for other in self.running)
+        headroom = 16 * (len(self.running) + 1)
+        return self._kv_cache.num_free_cells >= promised + sequence.num_tokens + headroom
+
+    def _take_prompt(self, chunks: list[Chunk], sequence: Sequence, budget: int) -> int:
+        num_tokens = min(sequence.num_uncomputed_tokens, budget, self._kv_cache.num_free_cells)
+        if num_tokens > 0:
+            chunks.append(self._take(sequence, num_tokens))
+        return num_tokens
+
+    def _take(self, sequence: Sequence, num_tokens: int) -> Chunk:
+        self._kv_cache.allocate(sequence, num_tokens)
+        start = sequence.num_computed_tokens
+        sequence.num_computed_tokens += num_tokens
+        return Chunk(sequence, start, num_tokens, sequence.num_uncomputed_tokens == 0)

@@ -1,0 +1,111 @@
+"""The engine's thread: takes what arrives, steps while there is work, hands out what a step gave in one go."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dmr.engine.engine import Engine, Request
+from dmr.errors import InternalError, Overloaded
+from dmr.wire import EngineCompleted, EngineMessage, WireError
+
+logger = logging.getLogger(__name__)
+
+
+class Delivery(NamedTuple):
+    request: Request
+    message: EngineMessage
+
+
+Publish = Callable[[list[Delivery]], None]
+
+
+class StepLoop:
+    """All other threads speak to the engine through `submit` and `abort`."""
+
+    def __init__(self, make_engine: Callable[[Callable[[Request, EngineMessage], None]], Engine], max_queue: int) -> None:
+        """`make_engine` is given the function that takes the engine's messages."""
+        self._deliveries: list[Delivery] = []
+        self._engine = make_engine(lambda request, message: self._deliveries.append(Delivery(request, message)))
+        self._max_queue = max_queue
+        self._arrived: deque[Request] = deque()
+        self._aborted: deque[Request] = deque()
+        self._in_flight: set[Request] = set()
+        self._num_sequences = 0  # of all requests in flight
+        self._condition = threading.Condition()
+        self._stopping = False
+
+    def submit(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            Overloaded: too many sequences wait already.
+        """
+        with self._condition:
+            if self._num_sequences and self._num_sequences + len(request.sequences) > self._max_queue:
+                raise Overloaded(f"{self._num_sequences} sequences are in progress already; try again in a moment.")
+            self._num_sequences += len(request.sequences)
+            self._in_flight.add(request)
+            self._arrived.append(request)
+            self._condition.notify()
+
+    def abort(self, request: Request) -> None:
+        """Stop working for a request. Harmless when it has finished."""
+        with self._condition:
+            self._aborted.append(request)
+            self._condition.notify()
+
+    def stop(self) -> None:
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+
+    def run(self, publish: Publish) -> None:
+        """Work until `stop`. `publish` takes all messages of a step; it is called on this thread and must not block."""
+        while self._take_news():
+            if not self._engine.has_work:
+                self._engine.check_integrity()
+                continue
+            try:
+                self._engine.step()
+            except Exception:
+                logger.exception("the step loop failed; every request in flight is given up")
+                self._give_up_all()
+            self._publish(publish)
+
+    def _take_news(self) -> bool:
+        """Move arrivals and aborts into the engine; waits while there is nothing to do. False = stop."""
+        with self._condition:
+            while not (self._arrived or self._aborted or self._stopping or self._engine.has_work):
+                self._condition.wait()
+            while self._arrived:
+                self._engine.add(self._arrived.popleft())
+            while self._aborted:
+                request = self._aborted.popleft()
+                self._engine.abort(request)
+                self._retire(request)
+            return not self._stopping
+
+    def _publish(self, publish: Publish) -> None:
+        if not self._deliveries:
+            return
+        deliveries, self._deliveries = self._deliveries, []
+        with self._condition:
+            for request, message in deliveries:
+                if isinstance(message, (EngineCompleted, WireError)):
+                    self._retire(request)
+        publish(deliveries)
+
+    def _give_up_all(self) -> None:
+        error = WireError.of(InternalError("The engine failed."))
+        for request in list(self._in_flight):
+            self._engine.abort(request)
+            self._deliveries.append(Delivery(request, error))
+
+    def _retire(self, request: Request) -> None:
+        if request in self._in_flight:
+            self._in_flight.remove(request)
+            self._num_sequences -= len(request.sequences)

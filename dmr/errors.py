@@ -1,0 +1,146 @@
+"""The exception tree. Nothing here knows HTTP; each dialect maps these types to its own error shape.
+
+Whatever a client, a file or the network can cause is raised as a `DmrError`, and always reaches the client.
+"""
+
+from __future__ import annotations
+
+
+class DmrError(Exception):
+    """Base of every error that dmr reports to a user.
+
+    Attributes:
+        message: one sentence a user can act on.
+        code: a short machine-readable name, stable across releases.
+        param: the request field at fault, if there is one.
+        retry_after: seconds after which the same request may succeed; None if a retry cannot help.
+    """
+
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+class InvalidRequest(DmrError):
+    """The request is wrong and will stay wrong."""
+
+    code = "invalid_request"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt does not fit into the model's context."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, num_prompt_tokens: int, context_size: int) -> None:
+        super().__init__(
+            f"The prompt has {num_prompt_tokens} tokens, but the context holds {context_size} tokens "
+            "and at least one must be left for the answer.",
+            param="messages",
+        )
+        self.num_prompt_tokens = num_prompt_tokens
+        self.context_size = context_size
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The request body is over the configured limit."""
+
+    code = "request_too_large"
+
+
+class InvalidReference(InvalidRequest):
+    """A model name that cannot be parsed."""
+
+    code = "invalid_reference"
+
+
+class InvalidModelFile(InvalidRequest):
+    """A file that is not a model, or a damaged one."""
+
+    code = "invalid_model_file"
+
+
+class Unsupported(InvalidRequest):
+    """A valid wish that this model or this build cannot fulfil."""
+
+    code = "unsupported"
+
+
+class ModelNotFound(DmrError):
+    """No model of that name is in the store."""
+
+    code = "model_not_found"
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"The model '{reference}' does not exist. Pull or import it first.", param="model")
+        self.reference = reference
+
+
+class Conflict(DmrError):
+    """The thing is in a state that forbids this (in use, several tags, ...)."""
+
+    code = "conflict"
+
+
+class StoreError(DmrError):
+    """The store cannot be read or written (disk full, damaged index, newer version)."""
+
+    code = "store_error"
+
+
+class ModelLoadFailed(DmrError):
+    """The engine could not load the model."""
+
+    code = "model_load_failed"
+
+
+class Unavailable(DmrError):
+    """Not now: the same request may succeed a little later."""
+
+    code = "unavailable"
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message, retry_after=retry_after)
+
+
+class Overloaded(Unavailable):
+    """A bounded queue is full."""
+
+    code = "overloaded"
+
+
+class EngineCrashed(Unavailable):
+    """The engine process died while it served this request."""
+
+    code = "engine_crashed"
+
+
+class ShuttingDown(Unavailable):
+    """The server is stopping."""
+
+    code = "shutting_down"
+
+
+class InternalError(DmrError):
+    """A defect of ours."""
+
+    code = "internal_error"
+
+
+def _tree(root: type[DmrError]) -> dict[str, type[DmrError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+def error_from_code(code: str, message: str, param: str | None, retry_after: float | None) -> DmrError:
+    """Rebuild an error that crossed a process border as (code, message, param, retry_after)."""
+    kind = _tree(DmrError).get(code, InternalError)
+    error = kind.__new__(kind)
+    DmrError.__init__(error, message, param=param, retry_after=retry_after)
+    return error

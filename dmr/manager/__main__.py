@@ -1,0 +1,133 @@
+"""`python -m dmr.manager`: listens on `DMR_RUNTIME_DIR`/manager.sock until its standard input closes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from dmr.config import Settings, read_settings
+from dmr.errors import DmrError, InternalError
+from dmr.manager.model_manager import LoadedModel, ModelManager
+from dmr.store.store import ModelStore
+from dmr.wire import (
+    AcquireLease,
+    Imported,
+    ImportModel,
+    LeaseGranted,
+    ListRunning,
+    LoadProgress,
+    ManagerCommand,
+    ManagerReply,
+    Pong,
+    Removed,
+    RemoveModel,
+    Running,
+    Unloaded,
+    UnloadModels,
+    WireError,
+    manager_command_decoder,
+    pack,
+    read_frame,
+)
+
+SOCKET_NAME = "manager.sock"
+PROGRESS_INTERVAL = 0.5  # seconds between two lines about a load
+
+logger = logging.getLogger("dmr.manager")
+
+
+class ManagerServer:
+    """One connection is one command; a lease lasts as long as its connection."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            command = await read_frame(reader, manager_command_decoder)
+            if isinstance(command, AcquireLease):
+                await self._lease(command, reader, writer)
+            elif command is not None:
+                writer.write(pack(await self._obey(command)))
+        except DmrError as error:
+            writer.write(pack(WireError.of(error)))
+        except Exception:
+            logger.exception("a command failed")
+            writer.write(pack(WireError.of(InternalError("The model manager failed."))))
+        finally:
+            with contextlib.suppress(OSError):
+                writer.close()
+                await writer.wait_closed()
+
+    async def _obey(self, command: ManagerCommand) -> ManagerReply:
+        if isinstance(command, ImportModel):
+            return Imported(await self._manager.import_model(Path(command.path), command.reference))
+        if isinstance(command, RemoveModel):
+            return Removed(await self._manager.remove(command.reference, command.force))
+        if isinstance(command, UnloadModels):
+            return Unloaded(await self._manager.unload(command.references))
+        if isinstance(command, ListRunning):
+            return Running(self._manager.running())
+        return Pong()
+
+    async def _lease(
+        self, command: AcquireLease, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        model = await self._manager.acquire(command.reference, command.keep_alive)
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            await self._report_until_ready(model, gone, writer)
+            info = await self._manager.wait_ready(model)
+            writer.write(pack(LeaseGranted(model.model_id, model.process.spec.socket, info)))
+            await gone
+        finally:
+            gone.cancel()
+            self._manager.release(model)
+
+    async def _report_until_ready(
+        self, model: LoadedModel, gone: asyncio.Future[bytes], writer: asyncio.StreamWriter
+    ) -> None:
+        while model.is_loading and not gone.done():
+            await asyncio.wait({model.process.ready, gone}, timeout=PROGRESS_INTERVAL)
+            if model.is_loading:
+                writer.write(pack(LoadProgress(model.process.progress)))
+
+
+async def run_manager(settings: Settings, runtime_dir: Path) -> None:
+    """Serve until SIGTERM, or until standard input closes: then whoever started us is gone."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    life_line = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(life_line), sys.stdin)
+    manager = ModelManager(settings, ModelStore(settings.models_path), runtime_dir)
+    path = runtime_dir / SOCKET_NAME
+    path.unlink(missing_ok=True)
+    listener = await asyncio.start_unix_server(ManagerServer(manager).serve, path, backlog=1024)
+    eviction = asyncio.ensure_future(manager.evict_idle())
+    cut = asyncio.ensure_future(life_line.read(1))
+    cut.add_done_callback(lambda _: stopped.set())
+    await stopped.wait()
+    eviction.cancel()
+    listener.close()
+    await manager.stop()
+    path.unlink(missing_ok=True)
+
+
+def main() -> int:
+    settings = read_settings()
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    if settings.runtime_dir is None:
+        logger.error("DMR_RUNTIME_DIR is not set; the manager is started by the server, not by hand.")
+        return 2
+    asyncio.run(run_manager(settings, settings.runtime_dir))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

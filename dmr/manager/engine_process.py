@@ -1,0 +1,129 @@
+"""One engine process as the manager sees it: started, waited for, listened to, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import Sequence
+
+from dmr.errors import DmrError, ModelLoadFailed
+from dmr.wire import EngineInfo, EngineReady, EngineSpec, LoadProgress, engine_status_decoder, pack, read_frame
+
+COMMAND = (sys.executable, "-m", "dmr.engine.worker")
+MAX_LAST_WORDS = 20  # lines of its standard error that are kept
+STOP_TIMEOUT = 5.0  # seconds between SIGTERM and SIGKILL
+
+logger = logging.getLogger("dmr.manager")
+
+
+class EngineProcess:
+    """Made by `start`. Its standard input is a life line: an engine whose manager has died ends by itself."""
+
+    def __init__(self, process: Process, spec: EngineSpec, status: asyncio.StreamReader) -> None:
+        loop = asyncio.get_running_loop()
+        self.spec = spec
+        self.pid = process.pid
+        self.progress = 0.0  # of loading, 0..1
+        self.ready: asyncio.Future[EngineInfo] = loop.create_future()
+        self._process = process
+        self._last_words: deque[str] = deque(maxlen=MAX_LAST_WORDS)
+        self._stopping = False
+        self._ended = asyncio.ensure_future(self._watch(status))
+
+    @classmethod
+    async def start(cls, spec: EngineSpec, command: Sequence[str] = COMMAND) -> EngineProcess:
+        """Start loading. Raises OSError when no process can be started."""
+        read_end, write_end = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, "--status-fd", str(write_end), stdin=PIPE, stderr=PIPE, pass_fds=(write_end,)
+            )
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        status = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(status), os.fdopen(read_end, "rb", buffering=0)
+        )
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):  # it may have died already; `ready` will tell
+            process.stdin.write(pack(spec))
+            await process.stdin.drain()
+        return cls(process, spec, status)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.returncode is None and not self._ended.done()
+
+    @property
+    def last_words(self) -> str:
+        return "\n".join(self._last_words)
+
+    async def wait_ended(self) -> None:
+        await asyncio.shield(self._ended)
+
+    async def stop(self) -> None:
+        """End it: politely, then not. Returns when it is gone and its socket too."""
+        self._stopping = True
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._ended), STOP_TIMEOUT)
+                return
+        await self.wait_ended()
+
+    async def _watch(self, status: asyncio.StreamReader) -> None:
+        """Follow the process to its end; `ready` has an answer by then."""
+        words = asyncio.ensure_future(self._read_last_words())
+        with contextlib.suppress(Exception):
+            await self._read_status(status)
+        code = await self._process.wait()
+        await words
+        with contextlib.suppress(OSError):
+            os.unlink(self.spec.socket)
+        if not self.ready.done():
+            self.ready.set_exception(self._load_failure(code))
+            self.ready.exception()  # nobody may be waiting any more
+        elif not self._stopping:
+            logger.error("the engine of %s died (%s):\n%s", self.spec.reference, _describe(code), self.last_words)
+
+    async def _read_status(self, status: asyncio.StreamReader) -> None:
+        while (message := await read_frame(status, engine_status_decoder)) is not None:
+            if isinstance(message, LoadProgress):
+                self.progress = message.fraction
+            elif isinstance(message, EngineReady):
+                self.ready.set_result(message.info)
+            else:
+                error = message.to_error()
+                self.ready.set_exception(_named(error, self.spec.reference))
+                self.ready.exception()
+
+    async def _read_last_words(self) -> None:
+        assert self._process.stderr is not None
+        while line := await self._process.stderr.readline():
+            text = line.decode(errors="replace").rstrip()
+            self._last_words.append(text)
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 - the engine's own log, passed on
+
+    def _load_failure(self, code: int) -> DmrError:
+        reason = self._last_words[-1] if self._last_words else "it said nothing"
+        return ModelLoadFailed(
+            f"The engine for '{self.spec.reference}' ended while loading ({_describe(code)}): {reason}"
+        )
+
+
+def _named(error: DmrError, reference: str) -> DmrError:
+    return ModelLoadFailed(f"The model '{reference}' cannot be loaded: {error.message}")
+
+
+def _describe(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

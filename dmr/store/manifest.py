@@ -1,0 +1,129 @@
+"""OCI image manifests of models: their media types, and which layer is what (the artifact formats of upstream)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+import msgspec
+
+from dmr.errors import StoreError
+from dmr.store.digest import Digest, parse_digest
+from dmr.types import Value
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+CONFIG_TYPE = "application/vnd.docker.ai.model.config.v0.1+json"
+CONFIG_V02_TYPE = "application/vnd.docker.ai.model.config.v0.2+json"
+MODELPACK_CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
+CONFIG_TYPES = (CONFIG_TYPE, CONFIG_V02_TYPE, MODELPACK_CONFIG_TYPE)
+
+GGUF_TYPE = "application/vnd.docker.ai.gguf.v3"
+MMPROJ_TYPE = "application/vnd.docker.ai.mmproj"
+CHAT_TEMPLATE_TYPE = "application/vnd.docker.ai.chat.template.jinja"
+LICENSE_TYPE = "application/vnd.docker.ai.license"
+MODELPACK_GGUF_TYPE = "application/vnd.cncf.model.weight.v1.gguf"
+MODELPACK_RAW_TYPE = "application/vnd.cncf.model.weight.v1.raw"
+
+FILEPATH_ANNOTATION = "org.cncf.model.filepath"
+
+MAX_MANIFEST_BYTES = 4 << 20  # registries refuse larger ones
+_SHARD = re.compile(r"-([0-9]{5})-of-[0-9]{5}\.gguf", re.ASCII)
+
+
+class Descriptor(Value, rename="camel", frozen=True):
+    """One blob of a manifest: a layer, or the config. `size` in bytes."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    annotations: Mapping[str, str] | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the annotated path, or nothing; not safe as a path."""
+        return PurePosixPath((self.annotations or {}).get(FILEPATH_ANNOTATION, "")).name
+
+
+Layer = Descriptor
+
+
+class Manifest(Value, rename="camel", frozen=True):
+    schema_version: int
+    config: Descriptor
+    layers: tuple[Layer, ...]
+    media_type: str = ""
+    artifact_type: str = ""
+    annotations: Mapping[str, str] | None = None
+
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        """All blobs that the model needs: layers, then config, each once."""
+        return tuple(dict.fromkeys([*(layer.digest for layer in self.layers), self.config.digest]))
+
+
+def build_manifest(layers: Sequence[Layer], config: Descriptor) -> bytes:
+    """The manifest's bytes, whose SHA-256 is the model's ID. Equal arguments give equal bytes."""
+    return msgspec.json.encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": config,
+            "layers": list(layers),
+        }
+    )
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Read a manifest of any origin.
+
+    Raises:
+        StoreError: it is not one, or a digest or size in it is impossible.
+    """
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise StoreError(f"A manifest of {len(raw)} bytes is more than the {MAX_MANIFEST_BYTES} allowed.")
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise StoreError(f"The manifest cannot be understood: {error}.") from error
+    for part in (manifest.config, *manifest.layers):
+        parse_digest(part.digest)
+        if part.size < 0:
+            raise StoreError(f"The manifest gives the blob {part.digest} a negative size.")
+    return manifest
+
+
+def weight_layers(manifest: Manifest, model_format: str) -> tuple[Layer, ...]:
+    """The GGUF weights in shard order; empty if the model has other weights."""
+    weights = [layer for layer in manifest.layers if _is_gguf(layer, model_format)]
+    numbers = [_SHARD.search(layer.file_name) for layer in weights]
+    if any(number is None for number in numbers):
+        return tuple(weights)
+    return tuple(sorted(weights, key=lambda layer: _SHARD.findall(layer.file_name)))
+
+
+def first_layer(manifest: Manifest, media_type: str) -> Layer | None:
+    return next((layer for layer in manifest.layers if layer.media_type == media_type), None)
+
+
+def mmproj_layer(manifest: Manifest) -> Layer | None:
+    """The vision projector. ModelPack has no media type for it, so there its name tells."""
+    named = (layer for layer in manifest.layers if _is_modelpack_weight(layer) and _is_mmproj_name(layer.file_name))
+    return first_layer(manifest, MMPROJ_TYPE) or next(named, None)
+
+
+def _is_gguf(layer: Layer, model_format: str) -> bool:
+    if layer.media_type == GGUF_TYPE:
+        return True
+    name = layer.file_name
+    if not _is_modelpack_weight(layer) or _is_mmproj_name(name):
+        return False
+    return layer.media_type == MODELPACK_GGUF_TYPE or name.endswith(".gguf") or (not name and model_format == "gguf")
+
+
+def _is_modelpack_weight(layer: Layer) -> bool:
+    return layer.media_type in (MODELPACK_GGUF_TYPE, MODELPACK_RAW_TYPE)
+
+
+def _is_mmproj_name(name: str) -> bool:
+    return "mmproj" in name.lower() and name.endswith(".gguf")

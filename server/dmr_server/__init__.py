@@ -1,0 +1,1 @@
+"""The HTTP surface: dialects over one `Service`."""

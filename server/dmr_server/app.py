@@ -1,0 +1,116 @@
+"""The Falcon app: every route in one table, every error through one door."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import falcon
+
+from dmr.config import Settings
+from dmr.errors import DmrError, InternalError, InvalidRequest
+from dmr_server import docker, health
+from dmr_server.dialect import Dialect, send_error
+from dmr_server.errors import ClientGone, MethodNotAllowed, RouteNotFound
+from dmr_server.middleware import ChooseDialect, CleanPath, ModelName, RequestId
+from dmr_server.openai.chat import read_chat
+from dmr_server.openai.completions import read_completion
+from dmr_server.openai.resources import Generation, ModelItem, ModelList, Stamps
+from dmr_server.openai.wire import OpenAIDialect
+
+if TYPE_CHECKING:
+    from dmr.service import Service
+
+log = logging.getLogger("dmr.server")
+
+App = falcon.App[falcon.Request, falcon.Response]
+
+# Where OpenAI's API is served. Upstream knows no `/{backend}/v1` without `/engines`.
+OPENAI_ROOTS = ("/v1", "/engines/v1", "/engines/{backend}/v1")
+
+# Who words the error when no route matched.
+DIALECTS: Mapping[str, Dialect] = {
+    "/v1": OpenAIDialect(),
+    "/engines": OpenAIDialect(),
+    "": docker.DockerDialect(),
+}
+
+
+def create_app(service: Service, settings: Settings, stamps: Stamps | None = None) -> App:
+    """The WSGI app over a service."""
+    app: App = falcon.App(middleware=[RequestId(), CleanPath(), ChooseDialect(DIALECTS)])
+    app.router_options.converters["model"] = ModelName
+    for template, resource in routes(service, settings, stamps or Stamps()).items():
+        app.add_route(template, resource)
+    app.add_error_handler(Exception, _on_defect)
+    app.add_error_handler(falcon.HTTPError, _on_http_error)
+    app.add_error_handler(DmrError, _on_error)
+    app.add_error_handler(ClientGone, _on_gone)
+    return app
+
+
+def routes(service: Service, settings: Settings, stamps: Stamps) -> dict[str, object]:
+    """Every route there is."""
+    limit = settings.max_body_bytes
+    chat = Generation(service, read_chat, "chatcmpl", stamps, limit)
+    completions = Generation(service, read_completion, "cmpl", stamps, limit)
+    table: dict[str, object] = {
+        "/": docker.Root(),
+        "/health": health.Health(),
+        "/ready": health.Ready(service),
+        "/version": docker.Version(service),
+        "/models": docker.Models(service),
+        "/models/{name:model}": docker.Model(service),
+        "/engines/df": docker.DiskUsage(service),
+        "/engines/ps": docker.Running(service),
+        "/engines/status": docker.Status(service),
+        "/engines/unload": docker.Unloading(service, limit),
+    }
+    for root in OPENAI_ROOTS:
+        table[f"{root}/chat/completions"] = chat
+        table[f"{root}/completions"] = completions
+        table[f"{root}/models"] = ModelList(service)
+        table[f"{root}/models/{{name:model}}"] = ModelItem(service)
+    return table
+
+
+def _on_error(req: falcon.Request, resp: falcon.Response, error: DmrError, params: dict[str, Any]) -> None:
+    send_error(resp, req.context.dialect, error)
+
+
+def _on_http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]) -> None:
+    """Falcon's own errors, told as ours."""
+    told = _as_ours(req, error)
+    if told is None:
+        _on_defect(req, resp, error, params)
+        return
+    send_error(resp, req.context.dialect, told)
+    resp.set_headers(dict(error.headers or {}))
+
+
+def _as_ours(req: falcon.Request, error: falcon.HTTPError) -> DmrError | None:
+    status = falcon.http_status_to_code(error.status)
+    if status == 404:
+        return RouteNotFound("not found" if _is_text(req) else f"Unknown request URL: {req.method} {req.path}.")
+    if status == 405:
+        return MethodNotAllowed("Method Not Allowed" if _is_text(req) else f"{req.method} is not allowed here.")
+    if 400 <= status < 500:
+        return InvalidRequest(error.description or error.title or "Bad request.")
+    return None
+
+
+def _is_text(req: falcon.Request) -> bool:
+    return bool(req.context.dialect.media_type.startswith("text/"))
+
+
+def _on_defect(req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
+    request_id = getattr(req.context, "request_id", "")
+    log.error("%s %r failed (%s)", req.method, req.path, request_id, exc_info=error)
+    told = InternalError(f"Something went wrong here; the server's log has the details under {request_id}.")
+    send_error(resp, getattr(req.context, "dialect", DIALECTS[""]), told)
+
+
+def _on_gone(req: falcon.Request, resp: falcon.Response, error: ClientGone, params: dict[str, Any]) -> None:
+    log.debug("the client left: %s %r (%s)", req.method, req.path, req.context.request_id)
+    resp.status = "499 Client Closed Request"

@@ -1,0 +1,202 @@
+"""What a dialect is, and the one place where an answer goes out: streamed or whole, in every dialect."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Generator, Iterator
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Protocol
+
+import falcon
+import msgspec
+
+from dmr.errors import DmrError, InternalError
+from dmr.types import Completed, Completion, Event, GenerateRequest, Tick, collect
+from dmr_server.errors import ClientGone, retry_headers
+
+if TYPE_CHECKING:
+    from dmr.service import Service
+
+log = logging.getLogger("dmr.server")
+
+PEEK_INTERVAL = 0.5  # seconds between two looks at a client while events keep coming
+COMMENT_INTERVAL = 15.0  # seconds of silence after which a stream says that it lives; proxies cut at 30 and more
+
+
+class Dialect(Protocol):
+    """How one vendor's surface says that something went wrong."""
+
+    @property
+    def media_type(self) -> str: ...
+
+    def error(self, error: DmrError) -> tuple[int, bytes]:
+        """Status and body."""
+
+
+class Encoder(Protocol):
+    """Turns the events of one streamed answer into bytes, in order; b"" where the wire has nothing to say."""
+
+    def encode(self, event: Event) -> bytes: ...
+
+    def error(self, error: DmrError) -> bytes:
+        """The frame for an error after the first byte; nothing follows it."""
+
+    def comment(self) -> bytes:
+        """Bytes that keep a silent stream alive."""
+
+
+class Exchange(Protocol):
+    """One request of a dialect, understood, and how to answer it. Pure: no I/O."""
+
+    @property
+    def request(self) -> GenerateRequest: ...
+
+    @property
+    def stream(self) -> bool: ...
+
+    def encoder(self) -> Encoder: ...
+
+    def to_result(self, completion: Completion) -> bytes: ...
+
+
+class Client:
+    """The other end of the connection, looked at without reading from it.
+
+    A client that closed its sending half counts as gone, as in every large HTTP server.
+    """
+
+    def __init__(self, environ: dict[str, Any], clock: Callable[[], float] = time.monotonic) -> None:
+        self._connection: socket.socket | None = environ.get("gunicorn.socket")
+        self._clock = clock
+        self._next_look = clock() + PEEK_INTERVAL
+
+    def check(self, *, now: bool = True) -> None:
+        """Raise ClientGone if nobody is there; with `now` false at most once in `PEEK_INTERVAL`."""
+        if self._connection is None or (not now and self._clock() < self._next_look):
+            return
+        self._next_look = self._clock() + PEEK_INTERVAL
+        try:
+            if self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
+                raise ClientGone
+        except (BlockingIOError, InterruptedError):
+            return
+        except ValueError:  # a TLS socket takes no flags
+            return
+        except OSError:
+            raise ClientGone from None
+
+
+def respond(req: falcon.Request, resp: falcon.Response, service: Service, exchange: Exchange) -> None:
+    """Answer an exchange on `resp`. Errors up to admission are raised, so that they get a true status code."""
+    client = Client(req.env)
+    events = service.generate(msgspec.structs.replace(exchange.request, client=_who(req)))
+    if not exchange.stream:
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = exchange.to_result(_whole(events, client))
+        return
+    first = _admitted(events, client)
+    resp.content_type = "text/event-stream"
+    resp.set_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    resp.stream = EventStream(first, events, exchange.encoder(), client)
+
+
+def _who(req: falcon.Request) -> str:
+    """Whom the scheduler treats as one client: a key's holder, else an address. The key itself goes nowhere."""
+    key = req.get_header("Authorization") or req.get_header("x-api-key")
+    return sha256(key.encode("utf-8", "replace")).hexdigest()[:16] if key else str(req.remote_addr)
+
+
+def _close(events: Iterator[Event]) -> None:
+    close = getattr(events, "close", None)
+    if close is not None:
+        close()
+
+
+def _admitted(events: Iterator[Event], client: Client) -> Event:
+    try:
+        for event in events:
+            if not isinstance(event, Tick):
+                return event
+            client.check()
+        raise InternalError("The engine ended the request without an answer.")
+    except BaseException:
+        _close(events)
+        raise
+
+
+def _whole(events: Iterator[Event], client: Client) -> Completion:
+    try:
+        return collect(_watched(events, client))
+    finally:
+        _close(events)
+
+
+def _watched(events: Iterator[Event], client: Client) -> Iterator[Event]:
+    completed = False
+    for event in events:
+        client.check(now=isinstance(event, Tick))
+        completed = completed or isinstance(event, Completed)
+        yield event
+    if not completed:
+        raise InternalError("The engine ended the request before the answer was complete.")
+
+
+class EventStream:
+    """The body of a streamed answer. `close()` aborts the request, also when nothing was read yet."""
+
+    def __init__(
+        self,
+        first: Event,
+        events: Iterator[Event],
+        encoder: Encoder,
+        client: Client,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._events = events
+        self._encoder = encoder
+        self._clock = clock
+        self._frames = self._encode(first, _watched(events, client))
+
+    def __iter__(self) -> EventStream:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._frames)
+
+    def close(self) -> None:
+        self._frames.close()
+        _close(self._events)
+
+    def _encode(self, first: Event, rest: Iterator[Event]) -> Generator[bytes, None, None]:
+        last_sent = self._clock()
+        try:
+            yield self._encoder.encode(first)  # even if empty: it sends the headers
+            for event in rest:
+                frame = self._encoder.encode(event)
+                if not frame and isinstance(event, Tick) and self._clock() - last_sent >= COMMENT_INTERVAL:
+                    frame = self._encoder.comment()
+                if frame:
+                    last_sent = self._clock()
+                    yield frame
+        except ClientGone:
+            log.debug("the client left during a streamed answer")
+        except DmrError as error:
+            yield self._encoder.error(error)
+        except Exception:
+            log.exception("a streamed answer failed")
+            yield self._encoder.error(InternalError("Something went wrong here; the server's log has the details."))
+        finally:
+            _close(self._events)
+
+
+def send_error(resp: falcon.Response, dialect: Dialect, error: DmrError) -> None:
+    """Put an error into `resp` in a dialect's shape."""
+    status, body = dialect.error(error)
+    resp.status = falcon.code_to_http_status(status)
+    resp.content_type = dialect.media_type
+    resp.data = body
+    resp.text = None
+    resp.stream = None
+    resp.set_headers(retry_headers(error))

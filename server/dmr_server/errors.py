@@ -1,0 +1,116 @@
+"""What an error means in HTTP: one table from exception type to status, and the headers that steer retries."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from dmr.errors import (
+    Conflict,
+    ContextLengthExceeded,
+    DmrError,
+    EngineCrashed,
+    InternalError,
+    InvalidModelFile,
+    InvalidReference,
+    InvalidRequest,
+    ModelLoadFailed,
+    ModelNotFound,
+    Overloaded,
+    PayloadTooLarge,
+    ShuttingDown,
+    StoreError,
+    Unavailable,
+    Unsupported,
+)
+
+# The official clients do not retry at all when they are told to wait for more than 120 s.
+MAX_RETRY_AFTER = 30  # seconds
+
+
+class InvalidBody(InvalidRequest):
+    """The request body is not what it says it is: not JSON, not UTF-8, too deep."""
+
+    code = "invalid_json"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """A content type or content encoding that is not read here."""
+
+    code = "unsupported_media_type"
+
+
+class RequestTimeout(DmrError):
+    """The client did not send the rest of its request in time."""
+
+    code = "request_timeout"
+
+
+class RouteNotFound(DmrError):
+    """No such address."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(DmrError):
+    """The address exists, but not for this method."""
+
+    code = "method_not_allowed"
+
+
+class ClientGone(Exception):
+    """Nobody is left to read the answer. Never shown to anyone."""
+
+
+class ErrorRow(msgspec.Struct, frozen=True):
+    """How one error type looks from outside. `type` and `code` are the OpenAI names (its OpenAPI document, `Error`)."""
+
+    status: int
+    type: str
+    code: str | None
+
+
+_BAD_REQUEST = "invalid_request_error"
+_SERVER_ERROR = "server_error"
+
+# The most specific type along the inheritance wins.
+_TABLE: dict[type[DmrError], ErrorRow] = {
+    InvalidRequest: ErrorRow(400, _BAD_REQUEST, None),
+    InvalidBody: ErrorRow(400, _BAD_REQUEST, "invalid_json"),
+    ContextLengthExceeded: ErrorRow(400, _BAD_REQUEST, "context_length_exceeded"),
+    InvalidReference: ErrorRow(400, _BAD_REQUEST, "invalid_reference"),
+    InvalidModelFile: ErrorRow(400, _BAD_REQUEST, "invalid_model_file"),
+    Unsupported: ErrorRow(400, _BAD_REQUEST, "unsupported_value"),
+    ModelNotFound: ErrorRow(404, _BAD_REQUEST, "model_not_found"),
+    RouteNotFound: ErrorRow(404, _BAD_REQUEST, "not_found"),
+    MethodNotAllowed: ErrorRow(405, _BAD_REQUEST, "method_not_allowed"),
+    RequestTimeout: ErrorRow(408, _BAD_REQUEST, "request_timeout"),
+    Conflict: ErrorRow(409, _BAD_REQUEST, "conflict"),
+    PayloadTooLarge: ErrorRow(413, _BAD_REQUEST, "request_too_large"),
+    UnsupportedMediaType: ErrorRow(415, _BAD_REQUEST, "unsupported_media_type"),
+    DmrError: ErrorRow(500, _SERVER_ERROR, "internal_error"),
+    InternalError: ErrorRow(500, _SERVER_ERROR, "internal_error"),
+    StoreError: ErrorRow(500, _SERVER_ERROR, "store_error"),
+    ModelLoadFailed: ErrorRow(500, _SERVER_ERROR, "model_load_failed"),
+    Unavailable: ErrorRow(503, _SERVER_ERROR, "unavailable"),
+    Overloaded: ErrorRow(503, _SERVER_ERROR, "overloaded"),
+    EngineCrashed: ErrorRow(503, _SERVER_ERROR, "engine_restarting"),
+    ShuttingDown: ErrorRow(503, _SERVER_ERROR, "shutting_down"),
+}
+
+
+def row_of(error: DmrError) -> ErrorRow:
+    """The row of the table for this error's type, or for its nearest ancestor."""
+    return next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
+
+
+def retry_headers(error: DmrError) -> dict[str, str]:
+    """`Retry-After` where waiting helps, `x-should-retry: false` where clients would repeat in vain.
+
+    The official clients repeat 408, 409, 429 and every 5xx on their own unless they are told not to.
+    """
+    if error.retry_after is not None:
+        return {"Retry-After": str(min(MAX_RETRY_AFTER, max(1, math.ceil(error.retry_after))))}
+    status = row_of(error).status
+    return {"x-should-retry": "false"} if status in (409, 429) or status >= 500 else {}

@@ -1,0 +1,62 @@
+"""gunicorn's settings and hooks, from dmr's own settings: `gunicorn -c python:dmr_server.gunicorn_conf`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from dmr.config import read_settings
+from dmr.errors import DmrError
+from dmr_server import manager_process
+from dmr_server.announcement import base_url, example, first_model, greeting
+from dmr_server.manager_process import ManagerProcess
+
+try:
+    settings = read_settings()
+except DmrError as error:
+    raise SystemExit(f"dmr: {error.message}") from None
+
+LOG_LEVELS = {"debug": "debug", "info": "info", "warn": "warning", "warning": "warning", "error": "error"}
+
+bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+wsgi_app = "dmr_server.wsgi:app"
+worker_class = "gthread"
+workers = settings.num_workers
+threads = settings.num_threads
+worker_connections = max(1000, 2 * settings.num_threads)
+timeout = 60  # seconds without a heartbeat; gthread's main thread beats it, however long its answers take
+graceful_timeout = max(1, round(settings.grace_period))
+keepalive = 75  # seconds; longer than clients' pools keep a connection, so that it is they who close it
+control_socket_disable = True
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # heartbeats must not wait for a disk
+accesslog = None
+errorlog = "-"
+loglevel = LOG_LEVELS.get(settings.log_level.lower(), "info")
+proc_name = "dmr"
+
+
+def on_starting(server: Any) -> None:
+    """The manager first: without it no worker can serve anything."""
+    manager_process.current = ManagerProcess(settings.runtime_dir, settings.grace_period)
+    manager_process.current.start()
+
+
+def when_ready(server: Any) -> None:
+    for listener in server.LISTENERS:
+        sys.stderr.write(greeting(*listener.getsockname()[:2]))
+
+
+def post_worker_init(worker: Any) -> None:
+    """The first worker can say what there is to try."""
+    if worker.age != 1:
+        return
+    model = first_model(worker.wsgi)
+    if model is not None:
+        sys.stderr.write(example(base_url(*worker.sockets[0].getsockname()[:2]), model))
+
+
+def on_exit(server: Any) -> None:
+    """The manager last: the workers have ended their requests by now."""
+    if manager_process.current is not None:
+        manager_process.current.stop()

@@ -1,0 +1,82 @@
+"""What happens to every request: its path is cleaned, its dialect is known, its answer can be told from others."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import falcon
+from falcon.routing import BaseConverter
+
+from dmr_server.dialect import Dialect
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SLASHES = re.compile(r"//+")
+
+
+class CleanPath:
+    """Routes on the path as it was sent: a slash inside of a model name may be `%2F`, and is no separator then.
+
+    Every segment is decoded, save for the slashes and percent signs in it; `ModelName` decodes these. Doubled slashes
+    and one at the end are dropped, as upstream does.
+    """
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        segments = [_segment(segment) for segment in _raw_path(req.env).split("/")]
+        path = _SLASHES.sub("/", "/".join(segments))
+        req.path = path.rstrip("/") or "/"
+
+
+def _raw_path(environ: Mapping[str, Any]) -> str:
+    raw = environ.get("RAW_URI")
+    if raw is None:  # a server that only tells the decoded path
+        return quote(environ["PATH_INFO"].encode("iso-8859-1"))
+    if not raw.startswith("/"):
+        return urlsplit(raw).path or "/"  # the absolute form that proxies send
+    return str(raw).partition("?")[0].partition("#")[0]
+
+
+def _segment(raw: str) -> str:
+    return unquote(raw).replace("%", "%25").replace("/", "%2F") if "%" in raw else raw
+
+
+class ModelName(BaseConverter):
+    """The rest of the path as one model name."""
+
+    CONSUME_MULTIPLE_SEGMENTS = True
+
+    def convert(self, value: Any) -> str:
+        return unquote("/".join(value))
+
+
+class RequestId:
+    """`x-request-id` on every answer: the client's own if it is sane, else a fresh one."""
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        asked = req.get_header("x-request-id") or ""
+        req.context.request_id = asked if _SANE_ID.fullmatch(asked) else f"req_{uuid.uuid4().hex}"
+        resp.set_header("x-request-id", req.context.request_id)
+
+
+class ChooseDialect:
+    """Errors are told in the dialect of the resource; without a resource the path decides."""
+
+    def __init__(self, by_prefix: Mapping[str, Dialect]) -> None:
+        self._by_prefix = by_prefix  # longest first; "" is the last resort
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        req.context.dialect = next(
+            dialect for prefix, dialect in self._by_prefix.items() if _is_under(req.path, prefix)
+        )
+
+    def process_resource(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
+    ) -> None:
+        req.context.dialect = getattr(resource, "dialect", req.context.dialect)
+
+
+def _is_under(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix + "/")

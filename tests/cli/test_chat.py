@@ -1,0 +1,218 @@
+"""The interactive chat, on a pseudo-terminal."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli.scripted_server import CHAT, Reply, ScriptedServer, answer, delta
+
+pytest.importorskip("pty")
+
+from cli.terminal import Terminal
+
+
+@pytest.fixture
+def chat(server: ScriptedServer) -> Iterator[Terminal]:
+    server.on("GET /models/m", {"id": "sha256:1"})
+    with Terminal("--server", server.url, "run", "m") as terminal:
+        terminal.expect(r"Send a message \(/\? for help\)\.\n> ")
+        yield terminal
+
+
+def requests(server: ScriptedServer) -> list[Any]:
+    return [asked.json for asked in server.asked if asked.method == "POST"]
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def test_two_turns_send_the_history_and_bye_leaves(chat: Terminal, server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", answer("Good ", "day."), answer("Fine."))
+    chat.type("Hello\n")
+    chat.expect(r"Good day\.\n> ")
+    chat.type("How are you?\n")
+    chat.expect(r"Fine\.\n> ")
+    chat.type("/bye\n")
+    assert chat.exit_status() == 0
+    first, second = requests(server)
+    assert first["messages"] == [user("Hello")]
+    assert second["messages"] == [user("Hello"), assistant("Good day."), user("How are you?")]
+
+
+def test_ctrl_d_leaves(chat: Terminal) -> None:
+    chat.type("\x04")
+    assert chat.exit_status() == 0
+
+
+def test_ctrl_c_at_the_prompt_tells_how_to_leave(chat: Terminal) -> None:
+    chat.type("half a li")
+    chat.expect("half a li")
+    chat.interrupt()
+    chat.expect(r"Use Ctrl-D or /bye to exit\.\n> ")
+    chat.type("/exit\n")
+    assert chat.exit_status() == 0
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_chat(chat: Terminal, server: ScriptedServer) -> None:
+    def endless() -> Iterator[bytes]:
+        yield delta(content="It goes")
+        while not server.client_left.wait(0.01):
+            yield b": still here\n\n"
+
+    server.on(f"POST {CHAT}", Reply(content_type="text/event-stream", pieces=endless()), answer("Yes."))
+    chat.type("Tell me a story\n")
+    chat.expect("It goes")
+    chat.interrupt()
+    chat.expect(r"\nStopped\.\n> ")
+    assert server.client_left.wait(10), "the connection must be closed, so that the server stops computing"
+    chat.type("Are you there?\n")
+    chat.expect(r"Yes\.\n> ")
+    assert requests(server)[1]["messages"] == [user("Tell me a story"), assistant("It goes"), user("Are you there?")]
+
+
+def test_ctrl_c_before_the_answer_begins(chat: Terminal, server: ScriptedServer) -> None:
+    asked, enough = threading.Event(), threading.Event()
+
+    def silent() -> Iterator[bytes]:
+        asked.set()
+        enough.wait(20)
+        yield delta(content="too late")
+
+    server.on(f"POST {CHAT}", Reply(content_type="text/event-stream", pieces=silent()), answer("Yes."))
+    chat.type("Hello\n")
+    assert asked.wait(20)
+    chat.interrupt()
+    chat.expect(r"Stopped\.\n> ")
+    enough.set()
+    chat.type("Again\n")
+    chat.expect(r"Yes\.\n> ")
+    assert requests(server)[1]["messages"] == [user("Again")]
+
+
+def test_an_error_keeps_the_chat_and_forgets_the_question(chat: Terminal, server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", Reply(b'{"error":{"message":"Queue is full."}}', 503), answer("Yes."))
+    chat.type("One\n")
+    chat.expect(r"Error: Queue is full\.\n> ")
+    chat.type("Two\n")
+    chat.expect(r"Yes\.\n> ")
+    assert requests(server)[1]["messages"] == [user("Two")]
+
+
+def test_a_message_of_several_lines(chat: Terminal, server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", answer("ok"))
+    chat.type('"""first\n')
+    chat.expect(r"\. ")
+    chat.type("  second\n")
+    chat.expect(r"\. ")
+    chat.type('third"""\n')
+    chat.expect(r"ok\n> ")
+    chat.type('"""one line"""\n')
+    chat.expect(r"ok\n> ")
+    assert requests(server)[0]["messages"] == [user("first\n  second\nthird")]
+    assert requests(server)[1]["messages"][-1] == user("one line")
+
+
+def test_settings_change_the_next_request(chat: Terminal, server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", answer("ok"))
+    for line in ("/system Be brief.", "/set temperature 0.2", "/set max_tokens 50", "/set seed 1", "/set seed"):
+        chat.type(line + "\n")
+        chat.expect("> ")
+    chat.type("/set\n")
+    chat.expect(r"system: Be brief\.\n  temperature: 0\.2\n  top_p: default\n  max_tokens: 50\n  seed: default\n> ")
+    chat.type("Hello\n")
+    chat.expect(r"ok\n> ")
+    chat.type("/clear\n")
+    chat.expect(r"forgotten\.\n> ")
+    chat.type("/set system\n")
+    chat.expect(r"removed\.\n> ")
+    chat.type("Hello\n")
+    chat.expect(r"ok\n> ")
+    first, second = requests(server)
+    assert first["messages"] == [{"role": "system", "content": "Be brief."}, user("Hello")]
+    assert (first["temperature"], first["max_tokens"], "seed" in first) == (0.2, 50, False)
+    assert second["messages"] == [user("Hello")]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/set temperature hot", r"Error: temperature: 'hot' is not a valid float"),
+        ("/set top_p 2", r"Error: top_p: 2.* is not in the range"),
+        ("/set colour red", r"There is no setting colour"),
+        ("/dance", r"There is no command /dance"),
+        ("/", r"There is no command /\."),
+        ("/?", r"/clear"),
+        ("/help", r"/clear"),
+        ("", r""),
+    ],
+)
+def test_commands_that_ask_nothing(chat: Terminal, server: ScriptedServer, line: str, said: str) -> None:
+    chat.type(line + "\n")
+    chat.expect(said + r".*> ")
+    chat.type("/bye\n")
+    assert chat.exit_status() == 0
+    assert requests(server) == []
+
+
+def test_the_next_chat_remembers_what_was_typed(server: ScriptedServer, tmp_path: Path) -> None:
+    pytest.importorskip("readline")
+    server.on("GET /models/m", {"id": "sha256:1"})
+    server.on(f"POST {CHAT}", answer("ok"))
+    arguments = ("--server", server.url, "run", "m")
+    with Terminal(*arguments) as first:
+        first.expect("> ")
+        first.type("Remember me\n")
+        first.expect(r"ok\n> ")
+        first.type("\x04")
+        assert first.exit_status() == 0
+    [history] = (tmp_path / "home").rglob("history")
+    assert history.stat().st_mode & 0o077 == 0
+    with Terminal(*arguments) as second:
+        second.expect("> ")
+        second.type("\x10\n")  # Ctrl-P: the line before
+        second.expect(r"ok\n> ")
+    assert requests(server)[1]["messages"] == [user("Remember me")]
+
+
+def test_no_history_leaves_no_file(server: ScriptedServer, tmp_path: Path) -> None:
+    server.on("GET /models/m", {"id": "sha256:1"})
+    with Terminal("--server", server.url, "run", "--no-history", "m") as terminal:
+        terminal.expect("> ")
+        terminal.type("/bye\n")
+        assert terminal.exit_status() == 0
+    assert list(tmp_path.rglob("history")) == []
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["no server", "no model"])
+def test_a_chat_that_cannot_work_does_not_begin(server: ScriptedServer, nowhere: str, known: bool) -> None:
+    with Terminal("--server", nowhere if known else server.url, "run", "m") as terminal:
+        assert terminal.exit_status() == 1
+        assert terminal.screen.startswith("Error: No server answers" if known else "Error: no such model: m")
+
+
+def once(server: ScriptedServer, *flags: str) -> str:
+    with Terminal("--server", server.url, "run", *flags, "m", "Hello") as terminal:
+        assert terminal.exit_status() == 0
+        return terminal.screen
+
+
+def test_a_terminal_shows_the_reasoning_dim_before_the_answer(server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", answer("42", reasoning="Hm"))
+    dim, end = "\x1b[2m", "\x1b[0m"
+    assert once(server).replace(end, "").replace(dim, "") == "Thinking:\nHm\n--\n42\n"
+    assert f"{dim}Hm{end}" in once(server)
+    assert once(server, "--color", "no") == "Thinking:\nHm\n--\n42\n"
+
+
+def test_an_answer_cannot_drive_the_terminal(server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", answer("\x1b]0;owned\x07\x1b[2Jsafe\n"))
+    assert once(server) == "]0;owned[2Jsafe\n"

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from cli.conftest import Run
+from cli.scripted_server import ScriptedServer
+
+NEVER = "0001-01-01T00:00:00Z"
+
+
+def runner(**fields: Any) -> dict[str, Any]:
+    return {"backend_name": "llama.cpp", "model_name": "ai/smollm2", "mode": "completion", "last_used": NEVER, **fields}
+
+
+def test_ps_is_a_table(dmr: Run, server: ScriptedServer) -> None:
+    used = (datetime.now(timezone.utc) - timedelta(minutes=4)).isoformat()
+    server.on("GET /engines/ps", [runner(last_used=used, keep_alive="10m0s")])
+    assert dmr("ps").stdout == (
+        "MODEL NAME  BACKEND    MODE        STATUS              KEEP ALIVE\n"
+        "smollm2     llama.cpp  completion  Used 4 minutes ago  10m\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "keep_alive"),
+    [
+        ({"loading": True, "in_use": True}, "Loading...", ""),
+        ({"in_use": True, "keep_alive": "-1s"}, "In use", "Forever"),
+        ({"keep_alive": "1h0m0s"}, "Not used yet", "1h"),
+        ({"last_used": "2999-01-01T00:00:00.123456789Z", "keep_alive": "0s"}, "Used less than a second ago", "0s"),
+    ],
+)
+def test_ps_tells_what_each_model_does(
+    dmr: Run, server: ScriptedServer, fields: dict[str, Any], status: str, keep_alive: str
+) -> None:
+    server.on("GET /engines/ps", [runner(**fields)])
+    row = dmr("ps").stdout.splitlines()[1]
+    assert row.removeprefix("smollm2     llama.cpp  completion  ").split("  ")[0] == status
+    assert row.endswith(keep_alive or status)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count", "said", "sent"),
+    [
+        (["a", "b"], 2, "Unloaded 2 model(s).\n", {"all": False, "models": ["a", "b"]}),
+        (["a"], 0, "No such model(s) running.\n", {"all": False, "models": ["a"]}),
+        (["--all"], 0, "No models are running.\n", {"all": True, "models": []}),
+        (["--all"], 1, "Unloaded 1 model(s).\n", {"all": True, "models": []}),
+    ],
+)
+@pytest.mark.parametrize("command", ["unload", "stop"])
+def test_unload(
+    dmr: Run, server: ScriptedServer, command: str, arguments: list[str], count: int, said: str, sent: Any
+) -> None:
+    server.on("POST /engines/unload", {"unloaded_runners": count})
+    result = dmr(command, *arguments)
+    assert (result.exit_code, result.stdout) == (0, said)
+    assert server.asked[0].json == sent
+    assert server.asked[0].headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--all", "a"]])
+def test_unload_takes_names_or_all(dmr: Run, server: ScriptedServer, arguments: list[str]) -> None:
+    result = dmr("unload", *arguments)
+    assert result.exit_code == 2
+    assert "Give the names of models, or --all." in result.stderr
+    assert server.asked == []
+
+
+def test_df(dmr: Run, server: ScriptedServer) -> None:
+    server.on("GET /engines/df", {"models_disk_usage": 1_500_000_000, "default_backend_disk_usage": 0})
+    assert dmr("df").stdout == "TYPE    SIZE\nModels  1.50GB\n"
+
+
+def test_df_shows_the_engine_when_it_takes_space(dmr: Run, server: ScriptedServer) -> None:
+    server.on("GET /engines/df", {"models_disk_usage": 0, "default_backend_disk_usage": 42_000_000})
+    assert dmr("df").stdout.splitlines()[2] == "Inference engine  42.00MB"

@@ -1,0 +1,66 @@
+"""The app over a fake service whose models are ways to behave; `/version` tells what became of the requests."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+from fakes import FakeService, FakeStream, model_record
+
+from dmr.config import Settings
+from dmr.types import (
+    Completed,
+    Event,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    ModelRecord,
+    Started,
+    TextDelta,
+    Tick,
+    Usage,
+)
+from dmr_server.app import create_app
+
+END = (Finished(0, FinishReason.STOP), Completed(Usage(5, 0, 3, 0)))
+
+
+def ticks() -> Iterator[Event]:
+    for _ in itertools.count():
+        time.sleep(0.1)
+        yield Tick()
+
+
+def drip(num_deltas: int, seconds: float) -> Iterator[Event]:
+    for number in range(num_deltas):
+        time.sleep(seconds)
+        yield TextDelta(0, f"{number} ")
+
+
+class LiveService(FakeService):
+    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+        steps = {
+            "fast": lambda: itertools.chain([Started(5)], drip(3, 0), END),
+            "drip": lambda: itertools.chain([Started(5)], drip(4, 0.2), END),
+            "busy": lambda: itertools.chain([Started(5)], drip(10_000, 0.05), END),
+            "queued": ticks,
+            "ticks": lambda: itertools.chain([Started(5)], ticks()),
+        }
+        self.streams.append(FakeStream(steps[request.model]()))
+        return iter(self.streams[-1])
+
+    def import_gguf(self, source: BinaryIO, size: int | None, reference: str) -> ModelRecord:
+        total = 0
+        while piece := source.read(1 << 20):
+            total += len(piece)
+        self.models.append(model_record(f"docker.io/{reference}", id=f"sha256:{total}"))
+        return self.models[-1]
+
+    def versions(self) -> dict[str, str]:
+        return {"started": str(len(self.streams)), "closed": str(sum(stream.closed for stream in self.streams))}
+
+
+service = LiveService([model_record("docker.io/ai/smollm2:latest")])
+app = create_app(cast(Any, service), Settings(max_body_bytes=1_000_000))

@@ -1,0 +1,77 @@
+"""Tiny GGUF models whose output is known in advance: no download, no training, the same bytes on every machine.
+
+`model_file("tiny-script", folder)` writes one and gives its path; the constants are what the scripted ones answer.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from .bert import EMBED_CONTEXT, EMBED_SIZE, write_embed_model, write_rerank_model
+from .llama import RANDOM_CONTEXT, SCRIPT_CONTEXT, write_random_model, write_script_model, write_think_model
+from .script import (
+    SCRIPT_ANSWER,
+    SCRIPT_ANSWER_TOKENS,
+    SCRIPT_COLOURS,
+    SCRIPT_COMPLETION,
+    SCRIPT_TOOL,
+    SCRIPT_TOOL_ANSWER,
+    SCRIPT_TOOL_ARGUMENTS,
+    SCRIPT_TOOL_CALL,
+    THINK_REASONING,
+)
+
+__all__ = [
+    "EMBED_CONTEXT",
+    "EMBED_SIZE",
+    "MODELS",
+    "RANDOM_CONTEXT",
+    "SCRIPT_ANSWER",
+    "SCRIPT_ANSWER_TOKENS",
+    "SCRIPT_COLOURS",
+    "SCRIPT_COMPLETION",
+    "SCRIPT_CONTEXT",
+    "SCRIPT_TOOL",
+    "SCRIPT_TOOL_ANSWER",
+    "SCRIPT_TOOL_ARGUMENTS",
+    "SCRIPT_TOOL_CALL",
+    "THINK_REASONING",
+    "model_file",
+    "write_embed_model",
+    "write_random_model",
+    "write_rerank_model",
+    "write_script_model",
+    "write_think_model",
+]
+
+MODELS: dict[str, Callable[[Path], None]] = {
+    "tiny-script": write_script_model,
+    "tiny-think": write_think_model,
+    "tiny-random": write_random_model,
+    "tiny-embed": write_embed_model,
+    "tiny-rerank": write_rerank_model,
+}
+
+
+def model_file(name: str, folder: Path) -> Path:
+    """The path of one of `MODELS` in `folder`, written if it is not there.
+
+    Several processes may ask at once: each sees the whole file or writes it itself, and all write the same bytes.
+    """
+    write = MODELS[name]
+    path = folder / f"{name}.gguf"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(prefix=f".{name}-", dir=folder)
+    os.close(handle)
+    try:
+        write(Path(draft))
+        Path(draft).chmod(0o644)
+        Path(draft).replace(path)
+    finally:
+        Path(draft).unlink(missing_ok=True)
+    return path
