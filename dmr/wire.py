@@ -71,6 +71,7 @@ class GrammarSpec(Frame, frozen=True):
     """A grammar, and what starts it if it is lazy: (kind, text), kind "word", "pattern" or "full_pattern"."""
 
     text: str
+    prefill: str = ""  # what it must have taken before the first token
     lazy: bool = False
     triggers: tuple[tuple[str, str], ...] = ()
 

@@ -164,10 +164,16 @@ ChatPrompt ChatTemplate::render(const ChatRequest & request) const {
     if (adds_bos_ && !bos_.empty() && starts_with(prompt.text, bos_)) {
         prompt.text.erase(0, bos_.size());
     }
-    prompt.grammar      = params.grammar;
-    prompt.grammar_lazy = params.grammar_lazy;
-    for (const auto & trigger : params.grammar_triggers) {
-        prompt.grammar_triggers.push_back(trigger_of(trigger));
+    if (!request.grammar.empty()) {
+        prompt.grammar = request.grammar;
+    } else {
+        prompt.grammar      = params.grammar;
+        prompt.grammar_lazy = params.grammar_lazy;
+        // llama-common's grammars begin with what the template already wrote of the answer.
+        prompt.grammar_prefill = params.grammar_lazy ? "" : params.generation_prompt;
+        for (const auto & trigger : params.grammar_triggers) {
+            prompt.grammar_triggers.push_back(trigger_of(trigger));
+        }
     }
     prompt.preserved_tokens  = params.preserved_tokens;
     prompt.stop              = params.additional_stops;

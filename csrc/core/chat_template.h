@@ -29,6 +29,7 @@ struct ChatRequest {
 struct ChatPrompt {
     std::string                 text;
     std::string                 grammar;  // empty = free
+    std::string                 grammar_prefill;  // text the grammar must have taken before the first token
     bool                        grammar_lazy = false;
     std::vector<GrammarTrigger> grammar_triggers;
     std::vector<std::string>    preserved_tokens;

@@ -143,6 +143,7 @@ Sampler::Sampler(std::shared_ptr<Model> model, SamplerOptions options)
     chain_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
     build_chain();
     grammar_ = make_grammar();
+    prefill_grammar();
 }
 
 Sampler::~Sampler() = default;
@@ -270,6 +271,27 @@ Sampler::Handle Sampler::make_grammar() const {
         throw GrammarError("the grammar cannot be parsed");
     }
     return Handle(grammar);
+}
+
+void Sampler::prefill_grammar() {
+    if (grammar_ == nullptr || options_.grammar_lazy || options_.grammar_prefill.empty()) {
+        return;
+    }
+    const auto & text   = options_.grammar_prefill;
+    const auto   tokens = model_->tokenize(text, false, true);
+    try {
+        for (size_t i = 0; i < tokens.size(); ++i) {
+            // Some tokenizers put a space before the first special token.
+            const auto piece    = model_->piece(tokens[i], true);
+            const bool is_added = i == 0 && !piece.empty() && std::isspace(static_cast<unsigned char>(piece[0])) != 0 &&
+                                  std::isspace(static_cast<unsigned char>(text[0])) == 0;
+            if (!is_added) {
+                llama_sampler_accept(grammar_.get(), tokens[i]);
+            }
+        }
+    } catch (const std::exception & error) {
+        throw GrammarError(std::string("the grammar does not fit the prompt: ") + error.what());
+    }
 }
 
 void Sampler::observe(const std::vector<Token> & tokens) {

@@ -52,6 +52,7 @@ struct SamplerOptions {
     std::vector<std::pair<Token, float>> logit_bias;
     bool                                 ignore_eos         = false;
     std::string                          grammar;                    // GBNF, root rule "root"; empty = none
+    std::string                          grammar_prefill;            // text it takes before the first token
     bool                                 grammar_lazy       = false;  // starts at a trigger
     std::vector<GrammarTrigger>          grammar_triggers;
     int32_t                              num_logprobs       = -1;     // -1 = none; k = chosen token and k likeliest
@@ -87,6 +88,7 @@ class Sampler {
     void   build_chain();
     void   build_truncation();
     Handle make_grammar() const;
+    void   prefill_grammar();
     void   add(llama_sampler * sampler);
     bool   looks_back() const;
     bool   is_plain_greedy() const;

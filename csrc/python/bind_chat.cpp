@@ -37,6 +37,7 @@ void register_prompt(py::module_ & module) {
     py::class_<ChatPrompt>(module, "ChatPrompt", "A rendered conversation and all that is needed to read the answer.")
         .def_property_readonly("text", [](const ChatPrompt & p) { return decoded(p.text); })
         .def_readonly("grammar", &ChatPrompt::grammar)
+        .def_readonly("grammar_prefill", &ChatPrompt::grammar_prefill)
         .def_readonly("grammar_lazy", &ChatPrompt::grammar_lazy)
         .def_readonly("grammar_triggers", &ChatPrompt::grammar_triggers)
         .def_readonly("preserved_tokens", &ChatPrompt::preserved_tokens)

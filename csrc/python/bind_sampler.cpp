@@ -64,6 +64,7 @@ void register_options(py::module_ & module) {
         .def_readwrite("logit_bias", &SamplerOptions::logit_bias)
         .def_readwrite("ignore_eos", &SamplerOptions::ignore_eos)
         .def_readwrite("grammar", &SamplerOptions::grammar)
+        .def_readwrite("grammar_prefill", &SamplerOptions::grammar_prefill)
         .def_readwrite("grammar_lazy", &SamplerOptions::grammar_lazy)
         .def_readwrite("grammar_triggers", &SamplerOptions::grammar_triggers)
         .def_readwrite("num_logprobs", &SamplerOptions::num_logprobs);

@@ -59,7 +59,7 @@ def grammar_of(prompt: _core.ChatPrompt) -> GrammarSpec | None:
     if not prompt.grammar:
         return None
     triggers = tuple((_TRIGGER_KINDS[trigger.kind], trigger.value) for trigger in prompt.grammar_triggers)
-    return GrammarSpec(prompt.grammar, prompt.grammar_lazy, triggers)
+    return GrammarSpec(prompt.grammar, prompt.grammar_prefill, prompt.grammar_lazy, triggers)
 
 
 def grammar_of_format(response_format: ResponseFormat) -> GrammarSpec:

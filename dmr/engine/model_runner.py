@@ -204,6 +204,7 @@ def _sampler_options(request: EngineRequest, seed: int) -> _core.SamplerOptions:
     options.num_logprobs = -1 if request.num_logprobs is None else request.num_logprobs
     if request.grammar is not None:
         options.grammar = request.grammar.text
+        options.grammar_prefill = request.grammar.prefill
         options.grammar_lazy = request.grammar.lazy
         options.grammar_triggers = [
             _core.GrammarTrigger(_TRIGGER_KINDS[kind], text) for kind, text in request.grammar.triggers

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 64
 PIECE = 1 << 20  # bytes
+MAX_DISCARDED = 64 << 20  # bytes of a refused body that are read, so that the client comes to read the refusal
 PIECE_TIMEOUT = 30.0  # seconds in which one piece has to arrive: also ends a body that trickles
 
 
@@ -174,13 +175,21 @@ def _content_encoding(req: falcon.Request, accepted: tuple[str, ...]) -> str:
 
 def _read_all(body: RequestBody, max_bytes: int) -> bytes:
     if body.size is not None and body.size > max_bytes:
+        _discard(body)
         raise _too_large(max_bytes)
     data = bytearray()
     while piece := body.read(PIECE):
         data += piece
         if len(data) > max_bytes:
+            _discard(body)
             raise _too_large(max_bytes)
     return bytes(data)
+
+
+def _discard(body: RequestBody) -> None:
+    discarded = 0
+    while discarded < MAX_DISCARDED and (piece := body.read(PIECE)):
+        discarded += len(piece)
 
 
 def _gunzip(data: bytes, max_bytes: int) -> bytes:

@@ -58,12 +58,20 @@ class Generation:
         check_backend(backend)
         body = read_json(req, self._max_body_bytes)
         model = _model_of(body)
+        if req.get_header("X-Preload-Only") == "true":
+            self._preload(model)
+            return
         try:
             exchange = self._read(body, self._stamps.next(self._prefix))
         except InvalidRequest:
             self._service.get_model(model)  # an unknown model is told before any other mistake
             raise
         respond(req, resp, self._service, exchange)
+
+    def _preload(self, model: str) -> None:
+        """Docker Model Runner's own wish: load the model, answer 200 and nothing."""
+        for _ in self._service.preload(model):
+            pass
 
 
 class ModelList:

@@ -1,0 +1,5 @@
+"""`python -m dmr` is the command line."""
+
+from dmr.cli.main import main
+
+main()
