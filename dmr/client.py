@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,7 +55,7 @@ class ManagerClient:
     def __init__(self, socket_path: Path) -> None:
         self._path = str(socket_path)
 
-    def acquire(self, reference: str, keep_alive: float | None) -> Iterator[Lease | None]:
+    def acquire(self, reference: str, keep_alive: float | None) -> Generator[Lease | None, None, None]:
         """Yields None while the model loads, then the lease, once. Closing the iterator earlier gives it up.
 
         Raises:
@@ -73,7 +73,7 @@ class ManagerClient:
                     yield Lease(connection, reply)
                     return
                 yield None
-        except EngineCrashed:
+        except (EngineCrashed, OSError):
             raise _manager_gone() from None
         finally:
             if not handed_over:
@@ -123,7 +123,7 @@ class EngineClient:
     def __init__(self, socket_path: str) -> None:
         self._path = socket_path
 
-    def generate(self, request: EngineRequest) -> Iterator[EngineMessage | None]:
+    def generate(self, request: EngineRequest) -> Generator[EngineMessage | None, None, None]:
         """The engine's messages as they come, None after each `TICK` of silence. Closing the iterator is the abort.
 
         Raises:
@@ -145,6 +145,8 @@ class EngineClient:
 
 class EngineUnreachable(EngineCrashed):
     """The request never reached the engine, so sending it again is safe."""
+
+    code = "engine_unreachable"  # of its own: a crash that another process reports must not be taken for this
 
 
 def _manager_gone() -> Unavailable:

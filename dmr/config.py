@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -44,43 +44,58 @@ class Settings(msgspec.Struct, frozen=True):
     engine: EngineSettings = EngineSettings()
 
 
-_VARIABLES: Mapping[str, tuple[str, type]] = {
-    "DMR_HOST": ("host", str),
-    "MODEL_RUNNER_PORT": ("port", int),
-    "MODELS_PATH": ("models_path", Path),
-    "DMR_RUNTIME_DIR": ("runtime_dir", Path),
-    "LOG_LEVEL": ("log_level", str),
-    "DMR_KEEP_ALIVE": ("keep_alive", float),
-    "DMR_LOAD_TIMEOUT": ("load_timeout", float),
-    "DMR_GRACE_PERIOD": ("grace_period", float),
-    "DMR_MAX_BODY_BYTES": ("max_body_bytes", int),
-    "DMR_WORKERS": ("num_workers", int),
-    "DMR_WORKER_THREADS": ("num_threads", int),
-    "DMR_CONTEXT_SIZE": ("engine.context_size", int),
-    "DMR_MAX_SEQUENCES": ("engine.max_num_seqs", int),
-    "DMR_BATCH_TOKENS": ("engine.max_batch_tokens", int),
-    "DMR_THREADS": ("engine.num_threads", int),
-    "DMR_MAX_QUEUE": ("engine.max_queue", int),
-    "DMR_GPU_LAYERS": ("engine.num_gpu_layers", int),
+class _Variable(NamedTuple):
+    field: str
+    kind: type
+    least: float | None = None
+
+
+_VARIABLES: Mapping[str, _Variable] = {
+    "DMR_HOST": _Variable("host", str),
+    "MODEL_RUNNER_PORT": _Variable("port", int, 0),
+    "MODELS_PATH": _Variable("models_path", Path),
+    "DMR_RUNTIME_DIR": _Variable("runtime_dir", Path),
+    "LOG_LEVEL": _Variable("log_level", str),
+    "DMR_KEEP_ALIVE": _Variable("keep_alive", float),
+    "DMR_LOAD_TIMEOUT": _Variable("load_timeout", float, 1),
+    "DMR_GRACE_PERIOD": _Variable("grace_period", float, 0),
+    "DMR_MAX_BODY_BYTES": _Variable("max_body_bytes", int, 1),
+    "DMR_WORKERS": _Variable("num_workers", int, 1),
+    "DMR_WORKER_THREADS": _Variable("num_threads", int, 1),
+    "DMR_CONTEXT_SIZE": _Variable("engine.context_size", int, 0),
+    "DMR_MAX_SEQUENCES": _Variable("engine.max_num_seqs", int, 1),
+    "DMR_BATCH_TOKENS": _Variable("engine.max_batch_tokens", int, 1),
+    "DMR_THREADS": _Variable("engine.num_threads", int, 0),
+    "DMR_MAX_QUEUE": _Variable("engine.max_queue", int, 1),
+    "DMR_GPU_LAYERS": _Variable("engine.num_gpu_layers", int),
 }
+_LOG_LEVELS = ("debug", "info", "warn", "warning", "error")
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Settings from environment variables; blanks and quotes around a value are dropped.
 
     Raises:
-        InvalidRequest: a value is not of its type; the message names the variable.
+        InvalidRequest: a value is not of its type or out of range; the message names the variable.
     """
     flat: dict[str, Any] = {}
-    for variable, (field, kind) in _VARIABLES.items():
+    for variable, (field, kind, least) in _VARIABLES.items():
         text = environ.get(variable, "").strip().strip("\"'")
-        if not text:
-            continue
-        try:
-            flat[field] = kind(text)
-        except ValueError:
-            raise InvalidRequest(f"{variable}={text!r} is not a valid {kind.__name__}.", param=variable) from None
+        if text:
+            flat[field] = _parse(variable, text, kind, least)
     engine = {k.removeprefix("engine."): v for k, v in flat.items() if k.startswith("engine.")}
     top = {k: v for k, v in flat.items() if not k.startswith("engine.")}
     settings = Settings(**top, engine=EngineSettings(**engine))
+    if settings.log_level.lower() not in _LOG_LEVELS:
+        raise InvalidRequest(f"LOG_LEVEL={settings.log_level!r} is none of {', '.join(_LOG_LEVELS)}.", param="LOG_LEVEL")
     return msgspec.structs.replace(settings, models_path=settings.models_path.expanduser())
+
+
+def _parse(variable: str, text: str, kind: type, least: float | None) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise InvalidRequest(f"{variable}={text!r} is not a valid {kind.__name__}.", param=variable) from None
+    if value != value or (least is not None and value < least):
+        raise InvalidRequest(f"{variable}={text!r} is out of range; the least is {least}.", param=variable)
+    return value

@@ -7,16 +7,16 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from dmr import _core
 from dmr.chat.parser import OutputParser
 from dmr.chat.template import PromptTemplate, grammar_of, grammar_of_format
 from dmr.client import EngineClient, EngineUnreachable, Lease, ManagerClient
 from dmr.config import Settings
-from dmr.errors import DmrError, InternalError, InvalidRequest, StoreError
+from dmr.errors import DmrError, EngineCrashed, InternalError, InvalidRequest, StoreError
 from dmr.store.reference import parse_reference
 from dmr.store.store import ModelStore
 from dmr.types import (
@@ -34,7 +34,16 @@ from dmr.types import (
     Tick,
     ToolChoice,
 )
-from dmr.wire import EngineCompleted, EngineInfo, EngineOutput, EngineRequest, EngineStarted, GrammarSpec, WireError
+from dmr.wire import (
+    EngineCompleted,
+    EngineInfo,
+    EngineMessage,
+    EngineOutput,
+    EngineRequest,
+    EngineStarted,
+    GrammarSpec,
+    WireError,
+)
 
 MAX_ATTEMPTS = 5  # to reach an engine that has just died
 RETRY_DELAY = 0.1  # seconds
@@ -63,23 +72,17 @@ class Service:
         Raises, at any `next`:
             DmrError: before `Started` the request was refused; after it, the answer broke off.
         """
-        for attempt in range(MAX_ATTEMPTS):
-            lease: Lease | None = None
+        for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                for lease in self._manager.acquire(request.model, request.keep_alive):
-                    if lease is None:
-                        yield Tick()
-                assert lease is not None
-                yield from self._answer(request, lease)
+                lease = yield from self._acquire(request.model, request.keep_alive)
+                with contextlib.closing(lease):
+                    yield from self._answer(request, lease)
                 return
-            except EngineUnreachable:
+            except EngineUnreachable as error:
                 # It died a moment ago; the manager starts another as soon as it has noticed.
-                if attempt + 1 == MAX_ATTEMPTS:
-                    raise
-                time.sleep(RETRY_DELAY * (attempt + 1))
-            finally:
-                if lease is not None:
-                    lease.close()
+                if attempt == MAX_ATTEMPTS:
+                    raise EngineCrashed(error.message) from error
+                time.sleep(RETRY_DELAY * attempt)
 
     def preload(self, reference: str, keep_alive: float | None = None) -> Iterator[Event]:
         """Load a model without asking it anything; yields Tick until it is ready.
@@ -87,11 +90,8 @@ class Service:
         Raises:
             ModelNotFound, ModelLoadFailed, Unavailable
         """
-        for lease in self._manager.acquire(reference, keep_alive):
-            if lease is None:
-                yield Tick()
-            else:
-                lease.close()
+        lease = yield from self._acquire(reference, keep_alive)
+        lease.close()
 
     def list_models(self) -> list[ModelRecord]:
         return self._store.models()
@@ -107,10 +107,10 @@ class Service:
             InvalidReference, InvalidModelFile, InvalidRequest, StoreError
         """
         parse_reference(reference)
-        folder = self._store.root
+        folder = self._store.root / "blobs" / "sha256"  # where the store sweeps what a crash has left
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, prefix="import-", suffix=".gguf", delete=False) as file:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-", suffix=".incomplete", delete=False) as file:
                 path = Path(file.name)
                 try:
                     _copy(source, file, size)
@@ -148,16 +148,25 @@ class Service:
             return True
         return False
 
+    def _acquire(self, reference: str, keep_alive: float | None) -> Generator[Event, None, Lease]:
+        with contextlib.closing(self._manager.acquire(reference, keep_alive)) as leases:
+            for lease in leases:
+                if lease is not None:
+                    return lease
+                yield Tick()
+        raise InternalError("The model manager gave no lease.")
+
     def _answer(self, request: GenerateRequest, lease: Lease) -> Iterator[Event]:
         if isinstance(request.input, ChatInput):
             prompt = self._template(lease.info).render(request.input, request.response_format)
             preserved = tuple(prompt.preserved_tokens)
             message = _engine_request(request, (prompt.text,), grammar_of(prompt), preserved, prompt.stop)
-            parsers = [
-                OutputParser(prompt, index, request.input.tool_choice is not ToolChoice.NONE)
-                for index in range(request.num_choices)
-            ]
-            yield from _parsed(parsers, EngineClient(lease.socket).generate(message))
+            parses_tool_calls = request.input.tool_choice is not ToolChoice.NONE
+
+            def make_parser(index: int) -> OutputParser:
+                return OutputParser(prompt, index, parses_tool_calls)
+
+            yield from _parsed(make_parser, request.stop, EngineClient(lease.socket).generate(message))
         else:
             grammar = grammar_of_format(request.response_format) if request.response_format else None
             message = _engine_request(request, request.input.prompts, grammar)
@@ -193,12 +202,12 @@ def _engine_request(
     )
 
 
-Messages = Iterator[EngineStarted | EngineOutput | EngineCompleted | WireError | None]
+Messages = Generator[EngineMessage | None, None, None]
 
 
 def _plain(messages: Messages) -> Iterator[Event]:
     """The engine's messages as events; a completion's text is not looked into."""
-    with contextlib.closing(messages):  # type: ignore[type-var]
+    with contextlib.closing(messages):
         for message in messages:
             if isinstance(message, EngineOutput):
                 if message.text or message.logprobs:
@@ -211,16 +220,23 @@ def _plain(messages: Messages) -> Iterator[Event]:
                     return
 
 
-def _parsed(parsers: list[OutputParser], messages: Messages) -> Iterator[Event]:
-    """The same for a chat, whose text may hold reasoning and tool calls."""
-    with contextlib.closing(messages):  # type: ignore[type-var]
+def _parsed(
+    make_parser: Callable[[int], OutputParser], asked_stop: tuple[str, ...], messages: Messages
+) -> Iterator[Event]:
+    """The same for a chat, whose text may hold reasoning and tool calls.
+
+    Only the stop strings that were asked for are named as such; the template's own are an ordinary end of turn.
+    """
+    parsers: dict[int, OutputParser] = {}
+    with contextlib.closing(messages):
         for message in messages:
             if isinstance(message, EngineOutput):
-                parser = parsers[message.index]
+                parser = parsers.get(message.index) or parsers.setdefault(message.index, make_parser(message.index))
                 yield from parser.feed(message.text, message.logprobs)
                 if message.finish_reason is not None:
                     yield from parser.finish()
-                    yield Finished(message.index, _chat_reason(message, parser), message.stop_sequence)
+                    stop_sequence = message.stop_sequence if message.stop_sequence in asked_stop else None
+                    yield Finished(message.index, _chat_reason(message, parser), stop_sequence)
             else:
                 yield _simple_event(message)
                 if isinstance(message, EngineCompleted):
@@ -243,7 +259,7 @@ def _simple_event(message: EngineStarted | EngineCompleted | WireError | None) -
     raise message.to_error()
 
 
-def _copy(source: BinaryIO, target: BinaryIO, size: int | None) -> None:
+def _copy(source: BinaryIO, target: IO[bytes], size: int | None) -> None:
     copied = 0
     while chunk := source.read(COPY_CHUNK):
         target.write(chunk)

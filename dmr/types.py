@@ -91,6 +91,17 @@ class TextInput(Value, frozen=True, tag="text"):
 class SamplingParams(Value, frozen=True):
     """How the next token is chosen. Defaults and order are those of llama.cpp's common sampler."""
 
+    order: tuple[str, ...] = (  # stages, by llama.cpp's names; "adaptive_p" and "infill" may be added
+        "penalties",
+        "dry",
+        "top_n_sigma",
+        "top_k",
+        "typ_p",
+        "top_p",
+        "min_p",
+        "xtc",
+        "temperature",
+    )
     temperature: float = 0.8  # 0 = always the likeliest token
     dynatemp_range: float = 0.0
     dynatemp_exponent: float = 1.0

@@ -7,6 +7,7 @@ Three conversations: frontend and engine (one connection is one request; closing
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from typing import TypeVar, Union
 import msgspec
 
 from dmr.config import EngineSettings
-from dmr.errors import DmrError, EngineCrashed, error_from_code
+from dmr.errors import DmrError, EngineCrashed, InternalError, InvalidRequest, PayloadTooLarge, error_from_code
 from dmr.types import FinishReason, ModelRecord, Removal, RunningModel, SamplingParams, Timings, TokenLogprob, Usage
 
 MAX_FRAME_BYTES = 1 << 30
+CONNECT_TIMEOUT = 10.0  # seconds
+SEND_TIMEOUT = 60.0  # seconds in which the other side must have taken a whole message
 _LENGTH = struct.Struct(">I")
 
 
@@ -196,30 +199,48 @@ Message = TypeVar("Message")
 
 
 def pack(message: msgspec.Struct) -> bytes:
-    """One frame: four bytes of length, big-endian, then msgpack."""
-    body = _encoder.encode(message)
+    """One frame: four bytes of length, big-endian, then msgpack.
+
+    Raises:
+        PayloadTooLarge: over `MAX_FRAME_BYTES`.
+        InvalidRequest: a text has half of a surrogate pair, which is no character.
+    """
+    try:
+        body = _encoder.encode(message)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"The text is not valid Unicode: {error.reason}.") from None
+    if len(body) > MAX_FRAME_BYTES:
+        raise PayloadTooLarge(f"The request has {len(body)} bytes; {MAX_FRAME_BYTES} can be handled.")
     return _LENGTH.pack(len(body)) + body
 
 
 async def read_frame(reader: asyncio.StreamReader, decoder: msgspec.msgpack.Decoder[Message]) -> Message | None:
-    """The next message, or None when the other side is gone."""
+    """The next message, or None when the other side is gone.
+
+    Raises:
+        InternalError: what came is no such message; nothing more can be read.
+    """
     try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        if length > MAX_FRAME_BYTES:
-            return None
-        return decoder.decode(await reader.readexactly(length))
+        length = _frame_length(await reader.readexactly(_LENGTH.size))
+        return _decode(await reader.readexactly(length), decoder)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
+
+
+async def until_closed(reader: asyncio.StreamReader) -> None:
+    """Wait for the other side to leave, after its one message: any further byte counts as leaving too."""
+    with contextlib.suppress(ConnectionError):  # it has left without reading all of its answer
+        await reader.read(1)
 
 
 class Connection:
     """The blocking side of a conversation. Not for several threads at once."""
 
     def __init__(self, path: str, timeout: float) -> None:
-        """Raises OSError when nobody listens at `path`. `timeout`: seconds of silence after which `frames` yields None."""
+        """`timeout`: seconds of silence after which `frames` yields None. Raises OSError when nobody listens."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.settimeout(10.0)
+            self._socket.settimeout(CONNECT_TIMEOUT)
             self._socket.connect(path)
         except OSError:
             self._socket.close()
@@ -228,9 +249,10 @@ class Connection:
         self._buffer = bytearray()
 
     def send(self, message: msgspec.Struct) -> None:
-        # A prompt of many megabytes may take longer than a tick to hand over.
-        self._socket.settimeout(None)
-        self._socket.sendall(pack(message))
+        """Raises OSError when the other side is gone or takes nothing, and what `pack` raises."""
+        frame = pack(message)
+        self._socket.settimeout(SEND_TIMEOUT)
+        self._socket.sendall(frame)
         self._socket.settimeout(self._timeout)
 
     def frames(self, decoder: msgspec.msgpack.Decoder[Message]) -> Iterator[Message | None]:
@@ -238,10 +260,11 @@ class Connection:
 
         Raises:
             EngineCrashed: the other side has gone.
+            InternalError: what came is no message; nothing more can be read.
         """
         while True:
             while (body := self._take_frame()) is not None:
-                yield decoder.decode(body)
+                yield _decode(body, decoder)
             try:
                 data = self._socket.recv(1 << 16)
             except TimeoutError:
@@ -259,10 +282,23 @@ class Connection:
     def _take_frame(self) -> bytes | None:
         if len(self._buffer) < _LENGTH.size:
             return None
-        (length,) = _LENGTH.unpack_from(self._buffer)
-        end = _LENGTH.size + length
+        end = _LENGTH.size + _frame_length(self._buffer)
         if len(self._buffer) < end:
             return None
         body = bytes(self._buffer[_LENGTH.size : end])
         del self._buffer[:end]
         return body
+
+
+def _frame_length(head: bytes | bytearray) -> int:
+    (length,) = _LENGTH.unpack_from(head)
+    if length > MAX_FRAME_BYTES:
+        raise InternalError(f"A message of {length} bytes was announced by another process.")
+    return int(length)
+
+
+def _decode(body: bytes, decoder: msgspec.msgpack.Decoder[Message]) -> Message:
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InternalError(f"Another process sent something that is no message: {error}.") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from dmr.errors import ModelNotFound
-from dmr.types import Event, GenerateRequest, ModelConfig, ModelRecord, Removal, RunningModel
+from dmr.types import Event, GenerateRequest, ModelConfig, ModelRecord, Removal, RunningModel, Tick
 
 Step = Event | Exception
 
@@ -47,6 +47,7 @@ class FakeService:
         self.streams: list[FakeStream] = []
         self.removed: list[tuple[str, bool]] = []
         self.unloaded: list[list[str] | None] = []
+        self.preloaded: list[str] = []
         self.imported: dict[str, tuple[bytes, int | None]] = {}
         self.failure: Exception | None = None  # what every management call raises
         self._scripts: deque[Iterable[Step]] = deque()
@@ -87,6 +88,12 @@ class FakeService:
     def running_models(self) -> list[RunningModel]:
         self._fail()
         return self.running
+
+    def preload(self, reference: str, keep_alive: float | None = None) -> Iterator[Event]:
+        self._fail()
+        self.get_model(reference)
+        yield Tick()
+        self.preloaded.append(reference)
 
     def unload_models(self, references: list[str] | None) -> int:
         self._fail()

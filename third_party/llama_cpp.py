@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 PIN_FILE = Path(__file__).with_name("llama_cpp.txt")
@@ -45,7 +46,8 @@ def download(archive: Path) -> None:
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
         # Without build isolation pip only reads the archive's metadata with the scikit-build-core that is here already.
-        command += ["--no-build-isolation", "--no-binary", ":all:", "--require-hashes", "-r", str(PIN_FILE), "-d", folder]
+        command += ["--no-build-isolation", "--no-binary", ":all:", "--require-hashes"]
+        command += ["-r", str(PIN_FILE), "-d", folder]
         done = subprocess.run(command, stdout=sys.stderr, check=False)
         if done.returncode != 0:
             raise SystemExit(
@@ -60,22 +62,32 @@ def unpack(archive: Path, prefix: PurePosixPath, target: Path) -> None:
     talk("unpacking llama.cpp")
     scratch = Path(tempfile.mkdtemp(dir=target.parent))
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                path = PurePosixPath(member.name)
-                if prefix not in path.parents or ".." in path.parts or not (member.isfile() or member.isdir()):
-                    continue
-                inner = path.relative_to(prefix)
-                if inner.parts[0] in SKIPPED_FOLDERS:
-                    continue
-                member.name = str(inner)
-                tar.extract(member, scratch)
+        extract(archive, prefix, scratch)
+        if not any(scratch.iterdir()):
+            raise SystemExit(f"{archive} holds no llama.cpp below {prefix}.")
         scratch.replace(target)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise SystemExit(f"{archive} cannot be unpacked: {error}. Remove it and build again.") from None
     except OSError:
         if not target.is_dir():  # another build may have been quicker
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def extract(archive: Path, prefix: PurePosixPath, scratch: Path) -> None:
+    """Files and folders only: no link can lead out of `scratch`."""
+    with tarfile.open(archive) as tar:
+        if hasattr(tarfile, "data_filter"):  # the first releases of Python 3.10 and 3.11 have none
+            tar.extraction_filter = tarfile.data_filter
+        for member in tar:
+            path = PurePosixPath(member.name)
+            if prefix not in path.parents or ".." in path.parts or not (member.isfile() or member.isdir()):
+                continue
+            inner = path.relative_to(prefix)
+            if inner.parts[0] not in SKIPPED_FOLDERS:
+                member.name = str(inner)
+                tar.extract(member, scratch)
 
 
 def talk(message: str) -> None:

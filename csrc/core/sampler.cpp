@@ -12,105 +12,6 @@
 namespace dmr {
 namespace {
 
-constexpr size_t  max_grammar_bytes = 1 << 20;
-constexpr size_t  max_grammar_depth = 128;
-constexpr size_t  max_grammar_rules = 8192;
-constexpr size_t  max_breakers      = 64;
-constexpr int32_t max_logprobs      = 1024;
-
-void require_finite(float value, const char * name) {
-    require(std::isfinite(value), std::string(name) + " must be a finite number");
-}
-
-void require_range(float value, float low, float high, const char * name) {
-    require(value >= low && value <= high, std::string(name) + " is out of range");
-}
-
-// "{5,2}" makes llama.cpp repeat for ever.
-bool is_backward_repetition(const std::string & grammar, size_t at) {
-    size_t     next = at + 1;
-    const auto read = [&] {
-        uint64_t value = 0;
-        while (next < grammar.size() && grammar[next] >= '0' && grammar[next] <= '9') {
-            value = std::min<uint64_t>(value * 10 + static_cast<uint64_t>(grammar[next++] - '0'), 1U << 30);
-        }
-        return value;
-    };
-    const auto skip = [&] {
-        while (next < grammar.size() && std::isspace(static_cast<unsigned char>(grammar[next])) != 0) {
-            ++next;
-        }
-    };
-    skip();
-    const uint64_t low = read();
-    skip();
-    if (next >= grammar.size() || grammar[next] != ',') {
-        return false;
-    }
-    ++next;
-    skip();
-    const bool bounded = next < grammar.size() && grammar[next] != '}';
-    return bounded && read() < low;
-}
-
-// llama.cpp reads grammars recursively: groups, and references from rule to rule.
-void check_grammar(const std::string & grammar) {
-    if (grammar.size() > max_grammar_bytes) {
-        throw GrammarError("the grammar is too long");
-    }
-    size_t depth = 0;
-    size_t rules = 0;
-    for (size_t i = 0; i < grammar.size(); ++i) {
-        depth += grammar[i] == '(' ? 1 : 0;
-        depth -= grammar[i] == ')' && depth > 0 ? 1 : 0;
-        if (grammar[i] == '{' && is_backward_repetition(grammar, i)) {
-            throw GrammarError("a repetition in the grammar ends before it begins");
-        }
-        rules += grammar.compare(i, 3, "::=") == 0 ? 1 : 0;
-        if (depth > max_grammar_depth || rules > max_grammar_rules) {
-            throw GrammarError("the grammar is nested too deeply or has too many rules");
-        }
-    }
-}
-
-void check_options(const SamplerOptions & o, const Model & model) {
-    for (const auto & [value, name] : {std::pair{o.temperature, "temperature"},
-                                       {o.dynatemp_range, "dynatemp_range"},
-                                       {o.dynatemp_exponent, "dynatemp_exponent"},
-                                       {o.top_n_sigma, "top_n_sigma"},
-                                       {o.presence_penalty, "presence_penalty"},
-                                       {o.frequency_penalty, "frequency_penalty"},
-                                       {o.dry_multiplier, "dry_multiplier"},
-                                       {o.dry_base, "dry_base"},
-                                       {o.mirostat_tau, "mirostat_tau"},
-                                       {o.mirostat_eta, "mirostat_eta"},
-                                       {o.adaptive_target, "adaptive_target"}}) {
-        require_finite(value, name);
-    }
-    require_range(o.top_p, 0.0F, 1.0F, "top_p");
-    require_range(o.min_p, 0.0F, 1.0F, "min_p");
-    require_range(o.typical_p, 0.0F, 1.0F, "typical_p");
-    require_range(o.xtc_probability, 0.0F, 1.0F, "xtc_probability");
-    require_range(o.xtc_threshold, 0.0F, 1.0F, "xtc_threshold");
-    require_range(o.adaptive_decay, 0.0F, 0.99F, "adaptive_decay");
-    require(std::isfinite(o.repeat_penalty) && o.repeat_penalty > 0.0F && std::isfinite(1.0F / o.repeat_penalty),
-            "repeat_penalty must be greater than 0");
-    require(o.top_k >= 0, "top_k is out of range");
-    require(o.repeat_last_n >= -1, "repeat_last_n is out of range");
-    require(o.dry_penalty_last_n >= -1, "dry_penalty_last_n is out of range");
-    require(o.dry_allowed_length >= 0, "dry_allowed_length is out of range");
-    require(o.dry_sequence_breakers.size() <= max_breakers, "there are too many dry_sequence_breakers");
-    require(o.mirostat >= 0 && o.mirostat <= 2, "mirostat is 0, 1 or 2");
-    require(o.min_keep >= 0, "min_keep is out of range");
-    require(o.num_logprobs >= -1 && o.num_logprobs <= max_logprobs, "num_logprobs is out of range");
-    check_grammar(o.grammar);
-    require(!o.grammar_lazy || o.grammar.empty() || !o.grammar_triggers.empty(), "a lazy grammar needs a trigger");
-    for (const auto & [token, bias] : o.logit_bias) {
-        model.require_token(token);
-        require(!std::isnan(bias) && bias != std::numeric_limits<float>::infinity(), "logit_bias must be a number");
-    }
-}
-
 int32_t window(int32_t last_n, const Model & model) {
     const int32_t longest = std::max(model.context_length(), 1);
     return last_n < 0 ? longest : std::min(last_n, longest);
@@ -155,12 +56,26 @@ void Sampler::add(llama_sampler * sampler) {
     llama_sampler_chain_add(chain_.get(), sampler);
 }
 
-bool Sampler::looks_back() const {
+// Whether a stage is in the order and would change anything.
+bool Sampler::is_on(const std::string & stage) const {
     const auto & o = options_;
-    const bool   penalties =
-        o.repeat_last_n != 0 && (o.repeat_penalty != 1.0F || o.presence_penalty != 0.0F || o.frequency_penalty != 0.0F);
-    return penalties || (o.dry_multiplier != 0.0F && o.dry_penalty_last_n != 0);
+    if (std::find(o.order.begin(), o.order.end(), stage) == o.order.end()) {
+        return false;
+    }
+    if (stage == "penalties") {
+        return o.repeat_last_n != 0 &&
+               (o.repeat_penalty != 1.0F || o.presence_penalty != 0.0F || o.frequency_penalty != 0.0F);
+    }
+    if (stage == "dry") {
+        return o.dry_multiplier != 0.0F && o.dry_penalty_last_n != 0;
+    }
+    if (stage == "xtc") {
+        return o.xtc_probability > 0.0F;
+    }
+    return true;
 }
+
+bool Sampler::looks_back() const { return options_.mirostat == 0 && (is_on("penalties") || is_on("dry")); }
 
 void Sampler::build_chain() {
     const auto &                  o = options_;
@@ -182,10 +97,6 @@ void Sampler::build_chain() {
         add(llama_sampler_init_logit_bias(model_->num_vocabulary(), static_cast<int32_t>(biases.size()),
                                           biases.data()));
     }
-    if (looks_back()) {
-        add(llama_sampler_init_penalties(model_->num_vocabulary(), window(o.repeat_last_n, *model_), o.repeat_penalty,
-                                         o.frequency_penalty, o.presence_penalty));
-    }
     if (o.mirostat == 1) {
         add(llama_sampler_init_temp(o.temperature));
         add(llama_sampler_init_mirostat(model_->num_vocabulary(), o.seed, o.mirostat_tau, o.mirostat_eta, 100));
@@ -193,47 +104,66 @@ void Sampler::build_chain() {
         add(llama_sampler_init_temp(o.temperature));
         add(llama_sampler_init_mirostat_v2(o.seed, o.mirostat_tau, o.mirostat_eta));
     } else {
-        build_truncation();
+        build_stages();
     }
 }
 
-void Sampler::build_truncation() {
+void Sampler::build_stages() {
+    for (const auto & name : options_.order) {
+        add_stage(name);
+    }
+    const bool adaptive = options_.adaptive_target >= 0.0F || is_on("adaptive_p");
+    add(adaptive ? llama_sampler_init_adaptive_p(options_.adaptive_target, options_.adaptive_decay, options_.seed)
+                 : llama_sampler_init_dist(options_.seed));
+}
+
+void Sampler::add_stage(const std::string & name) {
     const auto & o        = options_;
     const auto   min_keep = static_cast<size_t>(o.min_keep);
-    if (o.dry_multiplier != 0.0F) {
-        std::vector<const char *> breakers;
-        for (const auto & text : o.dry_sequence_breakers) {
-            breakers.push_back(text.c_str());
-        }
-        add(llama_sampler_init_dry(model_->vocab(), o.dry_multiplier, o.dry_base, o.dry_allowed_length,
-                                   window(o.dry_penalty_last_n, *model_), breakers.data(), breakers.size()));
-    }
-    if (o.top_n_sigma > 0.0F) {
+    if (name == "penalties") {
+        add_penalties();
+    } else if (name == "dry") {
+        add_dry();
+    } else if (name == "top_n_sigma" && o.top_n_sigma > 0.0F) {
         add(llama_sampler_init_top_n_sigma(o.top_n_sigma));
-    }
-    if (o.top_k > 0) {
+    } else if (name == "top_k" && o.top_k > 0) {
         // With nothing before it, top-k can run on the raw floats.
-        preselects_top_k_ = llama_sampler_chain_n(chain_.get()) == 0;
+        preselects_top_k_ = preselects_top_k_ || llama_sampler_chain_n(chain_.get()) == 0;
         add(llama_sampler_init_top_k(o.top_k));
-    }
-    if (o.typical_p < 1.0F) {
+    } else if (name == "typ_p" && o.typical_p < 1.0F) {
         add(llama_sampler_init_typical(o.typical_p, min_keep));
-    }
-    if (o.top_p < 1.0F) {
+    } else if (name == "top_p" && o.top_p < 1.0F) {
         add(llama_sampler_init_top_p(o.top_p, min_keep));
-    }
-    if (o.min_p > 0.0F) {
+    } else if (name == "min_p" && o.min_p > 0.0F) {
         add(llama_sampler_init_min_p(o.min_p, min_keep));
-    }
-    if (o.xtc_probability > 0.0F) {
+    } else if (name == "xtc" && o.xtc_probability > 0.0F) {
         add(llama_sampler_init_xtc(o.xtc_probability, o.xtc_threshold, min_keep, o.seed));
+    } else if (name == "temperature") {
+        add(llama_sampler_init_temp_ext(o.temperature, o.dynatemp_range, o.dynatemp_exponent));
+    } else if (name == "infill") {
+        add(llama_sampler_init_infill(model_->vocab()));
     }
-    add(llama_sampler_init_temp_ext(o.temperature, o.dynatemp_range, o.dynatemp_exponent));
-    if (o.adaptive_target >= 0.0F) {
-        add(llama_sampler_init_adaptive_p(o.adaptive_target, o.adaptive_decay, o.seed));
-    } else {
-        add(llama_sampler_init_dist(o.seed));
+}
+
+void Sampler::add_penalties() {
+    const auto & o = options_;
+    if (is_on("penalties")) {
+        add(llama_sampler_init_penalties(model_->num_vocabulary(), window(o.repeat_last_n, *model_), o.repeat_penalty,
+                                         o.frequency_penalty, o.presence_penalty));
     }
+}
+
+void Sampler::add_dry() {
+    const auto & o = options_;
+    if (!is_on("dry")) {
+        return;
+    }
+    std::vector<const char *> breakers;
+    for (const auto & text : o.dry_sequence_breakers) {
+        breakers.push_back(text.c_str());
+    }
+    add(llama_sampler_init_dry(model_->vocab(), o.dry_multiplier, o.dry_base, o.dry_allowed_length,
+                               window(o.dry_penalty_last_n, *model_), breakers.data(), breakers.size()));
 }
 
 Sampler::Handle Sampler::make_grammar() const {
@@ -310,11 +240,12 @@ void Sampler::observe(const std::vector<Token> & tokens) {
     }
 }
 
+// The likeliest token of the raw row is the answer, whatever truncation would do before.
 bool Sampler::is_plain_greedy() const {
     const auto & o = options_;
-    return o.temperature <= 0.0F && o.dynatemp_range == 0.0F && o.mirostat == 0 && o.xtc_probability == 0.0F &&
-           o.adaptive_target < 0.0F && o.dry_multiplier == 0.0F && !looks_back() && o.logit_bias.empty() &&
-           !o.ignore_eos;
+    return o.temperature <= 0.0F && o.dynatemp_range == 0.0F && o.mirostat == 0 && o.adaptive_target < 0.0F &&
+           is_on("temperature") && !is_on("xtc") && !is_on("adaptive_p") && !is_on("infill") && !looks_back() &&
+           o.logit_bias.empty() && !o.ignore_eos;
 }
 
 Sampled Sampler::sample(const float * logits) {

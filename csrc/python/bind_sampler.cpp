@@ -35,6 +35,7 @@ void register_trigger(py::module_ & module) {
 void register_options(py::module_ & module) {
     py::class_<SamplerOptions>(module, "SamplerOptions", "How tokens are chosen; see csrc/core/sampler.h.")
         .def(py::init<>())
+        .def_readwrite("order", &SamplerOptions::order)
         .def_readwrite("temperature", &SamplerOptions::temperature)
         .def_readwrite("dynatemp_range", &SamplerOptions::dynatemp_range)
         .def_readwrite("dynatemp_exponent", &SamplerOptions::dynatemp_exponent)

@@ -1,1 +1,1 @@
-"""The engine: one process for each loaded model. Sequences, KV cache, scheduler, model runner, and the turn they take."""
+"""The engine: one process for each loaded model. Sequences, KV cache, scheduler, model runner and their turn."""

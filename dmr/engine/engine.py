@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from dmr.engine.model_runner import Generator, ModelRunner, NextToken, NoRoom, StepFailed
+from dmr.engine.model_runner import Generator, NextToken, NoRoom, StepFailed
 from dmr.engine.scheduler import Schedule, Scheduler
 from dmr.engine.sequence import Sequence
-from dmr.errors import InternalError
+from dmr.errors import DmrError, InternalError
 from dmr.types import FinishReason, Timings, TokenLogprob, Usage
 from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, WireError
 
@@ -58,7 +58,7 @@ class PrefillPacer:
     def budget(self) -> int:
         if self._seconds_per_token == 0.0:
             return self._smallest
-        return max(self._smallest, min(self._largest, int(self._target / self._seconds_per_token)))
+        return max(self._smallest, int(min(self._largest, self._target / self._seconds_per_token)))
 
     def observe(self, num_tokens: int, seconds: float) -> None:
         """Small steps tell little: their cost is mostly that of reading the weights."""
@@ -113,10 +113,18 @@ class Engine:
         now = time.monotonic()
         self._pacer.observe(sum(chunk.num_tokens for chunk in schedule.chunks), now - began)
         for chunk in schedule.chunks:
-            request = self._requests[chunk.sequence.id]
+            request = self._requests.get(chunk.sequence.id)
+            if request is None:  # another choice of the same request has failed in this very step
+                continue
             request.started = request.started or began
             if chunk.wants_output:
                 self._update(request, chunk.sequence, tokens[chunk.sequence.id], now)
+
+    def give_up_all(self, error: DmrError) -> None:
+        """End every request with an error and empty the native memory: what either holds is no longer known."""
+        for request in dict.fromkeys(self._requests.values()):
+            self._fail(request, error)
+        self._runner.forget_all()
 
     def check_integrity(self) -> None:
         """Raises AssertionError when something is left behind. For idle moments and tests."""
@@ -151,7 +159,7 @@ class Engine:
             )
             self._deliver(request, EngineCompleted(usage, request.timings(now)))
 
-    def _fail(self, request: Request, error: InternalError) -> None:
+    def _fail(self, request: Request, error: DmrError) -> None:
         self.abort(request)
         self._deliver(request, WireError.of(error))
 
@@ -162,15 +170,8 @@ class Engine:
 
     def _make_room(self, schedule: Schedule) -> None:
         """The native memory is fuller than our count says (a model with extra needs): let one sequence wait."""
-        if len(self._scheduler.running) > 1:
-            self._undo(schedule)
-            self._scheduler.preempt_youngest()
-            return
-        self._recover(schedule, "the KV memory has no room for this sequence")
-
-    def _undo(self, schedule: Schedule) -> None:
-        for chunk in schedule.chunks:
-            self._scheduler.undo(chunk)
+        if not self._scheduler.make_room(schedule):
+            self._recover(schedule, "the KV memory has no room for this sequence")
 
     def _recover(self, schedule: Schedule, reason: str) -> None:
         """Compute everything anew; give up the requests of this step when that does not help either."""
@@ -180,7 +181,7 @@ class Engine:
         self._runner.forget_all()
         if self._num_failed_steps >= MAX_FAILED_STEPS:
             self._num_failed_steps = 0
-            for request in {id(r): r for r in (self._requests[c.sequence.id] for c in schedule.chunks)}.values():
+            for request in dict.fromkeys(self._requests[chunk.sequence.id] for chunk in schedule.chunks):
                 self._fail(request, InternalError(f"The model could not be computed: {reason}."))
 
 

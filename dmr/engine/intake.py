@@ -58,10 +58,8 @@ class Intake:
             raise InvalidRequest("max_tokens must be at least 1.", param="max_tokens")
 
     def _tokens_of(self, prompt: str | tuple[int, ...]) -> list[int]:
-        if isinstance(prompt, str):
-            tokens = self._tokenizer.tokenize(prompt)
-        else:
-            tokens = self._tokenizer.check_tokens(prompt)
+        tokenizer = self._tokenizer
+        tokens = tokenizer.tokenize(prompt) if isinstance(prompt, str) else tokenizer.check_tokens(prompt)
         if not tokens:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         if len(tokens) >= self._tokenizer.context_size:

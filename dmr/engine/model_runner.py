@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dmr import _core
 from dmr.config import EngineSettings
@@ -74,15 +74,15 @@ class ModelRunner:
             ModelLoadFailed: with llama.cpp's own reason.
         """
         settings = spec.settings
-
         try:
             model = _core.Model(list(spec.weights), num_gpu_layers=settings.num_gpu_layers, progress=progress)
             if not model.has_decoder or model.num_vocabulary == 0:
                 raise ModelLoadFailed(f"{model.description} cannot generate text.")
             context = _core.Context(model, _context_options(model, settings))
-        except (_core.Error, ValueError) as error:
+            override = spec.chat_template
+            template = Path(override).read_text(encoding="utf-8") if override else model.chat_template
+        except (_core.Error, ValueError, TypeError, OSError) as error:
             raise ModelLoadFailed(str(error)) from error
-        template = Path(spec.chat_template).read_text() if spec.chat_template else model.chat_template
         return cls(model, context, settings, template)
 
     def info(self) -> EngineInfo:
@@ -199,9 +199,9 @@ def _sampler_options(request: EngineRequest, seed: int) -> _core.SamplerOptions:
     for name in SamplingParams.__struct_fields__:
         value = getattr(params, name)
         if name != "seed":
-            setattr(options, name, list(value) if isinstance(value, tuple) else value)
+            _set_option(options, name, list(value) if isinstance(value, tuple) else value)
     options.seed = seed
-    options.num_logprobs = -1 if request.num_logprobs is None else request.num_logprobs
+    _set_option(options, "num_logprobs", -1 if request.num_logprobs is None else request.num_logprobs)
     if request.grammar is not None:
         options.grammar = request.grammar.text
         options.grammar_prefill = request.grammar.prefill
@@ -210,3 +210,10 @@ def _sampler_options(request: EngineRequest, seed: int) -> _core.SamplerOptions:
             _core.GrammarTrigger(_TRIGGER_KINDS[kind], text) for kind, text in request.grammar.triggers
         ]
     return options
+
+
+def _set_option(options: _core.SamplerOptions, name: str, value: Any) -> None:
+    try:
+        setattr(options, name, value)
+    except TypeError:  # a number that does not fit into the native type
+        raise InvalidRequest(f"{name} is out of range.", param=name) from None

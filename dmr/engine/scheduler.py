@@ -34,19 +34,17 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of admission: the last one is the youngest
         self.num_preemptions = 0
+        # Each generating sequence gets its token in every step: none waits behind another.
+        assert 0 < max_num_seqs <= max_batch_tokens, "a step must have room for one token of each sequence"
         self._kv_cache = kv_cache
         self._max_num_seqs = max_num_seqs
         self._max_batch_tokens = max_batch_tokens
         self._freed_slots: list[int] = []
+        self._is_full = False  # the native memory said so; nobody joins until somebody leaves
 
     @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
-
-    @property
-    def is_generating(self) -> bool:
-        """Whether any sequence has left its prompt behind, so that somebody is waiting for a next token."""
-        return any(sequence.num_uncomputed_tokens == 1 for sequence in self.running)
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -56,13 +54,14 @@ class Scheduler:
         if sequence.slot is not None:
             self.running.remove(sequence)
             self._freed_slots.append(self._kv_cache.close(sequence))
+            self._is_full = False
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
     def schedule(self, prefill_budget: int) -> Schedule:
         """Choose the chunks of the next step; their tokens count as computed from here on.
 
-        `prefill_budget`: the most prompt tokens to take while others generate.
+        `prefill_budget`: the most prompt tokens to take while others generate; at least 1, so that prompts get on.
         """
         chunks = self._schedule_generating()
         budget = self._max_batch_tokens - len(chunks)
@@ -75,10 +74,20 @@ class Scheduler:
         freed, self._freed_slots = self._freed_slots, []
         return Schedule(chunks, freed)
 
-    def undo(self, chunk: Chunk) -> None:
-        """Take back a chunk that did not run."""
-        self._kv_cache.release(chunk.sequence, chunk.num_tokens)
-        chunk.sequence.num_computed_tokens -= chunk.num_tokens
+    def make_room(self, schedule: Schedule) -> bool:
+        """Take back a step for which the native memory had no room, and let the youngest sequence wait.
+
+        False, and nothing is done, when there is no other sequence that this could help.
+        """
+        if len(self.running) < 2:
+            return False
+        for chunk in schedule.chunks:
+            self._kv_cache.release(chunk.sequence, chunk.num_tokens)
+            chunk.sequence.num_computed_tokens -= chunk.num_tokens
+        self.preempt_youngest()
+        # By our count it would fit again at once, and so it would go on for ever.
+        self._is_full = True
+        return True
 
     def preempt_youngest(self) -> Sequence:
         """Take the youngest sequence's cells; it starts again later, before all that wait."""
@@ -103,15 +112,12 @@ class Scheduler:
         for sequence in list(self.running):
             if sequence.slot is None or sequence.num_uncomputed_tokens != 1:
                 continue
-            if len(chunks) == self._max_batch_tokens:
-                break
-            while self._kv_cache.num_free_cells == 0:
-                if self.preempt_youngest() is sequence:
-                    break
+            # The youngest is this one or one whose turn is still to come, so no chunk loses its cells.
+            while self._kv_cache.num_free_cells == 0 and sequence.slot is not None:
+                self.preempt_youngest()
             if sequence.slot is not None:
                 chunks.append(self._take(sequence, 1))
-        # A victim may have had its turn in this very step already.
-        return [chunk for chunk in chunks if chunk.sequence.slot is not None]
+        return chunks
 
     def _schedule_prompts(self, chunks: list[Chunk], budget: int) -> None:
         for sequence in self.running:
@@ -128,6 +134,8 @@ class Scheduler:
             return False
         if not self.running:
             return True  # alone, it fits by max_length
+        if self._is_full:
+            return False
         # Admitted prompts must fit as a whole, and every generating sequence should be able to go on for a while:
         # otherwise the newcomer would soon be preempted and its prefill thrown away.
         promised = sum(other.num_uncomputed_tokens for other in self.running)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dmr.engine.engine import Engine, Request
+from dmr.engine.engine import Deliver, Engine, Request
 from dmr.errors import InternalError, Overloaded
 from dmr.wire import EngineCompleted, EngineMessage, WireError
 
@@ -26,7 +26,7 @@ Publish = Callable[[list[Delivery]], None]
 class StepLoop:
     """All other threads speak to the engine through `submit` and `abort`."""
 
-    def __init__(self, make_engine: Callable[[Callable[[Request, EngineMessage], None]], Engine], max_queue: int) -> None:
+    def __init__(self, make_engine: Callable[[Deliver], Engine], max_queue: int) -> None:
         """`make_engine` is given the function that takes the engine's messages."""
         self._deliveries: list[Delivery] = []
         self._engine = make_engine(lambda request, message: self._deliveries.append(Delivery(request, message)))
@@ -64,17 +64,23 @@ class StepLoop:
             self._condition.notify()
 
     def run(self, publish: Publish) -> None:
-        """Work until `stop`. `publish` takes all messages of a step; it is called on this thread and must not block."""
+        """Work until `stop`. `publish` takes all messages of a step; it is called on this thread and must not block.
+
+        Raises whatever leaves the engine unusable; the process must end then, so that no request waits for ever.
+        """
         while self._take_news():
-            if not self._engine.has_work:
+            if self._engine.has_work:
+                self._step()
+                self._publish(publish)
+            else:
                 self._engine.check_integrity()
-                continue
-            try:
-                self._engine.step()
-            except Exception:
-                logger.exception("the step loop failed; every request in flight is given up")
-                self._give_up_all()
-            self._publish(publish)
+
+    def _step(self) -> None:
+        try:
+            self._engine.step()
+        except Exception:
+            logger.exception("a step failed; every request that was in it is given up")
+            self._engine.give_up_all(InternalError("The engine failed."))
 
     def _take_news(self) -> bool:
         """Move arrivals and aborts into the engine; waits while there is nothing to do. False = stop."""
@@ -98,12 +104,6 @@ class StepLoop:
                 if isinstance(message, (EngineCompleted, WireError)):
                     self._retire(request)
         publish(deliveries)
-
-    def _give_up_all(self) -> None:
-        error = WireError.of(InternalError("The engine failed."))
-        for request in list(self._in_flight):
-            self._engine.abort(request)
-            self._deliveries.append(Delivery(request, error))
 
     def _retire(self, request: Request) -> None:
         if request in self._in_flight:

@@ -1,8 +1,8 @@
 """The engine process: `python -m dmr.engine.worker --status-fd N`, its EngineSpec as a frame on standard input.
 
-It loads one model, listens on a Unix socket, and tells the manager through the status pipe how far it is. One connection
-is one request; a connection that closes is an abort. Standard input is its life line: when it closes, the manager is
-gone and the process ends.
+It loads one model, listens on a Unix socket, and tells the manager through the status pipe how far it is. One
+connection is one request; a connection that closes is an abort. Standard input is its life line: when it closes, the
+manager is gone and the process ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dmr.engine.intake import Intake
 from dmr.engine.kv_cache import KVCache
 from dmr.engine.model_runner import ModelRunner, num_usable_cores
 from dmr.engine.scheduler import Scheduler
-from dmr.engine.step_loop import Delivery, StepLoop
+from dmr.engine.step_loop import Delivery, Publish, StepLoop
 from dmr.errors import DmrError, InternalError
 from dmr.wire import (
     EngineCompleted,
@@ -39,6 +39,7 @@ from dmr.wire import (
     engine_spec_decoder,
     pack,
     read_frame,
+    until_closed,
 )
 
 SMALLEST_PREFILL_CHUNK = 32  # tokens; below, a step's cost is mostly that of reading the weights
@@ -92,9 +93,7 @@ class Server:
                 writer.close()
                 await writer.wait_closed()
 
-    async def _answer(
-        self, message: EngineRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _answer(self, message: EngineRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
         request = await loop.run_in_executor(self._executor, self._intake.prepare, message)
         self._steps.submit(request)
@@ -102,7 +101,7 @@ class Server:
         writer.write(pack(EngineStarted(request.num_prompt_tokens)))
         done = asyncio.Event()
         self._writers[request], self._done[request] = writer, done
-        gone = asyncio.ensure_future(reader.read(1))
+        gone = asyncio.ensure_future(until_closed(reader))
         finished = asyncio.ensure_future(done.wait())
         await asyncio.wait({gone, finished}, return_when=asyncio.FIRST_COMPLETED)
         if not done.is_set():
@@ -130,7 +129,7 @@ async def run_engine(spec: EngineSpec, status: StatusPipe, life_line: asyncio.St
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    manager_gone = asyncio.ensure_future(life_line.read(1))
+    manager_gone = asyncio.ensure_future(until_closed(life_line))
     manager_gone.add_done_callback(lambda _: stopped.set())
 
     def report(fraction: float) -> bool:
@@ -145,15 +144,24 @@ async def run_engine(spec: EngineSpec, status: StatusPipe, life_line: asyncio.St
     server = Server(Intake(runner), steps)
 
     def publish(deliveries: list[Delivery]) -> None:
-        loop.call_soon_threadsafe(server.publish, deliveries)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
+            loop.call_soon_threadsafe(server.publish, deliveries)
 
-    thread = threading.Thread(target=steps.run, args=(publish,), name="steps", daemon=True)
-    thread.start()
+    threading.Thread(target=run_steps, args=(steps, publish), name="steps", daemon=True).start()
     listener = await asyncio.start_unix_server(server.serve, spec.socket, backlog=1024)
     status.send(EngineReady(runner.info()))
     await stopped.wait()
     listener.close()
     steps.stop()
+
+
+def run_steps(steps: StepLoop, publish: Publish) -> None:
+    """The step loop's thread. When it fails, so does the process: every client gets an answer, and a new one starts."""
+    try:
+        steps.run(publish)
+    except Exception:
+        logger.critical("the engine cannot go on", exc_info=True)
+        os._exit(1)
 
 
 def pump_log() -> None:

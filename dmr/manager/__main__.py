@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from dmr.config import Settings, read_settings
 from dmr.errors import DmrError, InternalError
@@ -32,6 +33,7 @@ from dmr.wire import (
     manager_command_decoder,
     pack,
     read_frame,
+    until_closed,
 )
 
 SOCKET_NAME = "manager.sock"
@@ -74,25 +76,25 @@ class ManagerServer:
             return Running(self._manager.running())
         return Pong()
 
-    async def _lease(
-        self, command: AcquireLease, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _lease(self, command: AcquireLease, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         model = await self._manager.acquire(command.reference, command.keep_alive)
-        gone = asyncio.ensure_future(reader.read(1))
+        gone = asyncio.ensure_future(until_closed(reader))
         try:
             await self._report_until_ready(model, gone, writer)
-            info = await self._manager.wait_ready(model)
-            writer.write(pack(LeaseGranted(model.model_id, model.process.spec.socket, info)))
-            await gone
+            if not gone.done():
+                info = await self._manager.wait_ready(model)
+                writer.write(pack(LeaseGranted(model.model_id, model.process.spec.socket, info)))
+                await gone
         finally:
             gone.cancel()
             self._manager.release(model)
 
     async def _report_until_ready(
-        self, model: LoadedModel, gone: asyncio.Future[bytes], writer: asyncio.StreamWriter
+        self, model: LoadedModel, gone: asyncio.Future[None], writer: asyncio.StreamWriter
     ) -> None:
         while model.is_loading and not gone.done():
-            await asyncio.wait({model.process.ready, gone}, timeout=PROGRESS_INTERVAL)
+            changes: set[asyncio.Future[Any]] = {model.process.ready, gone}
+            await asyncio.wait(changes, timeout=PROGRESS_INTERVAL)
             if model.is_loading:
                 writer.write(pack(LoadProgress(model.process.progress)))
 
@@ -110,7 +112,7 @@ async def run_manager(settings: Settings, runtime_dir: Path) -> None:
     path.unlink(missing_ok=True)
     listener = await asyncio.start_unix_server(ManagerServer(manager).serve, path, backlog=1024)
     eviction = asyncio.ensure_future(manager.evict_idle())
-    cut = asyncio.ensure_future(life_line.read(1))
+    cut = asyncio.ensure_future(until_closed(life_line))
     cut.add_done_callback(lambda _: stopped.set())
     await stopped.wait()
     eviction.cancel()

@@ -11,12 +11,14 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
-from dmr.errors import DmrError, ModelLoadFailed
-from dmr.wire import EngineInfo, EngineReady, EngineSpec, LoadProgress, engine_status_decoder, pack, read_frame
+from dmr.errors import DmrError, ModelLoadFailed, Unavailable
+from dmr.wire import EngineInfo, EngineSpec, LoadProgress, WireError, engine_status_decoder, pack, read_frame
 
 COMMAND = (sys.executable, "-m", "dmr.engine.worker")
 MAX_LAST_WORDS = 20  # lines of its standard error that are kept
+MAX_LINE = 1000  # characters kept of each
 STOP_TIMEOUT = 5.0  # seconds between SIGTERM and SIGKILL
 
 logger = logging.getLogger("dmr.manager")
@@ -64,11 +66,22 @@ class EngineProcess:
         return self._process.returncode is None and not self._ended.done()
 
     @property
+    def has_failed(self) -> bool:
+        """Whether loading has ended without success."""
+        return self.ready.done() and self.ready.exception() is not None
+
+    @property
     def last_words(self) -> str:
         return "\n".join(self._last_words)
 
     async def wait_ended(self) -> None:
         await asyncio.shield(self._ended)
+
+    def give_up(self, error: DmrError) -> None:
+        """Answer `ready` with an error, if it has no answer yet."""
+        if not self.ready.done():
+            self.ready.set_exception(error)
+            self.ready.exception()  # nobody may be waiting any more
 
     async def stop(self) -> None:
         """End it: politely, then not. Returns when it is gone and its socket too."""
@@ -82,39 +95,47 @@ class EngineProcess:
         await self.wait_ended()
 
     async def _watch(self, status: asyncio.StreamReader) -> None:
-        """Follow the process to its end; `ready` has an answer by then."""
+        """Follow the process to its end; `ready` has an answer by then. Never raises."""
         words = asyncio.ensure_future(self._read_last_words())
-        with contextlib.suppress(Exception):
+        try:
             await self._read_status(status)
+        except DmrError as error:
+            self.give_up(_named(error, self.spec.reference))
         code = await self._process.wait()
         await words
         with contextlib.suppress(OSError):
-            os.unlink(self.spec.socket)
-        if not self.ready.done():
-            self.ready.set_exception(self._load_failure(code))
-            self.ready.exception()  # nobody may be waiting any more
-        elif not self._stopping:
+            Path(self.spec.socket).unlink()
+        if self.ready.done() and not self._stopping:
             logger.error("the engine of %s died (%s):\n%s", self.spec.reference, _describe(code), self.last_words)
+        self.give_up(self._load_failure(code))
 
     async def _read_status(self, status: asyncio.StreamReader) -> None:
         while (message := await read_frame(status, engine_status_decoder)) is not None:
             if isinstance(message, LoadProgress):
                 self.progress = message.fraction
-            elif isinstance(message, EngineReady):
+            elif isinstance(message, WireError):
+                self.give_up(_named(message.to_error(), self.spec.reference))
+            elif not self.ready.done():
                 self.ready.set_result(message.info)
-            else:
-                error = message.to_error()
-                self.ready.set_exception(_named(error, self.spec.reference))
-                self.ready.exception()
 
     async def _read_last_words(self) -> None:
+        """Read until the end whatever comes: an engine whose standard error is not read stands still."""
         assert self._process.stderr is not None
-        while line := await self._process.stderr.readline():
+        while True:
+            try:
+                line = await self._process.stderr.readline()
+            except ValueError:  # a line over asyncio's limit; what was read of it is dropped
+                continue
+            if not line:
+                return
             text = line.decode(errors="replace").rstrip()
-            self._last_words.append(text)
-            print(text, file=sys.stderr, flush=True)  # noqa: T201 - the engine's own log, passed on
+            self._last_words.append(text[:MAX_LINE])
+            with contextlib.suppress(OSError, ValueError):  # our own standard error may be closed
+                print(text, file=sys.stderr, flush=True)  # noqa: T201 - the engine's own log, passed on
 
     def _load_failure(self, code: int) -> DmrError:
+        if self._stopping:
+            return Unavailable(f"The model '{self.spec.reference}' was unloaded while it was loading.")
         reason = self._last_words[-1] if self._last_words else "it said nothing"
         return ModelLoadFailed(
             f"The engine for '{self.spec.reference}' ended while loading ({_describe(code)}): {reason}"
@@ -126,4 +147,8 @@ def _named(error: DmrError, reference: str) -> DmrError:
 
 
 def _describe(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    if code >= 0:
+        return f"exit status {code}"
+    with contextlib.suppress(ValueError):  # most real-time signals have no name
+        return f"signal {signal.Signals(-code).name}"
+    return f"signal {-code}"

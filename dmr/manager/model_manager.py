@@ -6,11 +6,12 @@ import asyncio
 import itertools
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from dmr.config import Settings
 from dmr.errors import Conflict, ModelLoadFailed, ShuttingDown, Unavailable
-from dmr.manager.engine_process import EngineProcess
+from dmr.manager.engine_process import COMMAND, EngineProcess
 from dmr.store.store import ModelStore
 from dmr.types import ModelRecord, Removal, RunningModel
 from dmr.wire import EngineInfo, EngineSpec
@@ -31,6 +32,7 @@ class LoadedModel:
         self.num_leases = 0
         self.loaded_at = time.time()
         self.last_used = time.time()
+        self.supervision: asyncio.Task[None] | None = None
 
     @property
     def is_loading(self) -> bool:
@@ -54,12 +56,16 @@ class LoadedModel:
 
 
 class ModelManager:
-    def __init__(self, settings: Settings, store: ModelStore, runtime_dir: Path) -> None:
+    def __init__(
+        self, settings: Settings, store: ModelStore, runtime_dir: Path, engine_command: Sequence[str] = COMMAND
+    ) -> None:
         self._settings = settings
         self._store = store
         self._runtime_dir = runtime_dir
+        self._engine_command = engine_command
         self._loaded: dict[str, LoadedModel] = {}  # by model id
-        self._starting: dict[str, asyncio.Lock] = {}
+        self._locks: dict[str, asyncio.Lock] = {}  # by model id: one start or removal at a time
+        self._ending: set[asyncio.Task[None]] = set()  # engines that still hold memory
         self._socket_numbers = itertools.count(1)
         self._stopping = False
 
@@ -71,7 +77,7 @@ class ModelManager:
         """
         record = await asyncio.to_thread(self._store.get, reference)
         # Concurrent first requests start one engine.
-        async with self._starting.setdefault(record.id, asyncio.Lock()):
+        async with self._lock(record.id):
             if self._stopping:
                 raise ShuttingDown("The server is stopping.")
             model = self._loaded.get(record.id)
@@ -83,20 +89,14 @@ class ModelManager:
         return model
 
     async def wait_ready(self, model: LoadedModel) -> EngineInfo:
-        """Raises ModelLoadFailed with the engine's own reason."""
-        try:
-            return await asyncio.wait_for(asyncio.shield(model.process.ready), self._settings.load_timeout)
-        except asyncio.TimeoutError:
-            await self._end(model)
-            raise ModelLoadFailed(
-                f"The model '{model.reference}' did not load within {self._settings.load_timeout:g} seconds."
-            ) from None
+        """Raises ModelLoadFailed with the engine's own reason, Unavailable if it was unloaded meanwhile."""
+        return await asyncio.shield(model.process.ready)
 
     def release(self, model: LoadedModel) -> None:
         model.num_leases -= 1
         model.last_used = time.time()
         if model.is_expired(model.last_used):
-            asyncio.ensure_future(self._end(model))  # noqa: RUF006 - ends with the process at the latest
+            self._end(model)
 
     async def evict_idle(self) -> None:
         """Runs for ever: ends the engines whose keep-alive is over."""
@@ -105,7 +105,7 @@ class ModelManager:
             for model in list(self._loaded.values()):
                 if model.is_expired(time.time()):
                     logger.info("unloading %s: idle for %g s", model.reference, model.keep_alive)
-                    await self._end(model)
+                    self._end(model)
 
     def running(self) -> tuple[RunningModel, ...]:
         return tuple(model.describe() for model in self._loaded.values() if model.process.is_alive)
@@ -115,10 +115,10 @@ class ModelManager:
         models = list(self._loaded.values())
         if references is not None:
             records = [await asyncio.to_thread(self._store.get, reference) for reference in references]
-            models = [self._loaded[record.id] for record in records if record.id in self._loaded]
-        idle = [model for model in models if model.num_leases == 0]
-        await asyncio.gather(*(self._end(model) for model in idle))
-        return len(idle)
+            models = [self._loaded[model_id] for model_id in {record.id for record in records} & self._loaded.keys()]
+        ends = [self._end(model) for model in models if model.num_leases == 0]
+        await asyncio.gather(*ends)
+        return len(ends)
 
     async def import_model(self, path: Path, reference: str) -> ModelRecord:
         return await asyncio.to_thread(self._store.import_gguf, path, reference, True)
@@ -130,17 +130,25 @@ class ModelManager:
             ModelNotFound, Conflict
         """
         record = await asyncio.to_thread(self._store.get, reference)
-        model = self._loaded.get(record.id)
-        if model is not None and len(record.tags) <= 1:
-            if model.num_leases > 0 and not force:
+        async with self._lock(record.id):
+            model = self._loaded.get(record.id)
+            if model is not None and model.num_leases > 0 and len(record.tags) <= 1 and not force:
                 raise Conflict(f"The model '{reference}' is in use; remove it with force, or wait.")
-            await self._end(model)
-        return await asyncio.to_thread(self._store.remove, reference, force)
+            removal = await asyncio.to_thread(self._store.remove, reference, force)
+            model = self._loaded.get(record.id)
+            if model is not None and removal.deleted:
+                await self._end(model)
+        return removal
 
     async def stop(self) -> None:
         """End all engines."""
         self._stopping = True
-        await asyncio.gather(*(self._end(model) for model in list(self._loaded.values())))
+        for model in list(self._loaded.values()):
+            self._end(model)
+        await asyncio.gather(*self._ending)
+
+    def _lock(self, model_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(model_id, asyncio.Lock())
 
     async def _start(self, record: ModelRecord, reference: str) -> LoadedModel:
         files = await asyncio.to_thread(self._store.files, record.id)
@@ -152,22 +160,41 @@ class ModelManager:
             settings=self._settings.engine,
             log_level=self._settings.log_level,
         )
+        if self._ending:  # the memory they hold is needed
+            await asyncio.wait(self._ending)
         try:
-            process = await EngineProcess.start(spec)
+            process = await EngineProcess.start(spec, self._engine_command)
         except OSError as error:
             raise Unavailable(f"No engine can be started: {error}.") from error
         model = LoadedModel(record.id, reference, process, self._settings.keep_alive)
         self._loaded[record.id] = model
-        asyncio.ensure_future(self._forget_when_ended(model))  # noqa: RUF006 - ends with the engine
+        if self._stopping:  # since a moment ago
+            await self._end(model)
+            raise ShuttingDown("The server is stopping.")
+        model.supervision = asyncio.ensure_future(self._supervise(model))
         return model
 
-    async def _end(self, model: LoadedModel) -> None:
-        """After this, a new request starts a new engine."""
-        if self._loaded.get(model.model_id) is model:
-            del self._loaded[model.model_id]
-        await model.process.stop()
+    def _end(self, model: LoadedModel) -> asyncio.Task[None]:
+        """From now on a new request starts a new engine; the task is done when this one is gone."""
+        self._forget(model)
+        task = asyncio.ensure_future(model.process.stop())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task
 
-    async def _forget_when_ended(self, model: LoadedModel) -> None:
+    async def _supervise(self, model: LoadedModel) -> None:
+        """Keep to the time that a model may take to load, and notice when its engine has ended."""
+        seconds = self._settings.load_timeout
+        await asyncio.wait({model.process.ready}, timeout=seconds)
+        if model.is_loading:
+            model.process.give_up(
+                ModelLoadFailed(f"The model '{model.reference}' did not load within {seconds:g} seconds.")
+            )
+        if model.process.has_failed:
+            self._end(model)
         await model.process.wait_ended()
+        self._forget(model)
+
+    def _forget(self, model: LoadedModel) -> None:
         if self._loaded.get(model.model_id) is model:
             del self._loaded[model.model_id]

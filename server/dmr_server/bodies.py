@@ -188,8 +188,9 @@ def _read_all(body: RequestBody, max_bytes: int) -> bytes:
 
 def _discard(body: RequestBody) -> None:
     discarded = 0
-    while discarded < MAX_DISCARDED and (piece := body.read(PIECE)):
-        discarded += len(piece)
+    with suppress(DmrError):
+        while discarded < MAX_DISCARDED and (piece := body.read(PIECE)):
+            discarded += len(piece)
 
 
 def _gunzip(data: bytes, max_bytes: int) -> bytes:

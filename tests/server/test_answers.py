@@ -11,7 +11,7 @@ import pytest
 from fakes import FakeService, FakeStream, Step
 
 from dmr import errors
-from dmr.types import Started, TextDelta, Tick
+from dmr.types import Completed, Finished, FinishReason, Started, TextDelta, Tick, Usage
 from dmr_server.dialect import COMMENT_INTERVAL, Client, EventStream
 from dmr_server.errors import ClientGone, retry_headers, row_of
 from dmr_server.openai.chat import read_chat
@@ -209,3 +209,19 @@ def test_a_whole_answer_that_lacks_its_end_is_no_answer(
 ) -> None:
     service.enqueue(Started(5), TextDelta(0, "a"))
     assert client.simulate_post(CHAT, json=BODY).status_code == 500
+
+
+def test_preloading_loads_and_says_nothing(client: falcon.testing.TestClient, service: FakeService) -> None:
+    result = client.simulate_post(CHAT, json={"model": "ai/smollm2"}, headers={"X-Preload-Only": "true"})
+    assert (result.status_code, result.content) == (200, b"")
+    assert service.preloaded == ["ai/smollm2"]
+    assert not service.requests
+    unknown = client.simulate_post(CHAT, json={"model": "nobody/no"}, headers={"X-Preload-Only": "true"})
+    assert unknown.status_code == 404
+
+
+def test_the_order_of_samplers_is_passed_on(client: falcon.testing.TestClient, service: FakeService) -> None:
+    service.enqueue([Started(1), TextDelta(0, "x"), Finished(0, FinishReason.STOP), Completed(Usage())])
+    assert client.simulate_post(CHAT, json={**BODY, "samplers": ["top_k", "temperature"]}).status_code == 200
+    assert service.requests[0].sampling.order == ("top_k", "temperature")
+    assert client.simulate_post(CHAT, json={**BODY, "samplers": "top_k"}).status_code == 400

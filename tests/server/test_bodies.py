@@ -106,7 +106,7 @@ def test_depth_is_counted_right(value: Any, limit: int) -> None:
     assert nests_deeper(msgspec.json.encode(value), limit) == (depth_of(value) > limit)
 
 
-def test_too_large_is_refused_unread(client: falcon.testing.TestClient) -> None:
+def test_too_large_is_refused(client: falcon.testing.TestClient) -> None:
     result = post(client, b"{}", content_length="100001")
     assert (result.status_code, result.json["error"]["code"]) == (413, "request_too_large")
 

@@ -119,6 +119,8 @@ def read_sampling(body: Mapping[str, Any]) -> SamplingParams:
         del given["seed"]
     if given.get("top_k") == -1:  # vLLM's word for "off"
         given["top_k"] = 0
+    if "samplers" in body:
+        given["order"] = checked(body["samplers"], tuple[Annotated[str, Meta(max_length=32)], ...], "samplers")
     if "logit_bias" in body:
         given["logit_bias"] = _logit_bias(body["logit_bias"])
     return SamplingParams(**given)

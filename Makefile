@@ -1,0 +1,99 @@
+# `make` alone prints what there is. Needs Python >= 3.10 with venv and headers, a C++17 compiler and bash.
+
+PYTHON ?= python3
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD := build/native
+STARTER_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+CXX_FILES := $(wildcard csrc/*/*.h csrc/*/*.cpp)
+BUILD_FILES := $(CXX_FILES) CMakeLists.txt pyproject.toml $(wildcard third_party/llama_cpp.*)
+
+CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN)
+export CMAKE_BUILD_PARALLEL_LEVEL
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Compiles with pip's whole talk in build/pip.log. The terminal gets the compiler's progress and, on failure, the end.
+COMPILE = mkdir -p build && { $(1) 2>&1 | tee build/pip.log | sed -u -n -E \
+	-e 's/^ *(\[[0-9]+\/[0-9]+\] .{0,100}).*/\1/p' -e t -e '/\[llama.cpp\]|^ *(Building|Successfully)|(warning|error):/p' \
+	|| { tail -n 40 build/pip.log; echo "make: the build failed; everything it said is in build/pip.log" >&2; exit 1; }; }
+EDITABLE = $(BIN)/python -m pip install -v --no-build-isolation --no-deps -C build-dir=$(BUILD) -e .
+
+.PHONY: help dev build model serve test lint format wheel test-wheel docs clean
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Each stamp is written last: what Ctrl-C left half done is done again.
+
+# A virtual environment without this stamp was never whole, so it is made anew.
+$(VENV)/tools: pyproject.toml
+	@echo "==> environment in $(VENV)"
+	@[ -e $@ ] || $(PYTHON) -m venv --clear $(VENV)
+	@sed -n '/^dev = \[/,/^\]/s/^ *"\([^"[]*\)".*/\1/p' pyproject.toml > $(VENV)/build-requirements.txt
+	@$(BIN)/python -m pip install --quiet "pip>=23.1"
+	@$(BIN)/python -m pip install -r $(VENV)/build-requirements.txt
+	@touch $@
+
+$(VENV)/built: $(VENV)/tools $(BUILD_FILES)
+	@[ -n "$${LLAMA_CPP_DIR:-}" ] || $(BIN)/python third_party/llama_cpp.py build/third_party > /dev/null
+	@echo "==> extension (the first time this takes minutes; $(CMAKE_BUILD_PARALLEL_LEVEL) jobs)"
+	@$(call COMPILE,$(EDITABLE))
+	@touch $@
+
+# The project is installed by now, so this only adds what it and its development need.
+$(VENV)/complete: $(VENV)/built
+	@echo "==> what dmr and its tests need"
+	@$(BIN)/python -m pip install --quiet 'dmr[dev]'
+	@touch $@
+
+dev: $(VENV)/complete ## make the environment and build the extension, once
+
+build: $(VENV)/tools ## build the extension again; CMAKE_ARGS="-DGGML_CUDA=ON" is for a GPU
+	@rm -f $(VENV)/built
+	@$(MAKE) --no-print-directory $(VENV)/complete
+
+$(STARTER_MODEL): third_party/starter_model.txt $(VENV)/tools
+	@echo "==> starter model"
+	@$(BIN)/python third_party/starter_model.py $(@D)
+	@touch $@
+
+model: $(STARTER_MODEL) ## bring the starter model (98 MB)
+
+serve: dev model ## put the starter model into the store and serve on 127.0.0.1:12434
+	@$(BIN)/python third_party/import_starter_model.py $(STARTER_MODEL)
+	@exec $(BIN)/dmr serve
+
+test: dev model ## run every test
+	@$(BIN)/python -m pytest
+
+lint: dev ## check style, types, import arrows and C++ formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	PYTHONPATH=server $(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: dev ## put Python and C++ into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+wheel: $(VENV)/tools ## build the portable wheel into dist/
+	@echo "==> portable wheel ($(CMAKE_BUILD_PARALLEL_LEVEL) jobs)"
+	@rm -rf dist && $(call COMPILE,$(BIN)/python -m pip wheel -v --no-build-isolation --no-deps -w dist .)
+	@ls -l dist
+
+test-wheel: dev wheel ## test the portable wheel in a clean environment
+	@DMR_TEST_WHEEL="$$(ls dist/*.whl)" $(BIN)/python -m pytest tests/wheel
+
+docs: dev ## write docs/cli.md anew
+	$(BIN)/python docs/generate_cli.py
+
+clean: ## remove what was built; downloads stay
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name third_party -exec rm -rf {} +

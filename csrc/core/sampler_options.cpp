@@ -1,0 +1,144 @@
+#include "core/sampler_options.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <limits>
+
+#include "core/errors.h"
+
+namespace dmr {
+namespace {
+
+constexpr size_t  max_grammar_bytes = 1 << 20;
+constexpr size_t  max_grammar_depth = 128;
+constexpr size_t  max_grammar_rules = 8192;
+constexpr size_t  max_breakers      = 64;
+constexpr int32_t max_logprobs      = 1024;
+
+const char * const stage_names[] = {"penalties", "dry", "top_n_sigma", "top_k",       "typ_p",  "top_p",
+                                    "min_p",     "xtc", "temperature", "adaptive_p", "infill"};
+
+void require_stages(const std::vector<std::string> & order) {
+    for (size_t i = 0; i < order.size(); ++i) {
+        const bool known = std::find(std::begin(stage_names), std::end(stage_names), order[i]) != std::end(stage_names);
+        require(known, "there is no sampler named " + order[i]);
+        require(std::find(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(i), order[i]) ==
+                    order.begin() + static_cast<std::ptrdiff_t>(i),
+                "the sampler " + order[i] + " is named twice");
+    }
+}
+
+void require_finite(float value, const char * name) {
+    require(std::isfinite(value), std::string(name) + " must be a finite number");
+}
+
+void require_range(float value, float low, float high, const char * name) {
+    require(value >= low && value <= high, std::string(name) + " is out of range");
+}
+
+// "{5,2}" makes llama.cpp repeat for ever.
+bool is_backward_repetition(const std::string & grammar, size_t at) {
+    size_t     next = at + 1;
+    const auto read = [&] {
+        uint64_t value = 0;
+        while (next < grammar.size() && grammar[next] >= '0' && grammar[next] <= '9') {
+            value = std::min<uint64_t>(value * 10 + static_cast<uint64_t>(grammar[next++] - '0'), 1U << 30);
+        }
+        return value;
+    };
+    const auto skip = [&] {
+        while (next < grammar.size() && std::isspace(static_cast<unsigned char>(grammar[next])) != 0) {
+            ++next;
+        }
+    };
+    skip();
+    const uint64_t low = read();
+    skip();
+    if (next >= grammar.size() || grammar[next] != ',') {
+        return false;
+    }
+    ++next;
+    skip();
+    const bool bounded = next < grammar.size() && grammar[next] != '}';
+    return bounded && read() < low;
+}
+
+// The end of what is no grammar syntax but text: a literal, a character class, a comment. `at` if nothing of it begins.
+size_t skip_text(const std::string & grammar, size_t at) {
+    const char close = grammar[at] == '"' ? '"' : grammar[at] == '[' ? ']' : grammar[at] == '#' ? '\n' : '\0';
+    if (close == '\0') {
+        return at;
+    }
+    for (++at; at < grammar.size() && grammar[at] != close; ++at) {
+        at += grammar[at] == '\\' && close != '\n' ? 1 : 0;
+    }
+    return at;
+}
+
+// llama.cpp reads grammars recursively: groups, and references from rule to rule.
+void check_grammar(const std::string & grammar) {
+    if (grammar.size() > max_grammar_bytes) {
+        throw GrammarError("the grammar is too long");
+    }
+    size_t depth = 0;
+    size_t rules = 0;
+    for (size_t i = 0; i < grammar.size(); ++i) {
+        i = skip_text(grammar, i);
+        if (i >= grammar.size()) {
+            break;
+        }
+        depth += grammar[i] == '(' ? 1 : 0;
+        depth -= grammar[i] == ')' && depth > 0 ? 1 : 0;
+        rules += grammar.compare(i, 3, "::=") == 0 ? 1 : 0;
+        if (grammar[i] == '{' && is_backward_repetition(grammar, i)) {
+            throw GrammarError("a repetition in the grammar ends before it begins");
+        }
+        if (depth > max_grammar_depth || rules > max_grammar_rules) {
+            throw GrammarError("the grammar is nested too deeply or has too many rules");
+        }
+    }
+}
+
+}  // namespace
+
+void check_options(const SamplerOptions & o, const Model & model) {
+    for (const auto & [value, name] : {std::pair{o.temperature, "temperature"},
+                                       {o.dynatemp_range, "dynatemp_range"},
+                                       {o.dynatemp_exponent, "dynatemp_exponent"},
+                                       {o.top_n_sigma, "top_n_sigma"},
+                                       {o.presence_penalty, "presence_penalty"},
+                                       {o.frequency_penalty, "frequency_penalty"},
+                                       {o.dry_multiplier, "dry_multiplier"},
+                                       {o.dry_base, "dry_base"},
+                                       {o.mirostat_tau, "mirostat_tau"},
+                                       {o.mirostat_eta, "mirostat_eta"},
+                                       {o.adaptive_target, "adaptive_target"}}) {
+        require_finite(value, name);
+    }
+    require_stages(o.order);
+    require_range(o.top_p, 0.0F, 1.0F, "top_p");
+    require_range(o.min_p, 0.0F, 1.0F, "min_p");
+    require_range(o.typical_p, 0.0F, 1.0F, "typical_p");
+    require_range(o.xtc_probability, 0.0F, 1.0F, "xtc_probability");
+    require_range(o.xtc_threshold, 0.0F, 1.0F, "xtc_threshold");
+    require_range(o.adaptive_decay, 0.0F, 0.99F, "adaptive_decay");
+    require(std::isfinite(o.repeat_penalty) && o.repeat_penalty > 0.0F && std::isfinite(1.0F / o.repeat_penalty),
+            "repeat_penalty must be greater than 0");
+    require(o.top_k >= 0, "top_k is out of range");
+    require(o.repeat_last_n >= -1, "repeat_last_n is out of range");
+    require(o.dry_penalty_last_n >= -1, "dry_penalty_last_n is out of range");
+    require(o.dry_allowed_length >= 0, "dry_allowed_length is out of range");
+    require(o.dry_sequence_breakers.size() <= max_breakers, "there are too many dry_sequence_breakers");
+    require(o.mirostat >= 0 && o.mirostat <= 2, "mirostat is 0, 1 or 2");
+    require(o.min_keep >= 0, "min_keep is out of range");
+    require(o.num_logprobs >= -1 && o.num_logprobs <= max_logprobs, "num_logprobs is out of range");
+    check_grammar(o.grammar);
+    require(!o.grammar_lazy || o.grammar.empty() || !o.grammar_triggers.empty(), "a lazy grammar needs a trigger");
+    for (const auto & [token, bias] : o.logit_bias) {
+        model.require_token(token);
+        require(!std::isnan(bias) && bias != std::numeric_limits<float>::infinity(), "logit_bias must be a number");
+    }
+}
+
+}  // namespace dmr
