@@ -14,7 +14,7 @@ from dmr.errors import DmrError, InternalError
 from dmr.types import FinishReason, Timings, TokenLogprob, Usage
 from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, WireError
 
-MAX_FAILED_STEPS = 3  # in a row, before the requests in them are given up
+MAX_FAILED_STEPS = 3  # of a sequence without a new token in between, before its request is given up
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,6 @@ class Engine:
         self._deliver = deliver
         self._requests: dict[int, Request] = {}  # by sequence id
         self._generators: dict[int, Generator] = {}
-        self._num_failed_steps = 0
 
     @property
     def has_work(self) -> bool:
@@ -109,7 +108,6 @@ class Engine:
         except StepFailed as error:
             self._recover(schedule, str(error))
             return
-        self._num_failed_steps = 0
         now = time.monotonic()
         self._pacer.observe(sum(chunk.num_tokens for chunk in schedule.chunks), now - began)
         for chunk in schedule.chunks:
@@ -174,15 +172,18 @@ class Engine:
             self._recover(schedule, "the KV memory has no room for this sequence")
 
     def _recover(self, schedule: Schedule, reason: str) -> None:
-        """Compute everything anew; give up the requests of this step when that does not help either."""
-        self._num_failed_steps += 1
-        logger.error("step failed (%d in a row): %s", self._num_failed_steps, reason)
+        """Compute everything anew; give up the requests that this does not help either.
+
+        Failures in a row would be the wrong thing to count: on its way back to a bad place, all goes well.
+        """
+        logger.error("a step failed: %s", reason)
         self._scheduler.preempt_all()
         self._runner.forget_all()
-        if self._num_failed_steps >= MAX_FAILED_STEPS:
-            self._num_failed_steps = 0
-            for request in dict.fromkeys(self._requests[chunk.sequence.id] for chunk in schedule.chunks):
-                self._fail(request, InternalError(f"The model could not be computed: {reason}."))
+        error = InternalError(f"The model could not be computed: {reason}.")
+        for sequence in [chunk.sequence for chunk in schedule.chunks]:
+            sequence.num_failed_steps += 1
+            if sequence.num_failed_steps >= MAX_FAILED_STEPS and sequence.id in self._requests:
+                self._fail(self._requests[sequence.id], error)
 
 
 def _finish_reason(sequence: Sequence, token: NextToken) -> FinishReason | None:

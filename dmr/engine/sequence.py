@@ -11,7 +11,16 @@ class Sequence:
     Invariants: `num_computed_tokens <= num_tokens <= max_length`; `slot` is set exactly while KV cells are held.
     """
 
-    __slots__ = ("id", "index", "max_length", "num_computed_tokens", "num_prompt_tokens", "slot", "token_ids")
+    __slots__ = (
+        "id",
+        "index",
+        "max_length",
+        "num_computed_tokens",
+        "num_failed_steps",
+        "num_prompt_tokens",
+        "slot",
+        "token_ids",
+    )
 
     def __init__(self, sequence_id: int, index: int, prompt: list[int], max_length: int) -> None:
         assert prompt, "a sequence needs at least one token"
@@ -21,6 +30,7 @@ class Sequence:
         self.token_ids = prompt
         self.num_prompt_tokens = len(prompt)
         self.num_computed_tokens = 0
+        self.num_failed_steps = 0  # since its last new token
         self.max_length = max_length  # prompt and answer together
         self.slot: int | None = None
 
@@ -42,6 +52,7 @@ class Sequence:
 
     def append(self, token: int) -> None:
         self.token_ids.append(token)
+        self.num_failed_steps = 0
 
     def __repr__(self) -> str:
         return f"Sequence({self.id}, {self.num_computed_tokens}/{self.num_tokens} tokens, slot {self.slot})"

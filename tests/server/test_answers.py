@@ -221,7 +221,7 @@ def test_preloading_loads_and_says_nothing(client: falcon.testing.TestClient, se
 
 
 def test_the_order_of_samplers_is_passed_on(client: falcon.testing.TestClient, service: FakeService) -> None:
-    service.enqueue([Started(1), TextDelta(0, "x"), Finished(0, FinishReason.STOP), Completed(Usage())])
+    service.enqueue(Started(1), TextDelta(0, "x"), Finished(0, FinishReason.STOP), Completed(Usage()))
     assert client.simulate_post(CHAT, json={**BODY, "samplers": ["top_k", "temperature"]}).status_code == 200
     assert service.requests[0].sampling.order == ("top_k", "temperature")
     assert client.simulate_post(CHAT, json={**BODY, "samplers": "top_k"}).status_code == 400
