@@ -1,7 +1,7 @@
 """llama.cpp for dmr: models, contexts, samplers, chat templates. What everything does: csrc/core/*.h.
 
-Wrong arguments raise ValueError (TypeError when the type is wrong); whatever else fails raises an `Error`. Every call that
-can take time releases the GIL. Objects may be used from several threads: each use waits for the one before it.
+Wrong arguments raise ValueError (TypeError when the type is wrong); whatever else fails raises an `Error`. Every call
+that can take time releases the GIL. Objects may be used from several threads: each use waits for the one before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -304,6 +304,7 @@ class SamplerOptions:
     """How tokens are chosen; defaults and meanings in csrc/core/sampler.h."""
 
     def __init__(self) -> None: ...
+    order: list[str]
     temperature: float
     dynatemp_range: float
     dynatemp_exponent: float
@@ -333,6 +334,7 @@ class SamplerOptions:
     logit_bias: list[tuple[int, float]]
     ignore_eos: bool
     grammar: str
+    grammar_prefill: str
     grammar_lazy: bool
     grammar_triggers: list[GrammarTrigger]
     num_logprobs: int
@@ -426,6 +428,10 @@ class ChatPrompt:
         """GBNF; empty = free."""
 
     @property
+    def grammar_prefill(self) -> str:
+        """Text that the grammar must take before the first token."""
+
+    @property
     def grammar_lazy(self) -> bool: ...
     @property
     def grammar_triggers(self) -> list[GrammarTrigger]: ...
@@ -465,7 +471,7 @@ class ChatTemplate:
         """Empty source = ChatML; `adds_bos`: the tokenizer adds it, so the text must not. Raises TemplateError."""
 
     def render(self, request: ChatRequest) -> ChatPrompt:
-        """Raises ValueError (JSON of the wrong form), GrammarError (the schema), TemplateError (the template refuses)."""
+        """Raises ValueError (JSON of the wrong form), GrammarError (the schema), TemplateError (it refuses)."""
 
     @property
     def capabilities(self) -> dict[str, bool]: ...

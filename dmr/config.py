@@ -87,7 +87,9 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     top = {k: v for k, v in flat.items() if not k.startswith("engine.")}
     settings = Settings(**top, engine=EngineSettings(**engine))
     if settings.log_level.lower() not in _LOG_LEVELS:
-        raise InvalidRequest(f"LOG_LEVEL={settings.log_level!r} is none of {', '.join(_LOG_LEVELS)}.", param="LOG_LEVEL")
+        raise InvalidRequest(
+            f"LOG_LEVEL={settings.log_level!r} is none of {', '.join(_LOG_LEVELS)}.", param="LOG_LEVEL"
+        )
     return msgspec.structs.replace(settings, models_path=settings.models_path.expanduser())
 
 

@@ -30,7 +30,8 @@ struct Batch {
                 bool output_last) {
         for (size_t i = 0; i < more.size(); ++i) {
             tokens.push_back(more[i]);
-            positions.push_back(first_position + static_cast<int32_t>(i));
+            // Wraps instead of overflowing; the check of the whole batch finds it.
+            positions.push_back(static_cast<int32_t>(static_cast<uint32_t>(first_position) + static_cast<uint32_t>(i)));
             sequence_ids.push_back(sequence);
             outputs.push_back(output_all || (output_last && i + 1 == more.size()) ? 1 : 0);
         }

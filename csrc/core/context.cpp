@@ -239,13 +239,20 @@ void Context::copy(SequenceId source, SequenceId target, int32_t begin, int32_t 
     require_sequence(target);
     require(options_.unified || (begin <= 0 && end < 0), "separate streams copy whole sequences only");
     if (source != target) {
+        // Cells of its own at the same positions would stay beside the shared ones.
+        require(position_max(target) < 0, "sequence " + std::to_string(target) + " is not empty");
         llama_memory_seq_cp(llama_get_memory(handle_), source, target, begin, end);
     }
 }
 
 void Context::keep(SequenceId sequence) {
     require_sequence(sequence);
-    llama_memory_seq_keep(llama_get_memory(handle_), sequence);
+    // llama_memory_seq_keep clears the sequence's own stream only.
+    for (SequenceId other = 0; static_cast<uint32_t>(other) < options_.max_sequences; ++other) {
+        if (other != sequence) {
+            llama_memory_seq_rm(llama_get_memory(handle_), other, -1, -1);
+        }
+    }
 }
 
 void Context::shift(SequenceId sequence, int32_t begin, int32_t end, int32_t delta) {
@@ -369,7 +376,9 @@ uint64_t Context::layout_fingerprint() const {
     hash          = mix(hash, checksum_of(options_.value_type.data(), options_.value_type.size()));
     for (const uint64_t value :
          {model_->size_bytes(), model_->num_parameters(), static_cast<uint64_t>(model_->num_layers()),
-          static_cast<uint64_t>(model_->num_vocabulary()), static_cast<uint64_t>(options_.unified)}) {
+          static_cast<uint64_t>(model_->num_vocabulary()), static_cast<uint64_t>(options_.unified),
+          // Without it, values are stored transposed.
+          static_cast<uint64_t>(options_.flash_attention == "off")}) {
         hash = mix(hash, value);
     }
     return hash;

@@ -1,7 +1,9 @@
 #include "core/model.h"
 
 #include <cstdio>
+#include <filesystem>
 #include <limits>
+#include <system_error>
 
 #include "core/errors.h"
 #include "core/log_queue.h"
@@ -45,7 +47,12 @@ llama_load_mode load_mode_of(const ModelOptions & options) {
     return options.use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE;
 }
 
+// A pipe would be waited for without end.
 void require_readable(const std::string & path) {
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(path, error)) {
+        throw LoadError(path + (std::filesystem::exists(path, error) ? " is not a regular file" : " does not exist"));
+    }
     std::FILE * file = std::fopen(path.c_str(), "rb");
     if (file == nullptr) {
         throw LoadError("cannot open " + path);

@@ -290,6 +290,9 @@ Token Sampler::choose(const float * logits) {
                    preselects_top_k_ ? options_.top_k : model_->num_vocabulary(), candidates_);
         return draw();
     }();
+    if (token < 0) {
+        throw Error("the logit biases forbid every token");
+    }
     if (grammar_ == nullptr || grammar_allows(token)) {
         return token;
     }
@@ -302,17 +305,29 @@ Token Sampler::choose(const float * logits) {
     if (!any) {
         throw GrammarError("the grammar allows no token here");
     }
-    return draw();
+    const Token allowed = draw();
+    return allowed >= 0 ? allowed : end_of_grammar();
 }
 
-// Runs the chain over `candidates_`.
+// The biases forbid all that the grammar allows: `ignore_eos` does at the end of every grammar.
+Token Sampler::end_of_grammar() {
+    for (const Token token : model_->end_tokens()) {
+        if (grammar_allows(token)) {
+            return token;
+        }
+    }
+    throw GrammarError("the logit biases forbid every token that the grammar allows");
+}
+
+// Runs the chain over `candidates_`; -1 when each of them is forbidden.
 Token Sampler::draw() {
     llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
     llama_sampler_apply(chain_.get(), &array);
     if (array.selected < 0 || static_cast<size_t>(array.selected) >= array.size) {
         throw Error("no token could be drawn");
     }
-    return array.data[array.selected].id;
+    const auto & selected = array.data[array.selected];
+    return selected.logit == -std::numeric_limits<float>::infinity() ? -1 : selected.id;
 }
 
 bool Sampler::grammar_allows(Token token) {

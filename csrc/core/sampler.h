@@ -56,6 +56,7 @@ class Sampler {
     bool   is_plain_greedy() const;
     Token  choose(const float * logits);
     Token  draw();
+    Token  end_of_grammar();
     bool   grammar_allows(Token token);
 
     std::shared_ptr<Model>        model_;

@@ -13,6 +13,8 @@ namespace {
 constexpr size_t  max_grammar_bytes = 1 << 20;
 constexpr size_t  max_grammar_depth = 128;
 constexpr size_t  max_grammar_rules = 8192;
+constexpr size_t  max_trigger_bytes = 4096;  // std::regex parses and matches recursively
+constexpr size_t  max_triggers      = 256;
 constexpr size_t  max_breakers      = 64;
 constexpr int32_t max_logprobs      = 1024;
 
@@ -135,6 +137,11 @@ void check_options(const SamplerOptions & o, const Model & model) {
     require(o.num_logprobs >= -1 && o.num_logprobs <= max_logprobs, "num_logprobs is out of range");
     check_grammar(o.grammar);
     require(!o.grammar_lazy || o.grammar.empty() || !o.grammar_triggers.empty(), "a lazy grammar needs a trigger");
+    require(o.grammar_triggers.size() <= max_triggers, "there are too many grammar triggers");
+    for (const auto & trigger : o.grammar_triggers) {
+        require(!trigger.value.empty() && trigger.value.size() <= max_trigger_bytes,
+                "a grammar trigger is empty or too long");
+    }
     for (const auto & [token, bias] : o.logit_bias) {
         model.require_token(token);
         require(!std::isnan(bias) && bias != std::numeric_limits<float>::infinity(), "logit_bias must be a number");

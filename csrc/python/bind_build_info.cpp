@@ -32,15 +32,16 @@ py::list device_dicts() {
     return list;
 }
 
-std::vector<std::pair<int, std::string>> take_log(double timeout) {
+py::list take_log(double timeout) {
     require(timeout >= 0.0 && timeout <= 3600.0, "timeout is out of range");
-    std::vector<std::pair<int, std::string>> lines;
+    std::vector<LogRecord> records;
     {
         py::gil_scoped_release released;
-        const auto             wait = std::chrono::milliseconds(static_cast<int64_t>(timeout * 1000.0));
-        for (auto & record : take_log_records(wait)) {
-            lines.emplace_back(static_cast<int>(record.level), std::move(record.text));
-        }
+        records = take_log_records(std::chrono::milliseconds(static_cast<int64_t>(timeout * 1000.0)));
+    }
+    py::list lines;
+    for (const auto & record : records) {
+        lines.append(py::make_tuple(static_cast<int>(record.level), decoded(record.text)));
     }
     return lines;
 }

@@ -6,9 +6,10 @@ namespace {
 
 using ChatParserHandle = Handle<ChatParser>;
 
-py::str decoded(const std::string & text) {
-    return py::reinterpret_steal<py::str>(
-        PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace"));
+ChatPrompt render(const ChatTemplate & chat_template, const ChatRequest & request) {
+    const ChatRequest      mine = request;  // nobody else can change it meanwhile
+    py::gil_scoped_release released;
+    return chat_template.render(mine);
 }
 
 ChatDelta feed(ChatParserHandle & handle, const std::string & text) {
@@ -67,7 +68,7 @@ void register_chat(py::module_ & module) {
         .def(py::init<const std::string &, const std::string &, const std::string &, bool>(), py::arg("source"),
              py::arg("bos") = "", py::arg("eos") = "", py::arg("adds_bos") = false, ReleaseGil(),
              "Empty source = ChatML. Raises TemplateError.")
-        .def("render", &ChatTemplate::render, py::arg("request"), ReleaseGil(),
+        .def("render", render, py::arg("request"),
              "Raises ValueError for JSON of the wrong form, TemplateError when the template refuses.")
         .def_property_readonly("capabilities", &ChatTemplate::capabilities)
         .def_property_readonly("supports_thinking", &ChatTemplate::supports_thinking);

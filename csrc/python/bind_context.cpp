@@ -9,8 +9,9 @@ using FloatArray = py::array_t<float>;
 
 std::unique_ptr<ContextHandle> make_context(const ModelHandle & model, const ContextOptions & options) {
     auto                   shared = model.shared();
+    const ContextOptions   mine   = options;  // nobody else can change them meanwhile
     py::gil_scoped_release released;
-    return std::make_unique<ContextHandle>(std::make_shared<Context>(std::move(shared), options));
+    return std::make_unique<ContextHandle>(std::make_shared<Context>(std::move(shared), mine));
 }
 
 // The rows live in the context's own buffer, so they are copied before anybody else can decode.

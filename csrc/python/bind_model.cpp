@@ -53,11 +53,6 @@ template <typename Result> auto getter(Result (Model::*method)() const) {
     return [method](const ModelHandle & handle) { return ((*handle.shared()).*method)(); };
 }
 
-py::str decoded(const std::string & text) {
-    return py::reinterpret_steal<py::str>(
-        PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace"));
-}
-
 py::dict metadata(const ModelHandle & handle) {
     py::dict dict;
     for (const auto & [key, value] : handle.shared()->metadata()) {

@@ -1,5 +1,6 @@
 #include "core/step.h"
 
+#include <algorithm>
 #include <set>
 
 #include "python/handles.h"
@@ -7,9 +8,12 @@
 namespace dmr::python {
 namespace {
 
-// Keeps the native objects of a row alive while the step runs without the GIL.
+// Keeps the objects of a row alive while the step runs without the GIL.
 struct PythonRow {
     int32_t                      index;
+    py::tuple                    owner;
+    SamplerHandle *              sampler_handle;
+    DetokenizerHandle *          detokenizer_handle;
     std::shared_ptr<Sampler>     sampler;
     std::shared_ptr<Detokenizer> detokenizer;
 };
@@ -18,15 +22,32 @@ std::vector<PythonRow> python_rows(const py::sequence & items) {
     std::vector<PythonRow> rows;
     std::set<const void *> seen;
     for (const auto & item : items) {
-        const auto row         = item.cast<py::tuple>();
+        const auto row = item.cast<py::tuple>();
         require(row.size() == 3, "a row is (index, sampler, detokenizer)");
-        PythonRow entry{row[0].cast<int32_t>(), row[1].cast<SamplerHandle &>().shared(),
-                        row[2].cast<DetokenizerHandle &>().shared()};
+        auto &     sampler     = row[1].cast<SamplerHandle &>();
+        auto &     detokenizer = row[2].cast<DetokenizerHandle &>();
+        PythonRow  entry{row[0].cast<int32_t>(), row, &sampler, &detokenizer, sampler.shared(), detokenizer.shared()};
         const bool fresh = seen.insert(entry.sampler.get()).second && seen.insert(entry.detokenizer.get()).second;
         require(fresh, "each row needs a sampler and a detokenizer of its own");
         rows.push_back(std::move(entry));
     }
     return rows;
+}
+
+// Nobody else may use the rows' objects meanwhile. Always in the order of addresses, so that two steps cannot wait for
+// each other.
+std::vector<std::unique_lock<std::mutex>> lock_rows(const std::vector<PythonRow> & rows) {
+    std::vector<std::unique_lock<std::mutex>> locks;
+    locks.reserve(2 * rows.size());
+    for (const auto & row : rows) {
+        locks.push_back(row.sampler_handle->use_lock());
+        locks.push_back(row.detokenizer_handle->use_lock());
+    }
+    std::sort(locks.begin(), locks.end(), [](const auto & a, const auto & b) { return a.mutex() < b.mutex(); });
+    for (auto & lock : locks) {
+        lock.lock();
+    }
+    return locks;
 }
 
 StepResult step(ContextHandle & context, const Batch & batch, const py::sequence & items, ThreadPoolHandle & pool) {
@@ -38,7 +59,10 @@ StepResult step(ContextHandle & context, const Batch & batch, const py::sequence
     const Batch            mine = batch;
     py::gil_scoped_release released;
     return pool.alone([&](ThreadPool & threads) {
-        return context.alone([&](Context & c) { return run_step(c, mine, rows, threads); });
+        return context.alone([&](Context & c) {
+            const auto locks = lock_rows(owners);
+            return run_step(c, mine, rows, threads);
+        });
     });
 }
 
@@ -58,7 +82,7 @@ void register_step(py::module_ & module) {
         .def_readonly("is_end", &RowResult::is_end)
         .def_readonly("stopped_by", &RowResult::stopped_by)
         .def_readonly("text", &RowResult::text)
-        .def_readonly("error", &RowResult::error);
+        .def_property_readonly("error", [](const RowResult & r) { return decoded(r.error); });
     py::class_<StepResult>(module, "StepResult")
         .def_readonly("status", &StepResult::status)
         .def_readonly("rows", &StepResult::rows);

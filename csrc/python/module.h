@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 
 #include "core/errors.h"
@@ -14,6 +15,12 @@
 namespace dmr::python {
 
 namespace py = pybind11;
+
+// Text that may quote a file's bytes or half a character: what is no UTF-8 becomes U+FFFD instead of an error.
+inline py::str decoded(const std::string & text) {
+    return py::reinterpret_steal<py::str>(
+        PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace"));
+}
 
 // Released around everything that can take time.
 using ReleaseGil = py::call_guard<py::gil_scoped_release>;
@@ -47,6 +54,9 @@ template <typename T> class Handle {
         const auto                  value = shared();
         return work(*value);
     }
+
+    // Keeps all others out while it is locked, which it is not yet. Lock it without the GIL.
+    std::unique_lock<std::mutex> use_lock() { return std::unique_lock<std::mutex>(use_mutex_, std::defer_lock); }
 
     void close() {
         std::lock_guard<std::mutex> lock(use_mutex_);

@@ -172,15 +172,14 @@ class Engine:
             self._recover(schedule, "the KV memory has no room for this sequence")
 
     def _recover(self, schedule: Schedule, reason: str) -> None:
-        """Compute everything anew; give up the requests that this does not help either.
-
-        Failures in a row would be the wrong thing to count: on its way back to a bad place, all goes well.
-        """
+        """Compute everything anew, and give up the requests that this has not helped."""
         logger.error("a step failed: %s", reason)
         self._scheduler.preempt_all()
         self._runner.forget_all()
         error = InternalError(f"The model could not be computed: {reason}.")
-        for sequence in [chunk.sequence for chunk in schedule.chunks]:
+        for chunk in schedule.chunks:
+            sequence = chunk.sequence
+            # Counted for each sequence: on the way back to a bad place, step after step goes well.
             sequence.num_failed_steps += 1
             if sequence.num_failed_steps >= MAX_FAILED_STEPS and sequence.id in self._requests:
                 self._fail(self._requests[sequence.id], error)

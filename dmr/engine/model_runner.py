@@ -81,7 +81,7 @@ class ModelRunner:
             context = _core.Context(model, _context_options(model, settings))
             override = spec.chat_template
             template = Path(override).read_text(encoding="utf-8") if override else model.chat_template
-        except (_core.Error, ValueError, TypeError, OSError) as error:
+        except (_core.Error, ValueError, OSError) as error:
             raise ModelLoadFailed(str(error)) from error
         return cls(model, context, settings, template)
 
@@ -186,10 +186,12 @@ def num_usable_cores() -> int:
 def _context_options(model: _core.Model, settings: EngineSettings) -> _core.ContextOptions:
     options = _core.ContextOptions()
     trained = max(model.context_length, 1)
-    options.context_size = settings.context_size or min(trained, DEFAULT_CONTEXT_LIMIT)
-    options.max_batch = min(settings.max_batch_tokens, options.context_size)
-    options.max_sequences = min(settings.max_num_seqs, options.max_batch)
-    options.num_threads = settings.num_threads or num_usable_cores()
+    context_size = settings.context_size or min(trained, DEFAULT_CONTEXT_LIMIT)
+    max_batch = min(settings.max_batch_tokens, context_size)
+    _set_option(options, "context_size", context_size)
+    _set_option(options, "max_batch", max_batch)
+    _set_option(options, "max_sequences", min(settings.max_num_seqs, max_batch))
+    _set_option(options, "num_threads", settings.num_threads or num_usable_cores())
     return options
 
 
@@ -212,8 +214,8 @@ def _sampler_options(request: EngineRequest, seed: int) -> _core.SamplerOptions:
     return options
 
 
-def _set_option(options: _core.SamplerOptions, name: str, value: Any) -> None:
+def _set_option(options: _core.ContextOptions | _core.SamplerOptions, name: str, value: Any) -> None:
     try:
         setattr(options, name, value)
     except TypeError:  # a number that does not fit into the native type
-        raise InvalidRequest(f"{name} is out of range.", param=name) from None
+        raise ValueError(f"{name} is out of range") from None

@@ -72,7 +72,7 @@ class StepLoop:
             if self._engine.has_work:
                 self._step()
                 self._publish(publish)
-            else:
+            if not self._engine.has_work:
                 self._engine.check_integrity()
 
     def _step(self) -> None:

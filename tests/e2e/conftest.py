@@ -156,7 +156,7 @@ def add_tiny_models(models_path: Path, tiny_folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterator[Server]:
-    """A server with the tiny models, and the starter model if it was brought; shared by all tests that leave it as it is."""
+    """A server with the tiny models, and the starter model if it was brought; for tests that leave it as it is."""
     folder = tmp_path_factory.mktemp("server")
     add_tiny_models(folder / "models", tiny_folder)
     if STARTER_MODEL.exists():

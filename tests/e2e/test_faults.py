@@ -112,7 +112,7 @@ def test_a_model_that_cannot_be_loaded_says_why_and_harms_nobody(own_server: Sta
 
 
 def test_64_requests_on_the_room_of_4(own_server: Start) -> None:
-    """Each needs about 60 cells, the pool has 256: they queue and are preempted, and every answer is whole and right."""
+    """Each needs about 60 cells of 256: they queue and are preempted, and every answer is whole and right."""
     server = own_server(DMR_CONTEXT_SIZE="256", DMR_MAX_SEQUENCES="16")
     fields = {"seed": 7, "max_tokens": 32, "ignore_eos": True}
     alone = server.chat(MODEL, **fields)["choices"][0]["message"]["content"]

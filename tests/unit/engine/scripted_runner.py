@@ -74,7 +74,9 @@ class ScriptedRunner:
         held = self.memory.setdefault(sequence.slot, [])
         assert len(held) == start, "a chunk does not begin where the memory ends"
         held += sequence.token_ids[start : start + num_tokens]
-        assert not wants_output or held == sequence.token_ids, "an output before all was computed, or from foreign cells"
+        assert not wants_output or held == sequence.token_ids, (
+            "an output before all was computed, or from foreign cells"
+        )
         return wants_output
 
 

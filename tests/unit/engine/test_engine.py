@@ -164,9 +164,10 @@ def test_no_room_makes_the_youngest_wait_and_nothing_is_lost() -> None:
     assert bench.scheduler.num_preemptions > 0
 
 
-def test_no_room_for_one_alone_is_an_error_after_some_tries() -> None:
-    bench = Bench(num_cells=1000, real_cells=10)
-    too_long, short = bench.add([1] * 20), bench.add([2] * 3)
+@pytest.mark.parametrize("num_tokens", [20, 100])  # it fails at once, or each time after a first chunk went well
+def test_no_room_for_one_alone_is_an_error_after_some_tries(num_tokens: int) -> None:
+    bench = Bench(num_cells=1000, real_cells=num_tokens - 10, max_batch=64)
+    too_long, short = bench.add([1] * num_tokens), bench.add([2] * 3)
     bench.run(max_steps=30)
     assert "no room" in error_of(bench, too_long).message
     assert text(bench, short) == text_of(answer_to([2] * 3, 3))
@@ -197,7 +198,7 @@ def test_a_step_that_always_fails_is_given_up_and_those_who_wait_survive() -> No
     assert text(bench, waiting) == text_of(answer_to([3], 3))
 
 
-def test_failures_count_only_in_a_row() -> None:
+def test_failures_with_new_tokens_in_between_do_not_add_up() -> None:
     bench = Bench()
     request = bench.add([1], max_new=30)
     for _ in range(10):
@@ -232,7 +233,11 @@ FAILURES = st.lists(st.sampled_from([None, None, None, "no room", "failed"]), ma
     failures=FAILURES,
 )
 def test_answers_are_those_computed_alone_or_an_error(
-    requests: list[tuple[list[int], int]], num_cells: int, missing_cells: int, num_slots: int, failures: list[str | None]
+    requests: list[tuple[list[int], int]],
+    num_cells: int,
+    missing_cells: int,
+    num_slots: int,
+    failures: list[str | None],
 ) -> None:
     """Whatever the pool holds and the native side does: each choice answers right, or its request says why not."""
     bench = Bench(num_cells, num_slots, max_batch=16, real_cells=max(1, num_cells - missing_cells))
