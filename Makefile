@@ -18,7 +18,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Compiles with pip's whole talk in build/pip.log. The terminal gets the compiler's progress and, on failure, the end.
-COMPILE = mkdir -p build && { $(1) 2>&1 | tee build/pip.log | sed -u -n -E \
+COMPILE = trap 'exit 130' INT; mkdir -p build && { $(1) 2>&1 | tee build/pip.log | sed -u -n -E \
 	-e 's/^ *(\[[0-9]+\/[0-9]+\] .{0,100}).*/\1/p' -e t -e '/\[llama.cpp\]|^ *(Building|Successfully)|(warning|error):/p' \
 	|| { tail -n 40 build/pip.log; echo "make: the build failed; everything it said is in build/pip.log" >&2; exit 1; }; }
 EDITABLE = $(BIN)/python -m pip install -v --no-build-isolation --no-deps -C build-dir=$(BUILD) -e .

@@ -1,6 +1,7 @@
 """Settings: read once from the environment, frozen, and passed down. No other module reads environment variables.
 
-Names are Docker Model Runner's own where it has one (`MODELS_PATH`, `MODEL_RUNNER_PORT`, `DMR_ORIGINS`); ours begin with `DMR_`.
+Names are Docker Model Runner's own where it has one (`MODELS_PATH`, `MODEL_RUNNER_PORT`, `DMR_ORIGINS`); ours begin
+with `DMR_`.
 """
 
 from __future__ import annotations

@@ -203,12 +203,14 @@ def pack(message: msgspec.Struct) -> bytes:
 
     Raises:
         PayloadTooLarge: over `MAX_FRAME_BYTES`.
-        InvalidRequest: a text has half of a surrogate pair, which is no character.
+        InvalidRequest: a number has more than 64 bits, or a text half of a surrogate pair, which is no character.
     """
     try:
         body = _encoder.encode(message)
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"The text is not valid Unicode: {error.reason}.") from None
+    except OverflowError:
+        raise InvalidRequest("A number is too large: integers have 64 bits at most.") from None
     if len(body) > MAX_FRAME_BYTES:
         raise PayloadTooLarge(f"The request has {len(body)} bytes; {MAX_FRAME_BYTES} can be handled.")
     return _LENGTH.pack(len(body)) + body
@@ -242,6 +244,7 @@ class Connection:
         try:
             self._socket.settimeout(CONNECT_TIMEOUT)
             self._socket.connect(path)
+            self._socket.settimeout(timeout)
         except OSError:
             self._socket.close()
             raise

@@ -45,19 +45,27 @@ llama_flash_attn_type flash_attention_type(const std::string & name) {
     return name == "on" ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
 }
 
+uint32_t context_size_of(const ContextOptions & options, const Model & model) {
+    return options.context_size == 0 ? static_cast<uint32_t>(std::max(model.context_length(), 1)) : options.context_size;
+}
+
 void check_options(const ContextOptions & options, const Model & model) {
     require(options.context_size <= max_context_size, "context_size is over " + std::to_string(max_context_size));
     require(options.max_batch >= 1 && options.max_batch <= max_batch_size, "max_batch is out of range");
     require(options.max_sequences >= 1 && options.max_sequences <= llama_max_parallel_sequences(),
             "max_sequences is out of range 1.." + std::to_string(llama_max_parallel_sequences()));
     // llama.cpp reserves outputs for all sequences within one batch, and a batch never exceeds the context.
-    const auto trained  = static_cast<uint32_t>(std::max(model.context_length(), 1));
-    const auto context  = options.context_size == 0 ? trained : options.context_size;
-    require(options.max_sequences <= std::min(options.max_batch, context),
+    require(options.max_sequences <= std::min(options.max_batch, context_size_of(options, model)),
             "max_sequences is over max_batch or over context_size");
     require(!(model.has_encoder() && model.has_decoder()), "encoder-decoder models are not supported");
     require(options.num_threads >= 1 && options.num_threads <= GGML_MAX_N_THREADS, "num_threads is out of range");
     require(options.thread_polling <= 100, "thread_polling is out of range 0..100");
+}
+
+// llama.cpp reserves its pooling for a batch that the sequences share evenly, and asserts that it is one.
+uint32_t even_batch(const ContextOptions & options, const Model & model) {
+    const uint32_t longest = std::min(options.max_batch, context_size_of(options, model));
+    return longest - longest % options.max_sequences;
 }
 
 // The CPU back end may be a library that was loaded by name, so its functions are asked for by name too.
@@ -114,10 +122,13 @@ uint64_t checksum_of(const char * data, size_t size) {
 Context::Context(std::shared_ptr<Model> model, const ContextOptions & options)
     : model_(std::move(model)), options_(options) {
     check_options(options, *model_);
+    if (options.embeddings) {
+        options_.max_batch = even_batch(options, *model_);
+    }
     auto params            = llama_context_default_params();
     params.n_ctx           = options.context_size;
-    params.n_batch         = options.max_batch;
-    params.n_ubatch        = options.max_batch;  // one pass for each decode
+    params.n_batch         = options_.max_batch;
+    params.n_ubatch        = options_.max_batch;  // one pass for each decode
     params.n_seq_max       = options.max_sequences;
     params.kv_unified      = options.unified;
     params.swa_full        = true;  // so that any suffix can be removed
@@ -129,7 +140,7 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options)
     params.n_threads       = options.num_threads;
     params.n_threads_batch = options.num_threads;
     // Pooled embeddings take every token as an output.
-    const uint32_t least_outputs = options.embeddings ? options.max_batch : options.max_sequences;
+    const uint32_t least_outputs = options.embeddings ? options_.max_batch : options.max_sequences;
     options_.max_outputs         = std::max(options.max_outputs, least_outputs);
     params.n_outputs_max         = options_.max_outputs;
     params.abort_callback        = on_abort_check;
@@ -372,8 +383,8 @@ void Context::require_output(int32_t index) const {
 }
 
 uint64_t Context::layout_fingerprint() const {
-    uint64_t hash = checksum_of(options_.key_type.data(), options_.key_type.size());
-    hash          = mix(hash, checksum_of(options_.value_type.data(), options_.value_type.size()));
+    const std::string types = options_.key_type + "/" + options_.value_type;
+    uint64_t          hash  = checksum_of(types.data(), types.size());
     for (const uint64_t value :
          {model_->size_bytes(), model_->num_parameters(), static_cast<uint64_t>(model_->num_layers()),
           static_cast<uint64_t>(model_->num_vocabulary()), static_cast<uint64_t>(options_.unified),

@@ -35,6 +35,12 @@ class PromptTemplate:
             InvalidRequest: the template refuses this conversation, or the form of the answer cannot be enforced.
             Unsupported: tools are offered to a template that knows none.
         """
+        try:
+            return self._template.render(self._request(chat, response_format))
+        except (_core.TemplateError, ValueError, OverflowError, RecursionError) as error:
+            raise InvalidRequest(f"{error}.", param="messages") from error
+
+    def _request(self, chat: ChatInput, response_format: ResponseFormat | None) -> _core.ChatRequest:
         tools = () if chat.tool_choice is ToolChoice.NONE else chat.tools
         if tools and not self._template.capabilities.get("supports_tools", False):
             raise Unsupported("This model's chat template does not support tools.", param="tools")
@@ -48,10 +54,7 @@ class PromptTemplate:
         if response_format is not None:
             request.json_schema = response_format.json_schema
             request.grammar = response_format.grammar
-        try:
-            return self._template.render(request)
-        except (_core.TemplateError, ValueError) as error:
-            raise InvalidRequest(f"{error}.", param="messages") from error
+        return request
 
 
 def grammar_of(prompt: _core.ChatPrompt) -> GrammarSpec | None:

@@ -7,11 +7,13 @@ import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dmr.config import Settings, read_settings
 from dmr.errors import DmrError, InternalError
+from dmr.manager.engine_process import COMMAND
 from dmr.manager.model_manager import LoadedModel, ModelManager
 from dmr.store.store import ModelStore
 from dmr.wire import (
@@ -99,7 +101,7 @@ class ManagerServer:
                 writer.write(pack(LoadProgress(model.process.progress)))
 
 
-async def run_manager(settings: Settings, runtime_dir: Path) -> None:
+async def run_manager(settings: Settings, runtime_dir: Path, engine_command: Sequence[str] = COMMAND) -> None:
     """Serve until SIGTERM, or until standard input closes: then whoever started us is gone."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
@@ -107,7 +109,7 @@ async def run_manager(settings: Settings, runtime_dir: Path) -> None:
         loop.add_signal_handler(number, stopped.set)
     life_line = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(life_line), sys.stdin)
-    manager = ModelManager(settings, ModelStore(settings.models_path), runtime_dir)
+    manager = ModelManager(settings, ModelStore(settings.models_path), runtime_dir, engine_command)
     path = runtime_dir / SOCKET_NAME
     path.unlink(missing_ok=True)
     listener = await asyncio.start_unix_server(ManagerServer(manager).serve, path, backlog=1024)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmr import config
+from dmr.config import Settings, read_settings
+from dmr.errors import InvalidRequest
+
+SAMPLES = {str: "debug", int: "7", float: "2.5", Path: "folder/models"}
+
+
+def test_nothing_set() -> None:
+    expanded = Settings(models_path=Path("~/.docker/models").expanduser())
+    assert read_settings({}) == expanded
+    assert not str(expanded.models_path).startswith("~")
+
+
+@pytest.mark.parametrize("variable", config._VARIABLES)
+def test_each_variable_sets_its_field_and_no_other(variable: str) -> None:
+    path, kind, *_ = config._VARIABLES[variable]
+    settings = read_settings({variable: SAMPLES[kind]})
+    holder, before = (
+        (settings.engine, Settings().engine) if path.startswith("engine.") else (settings, read_settings({}))
+    )
+    field = path.removeprefix("engine.")
+    assert getattr(holder, field) == kind(SAMPLES[kind])
+    others = set(holder.__struct_fields__) - {field, "engine"}
+    assert all(getattr(holder, other) == getattr(before, other) for other in others)
+
+
+def test_every_setting_can_be_set() -> None:
+    fields = {path.removeprefix("engine.") for path, *_ in config._VARIABLES.values()}
+    known = set(Settings.__struct_fields__) | set(config.EngineSettings.__struct_fields__)
+    assert known - fields == {"engine", "inter_token_target"}
+
+
+@pytest.mark.parametrize("text", ["9000", " 9000 ", '"9000"', "'9000'", "9000\n"])
+def test_blanks_and_quotes_do_not_count(text: str) -> None:
+    assert read_settings({"MODEL_RUNNER_PORT": text}).port == 9000
+
+
+@pytest.mark.parametrize("text", ["", "  ", '""'])
+def test_an_empty_value_is_none(text: str) -> None:
+    assert read_settings({"MODEL_RUNNER_PORT": text, "DMR_HOST": text}) == read_settings({})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("MODEL_RUNNER_PORT", "http"),
+        ("MODEL_RUNNER_PORT", "1.5"),
+        ("MODEL_RUNNER_PORT", "-1"),
+        ("DMR_KEEP_ALIVE", "5m"),
+        ("DMR_KEEP_ALIVE", "nan"),
+        ("DMR_LOAD_TIMEOUT", "nan"),
+        ("DMR_MAX_BODY_BYTES", "256MB"),
+        ("DMR_MAX_SEQUENCES", "0"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_wrong_value_names_its_variable(variable: str, text: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_settings({variable: text})
+    assert caught.value.param == variable
+    assert variable in caught.value.message
+    assert text in caught.value.message
+
+
+def test_a_home_folder_is_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert read_settings({"MODELS_PATH": "~/models"}).models_path == Path("/somewhere/models")
+
+
+def test_a_model_may_stay_for_ever() -> None:
+    assert read_settings({"DMR_KEEP_ALIVE": "-1"}).keep_alive == -1.0
+    assert read_settings({"DMR_KEEP_ALIVE": "0"}).keep_alive == 0.0
