@@ -55,7 +55,7 @@ def greedy(context: _core.Context, sequence: int, tokens: Sequence[int], count: 
 
 def generate_text(model: _core.Model, prompt: str, sampler: _core.Sampler, max_tokens: int = 200) -> tuple[str, bool]:
     """What the sampler makes of the model's logits, and whether it ended by itself."""
-    context = make_context(model)
+    context = make_context(model, max_batch=512)
     detokenizer = _core.Detokenizer(model)
     tokens = model.tokenize(prompt)
     text = ""

@@ -68,7 +68,7 @@ def test_answers_match_the_schema(script_model: _core.Model, name: str, seed: in
     assert fits(json.loads(text)), text
 
 
-@pytest.mark.parametrize("text", ["", "{", "nothing", '{"a": }', '"\\ud800"', "[" * 100_000, '{"a":' * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "nothing", '{"a": }', '"\\ud800"', "[" * 100_000, '{"a":' * 40_000])
 def test_text_that_is_no_json(text: str) -> None:
     with pytest.raises(ValueError, match="JSON Schema"):
         _core.grammar_from_schema(text)
