@@ -1,5 +1,7 @@
 #include "core/chat_template.h"
 
+#include <algorithm>
+#include <cctype>
 #include <stdexcept>
 
 #include "chat.h"  // llama-common's
@@ -13,7 +15,9 @@ constexpr size_t max_json_bytes = 1U << 28;
 constexpr int    max_json_depth = 128;
 
 constexpr size_t max_template_bytes = 1U << 20;
-constexpr int    max_template_depth = 256;
+constexpr size_t max_template_depth = 256;
+constexpr size_t max_template_terms = 2000;  // names, numbers and operators of one tag
+constexpr size_t max_template_tags  = 4000;
 
 constexpr size_t max_schema_bytes      = 1U << 18;
 constexpr int    max_schema_depth      = 48;
@@ -68,14 +72,44 @@ common_json parse_schema(const std::string & text) {
     return schema;
 }
 
-// The template parser is recursive.
-void check_template(const std::string & source) {
-    int depth = 0;
-    for (const char c : source) {
+bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
+
+// The end of a tag whose inside begins at `at`.
+size_t check_tag(const std::string & source, size_t at) {
+    size_t depth = 0;
+    size_t terms = 0;
+    for (; at < source.size(); ++at) {
+        const char c = source[at];
+        if (c == '"' || c == '\'') {
+            for (++at; at < source.size() && source[at] != c; ++at) {
+                at += source[at] == '\\' ? 1 : 0;
+            }
+        } else if (depth == 0 && (c == '}' || c == '%') && source.compare(at + 1, 1, "}") == 0) {
+            return at + 1;
+        }
         depth += c == '(' || c == '[' || c == '{' ? 1 : 0;
         depth -= (c == ')' || c == ']' || c == '}') && depth > 0 ? 1 : 0;
-        if (depth > max_template_depth || source.size() > max_template_bytes) {
-            throw TemplateError("the chat template is too long or nested too deeply");
+        const bool goes_on = is_word(c) && is_word(source[at - 1]);
+        terms += goes_on || std::isspace(static_cast<unsigned char>(c)) != 0 ? 0 : 1;
+        if (depth > max_template_depth || terms > max_template_terms) {
+            throw TemplateError("the chat template is nested too deeply");
+        }
+    }
+    return at;
+}
+
+// The template parser recurses for each block, each bracket and each operator.
+void check_template(const std::string & source) {
+    size_t tags = 0;
+    for (size_t at = source.find('{'); at != std::string::npos; at = source.find('{', at + 1)) {
+        if (source.compare(at, 2, "{#") == 0) {
+            at = std::min(source.find("#}", at + 2), source.size());
+        } else if (source.compare(at, 2, "{{") == 0 || source.compare(at, 2, "{%") == 0) {
+            at = check_tag(source, at + 2);
+            ++tags;
+        }
+        if (tags > max_template_tags || source.size() > max_template_bytes) {
+            throw TemplateError("the chat template is too long");
         }
     }
 }
@@ -193,7 +227,8 @@ bool ChatTemplate::supports_thinking() const { return common_chat_templates_supp
 struct ChatParser::State {
     common_chat_parser_params params;
     std::string               text;
-    common_chat_msg           told;  // what the deltas so far add up to
+    common_chat_msg           told;          // what the deltas so far add up to
+    size_t                    num_told = 0;  // bytes of the text up to the end of what was told of it last
 };
 
 ChatParser::ChatParser(const ChatPrompt & prompt, bool parse_tool_calls) : state_(std::make_unique<State>()) {
@@ -238,6 +273,8 @@ ChatDelta ChatParser::advance(bool is_partial) {
     delta.content   = growth(told.content, now.content);
     told.reasoning_content += delta.reasoning;
     told.content += delta.content;
+    note_told(delta.reasoning);
+    note_told(delta.content);
     for (size_t i = 0; i < now.tool_calls.size(); ++i) {
         const auto & call = now.tool_calls[i];
         // A name may still grow; it is certain once something follows it.
@@ -259,12 +296,21 @@ ChatDelta ChatParser::advance(bool is_partial) {
     return delta;
 }
 
-// The answer fits no format: whatever was not told yet is content, unless a part of it was told as something else.
+// A delta is a part of the text: the last one that there is.
+void ChatParser::note_told(const std::string & part) {
+    const size_t at = part.empty() ? std::string::npos : state_->text.rfind(part);
+    if (at != std::string::npos) {
+        state_->num_told = std::max(state_->num_told, at + part.size());
+    }
+}
+
+// The answer fits no format: whatever was not told yet is content, unless it may belong to a call that was told.
 ChatDelta ChatParser::fall_back_to_text() {
     auto &    told = state_->told;
     ChatDelta delta;
-    if (told.tool_calls.empty() && told.reasoning_content.empty()) {
-        delta.content = growth(told.content, state_->text);
+    if (told.tool_calls.empty()) {
+        delta.content    = state_->text.substr(state_->num_told);
+        state_->num_told = state_->text.size();
         told.content += delta.content;
     }
     return delta;

@@ -20,15 +20,15 @@ struct ChatRequest {
     bool                               parallel_tool_calls   = true;
     bool                               enable_thinking       = true;
     bool                               add_generation_prompt = true;
-    std::string                        json_schema;  // the answer must match; empty = free
-    std::string                        grammar;      // the same as GBNF
+    std::string                        json_schema;      // the answer must match; empty = free
+    std::string                        grammar;          // the same as GBNF
     std::map<std::string, std::string> template_kwargs;  // values are JSON
 };
 
 // What to send to the model, and all that is needed to understand its answer.
 struct ChatPrompt {
     std::string                 text;
-    std::string                 grammar;  // empty = free
+    std::string                 grammar;          // empty = free
     std::string                 grammar_prefill;  // text the grammar must have taken before the first token
     bool                        grammar_lazy = false;
     std::vector<GrammarTrigger> grammar_triggers;
@@ -54,8 +54,8 @@ class ChatTemplate {
 
   private:
     std::unique_ptr<common_chat_templates, void (*)(common_chat_templates *)> templates_;
-    std::string                                                                bos_;
-    bool                                                                       adds_bos_;
+    std::string                                                               bos_;
+    bool                                                                      adds_bos_;
 };
 
 struct ToolCallDelta {
@@ -85,6 +85,7 @@ class ChatParser {
     struct State;
     ChatDelta advance(bool is_partial);
     ChatDelta fall_back_to_text();
+    void      note_told(const std::string & part);
 
     std::unique_ptr<State> state_;
 };

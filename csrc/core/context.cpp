@@ -46,7 +46,8 @@ llama_flash_attn_type flash_attention_type(const std::string & name) {
 }
 
 uint32_t context_size_of(const ContextOptions & options, const Model & model) {
-    return options.context_size == 0 ? static_cast<uint32_t>(std::max(model.context_length(), 1)) : options.context_size;
+    return options.context_size == 0 ? static_cast<uint32_t>(std::max(model.context_length(), 1))
+                                     : options.context_size;
 }
 
 void check_options(const ContextOptions & options, const Model & model) {
@@ -74,8 +75,7 @@ template <typename Function> Function cpu_function(const char * name) {
     if (device == nullptr) {
         throw LoadError("no CPU back end was found");
     }
-    return reinterpret_cast<Function>(
-        ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), name));
+    return reinterpret_cast<Function>(ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), name));
 }
 
 ggml_threadpool * make_threadpool(int32_t num_threads, uint32_t polling) {
@@ -335,9 +335,7 @@ void Context::set_threads(int32_t num_threads) {
     llama_set_n_threads(handle_, num_threads, num_threads);
 }
 
-ContextCounters Context::counters() const {
-    return {num_decodes_, num_tokens_, llama_perf_context(handle_).n_reused};
-}
+ContextCounters Context::counters() const { return {num_decodes_, num_tokens_, llama_perf_context(handle_).n_reused}; }
 
 void Context::require_sequence(SequenceId sequence) const {
     require(has_memory() || options_.embeddings, "this model keeps no memory");
@@ -348,9 +346,9 @@ void Context::require_sequence(SequenceId sequence) const {
 
 void Context::require_batch(const Batch & batch) const {
     require(batch.size() > 0, "the batch is empty");
-    require(static_cast<uint32_t>(batch.size()) <= options_.max_batch,
-            "the batch has " + std::to_string(batch.size()) + " tokens, the most is " +
-                std::to_string(options_.max_batch));
+    require(static_cast<uint32_t>(batch.size()) <= options_.max_batch, "the batch has " + std::to_string(batch.size()) +
+                                                                           " tokens, the most is " +
+                                                                           std::to_string(options_.max_batch));
     auto *                        memory = llama_get_memory(handle_);
     std::map<SequenceId, int32_t> next;
     uint32_t                      num_outputs = 0;
@@ -363,9 +361,9 @@ void Context::require_batch(const Batch & batch) const {
             const int32_t held = memory == nullptr ? -1 : llama_memory_seq_pos_max(memory, sequence);
             entry              = next.emplace(sequence, held + 1).first;
         }
-        require(batch.positions[i] == entry->second,
-                "sequence " + std::to_string(sequence) + " goes on at position " + std::to_string(entry->second) +
-                    ", not " + std::to_string(batch.positions[i]));
+        require(batch.positions[i] == entry->second, "sequence " + std::to_string(sequence) + " goes on at position " +
+                                                         std::to_string(entry->second) + ", not " +
+                                                         std::to_string(batch.positions[i]));
         require(entry->second < (memory == nullptr ? model_->context_length() : std::numeric_limits<int32_t>::max()),
                 "the sequence is longer than the model can take");
         ++entry->second;

@@ -17,12 +17,13 @@ constexpr size_t   max_named_rules = 8192;   // and follows references recursive
 constexpr uint64_t max_repetition  = 2000;   // llama.cpp's own
 constexpr uint64_t max_beginnings  = 50000;  // of one rule: llama.cpp visits each of them, and compares each with each
 
-constexpr size_t no_rule = std::numeric_limits<size_t>::max();
+constexpr size_t   no_rule = std::numeric_limits<size_t>::max();
+constexpr uint64_t endless = std::numeric_limits<uint64_t>::max();
 
 struct Part {
-    size_t   rule;       // no_rule: text
-    bool     optional;   // {0,...}
-    uint64_t num_times;  // at most
+    size_t   rule;        // no_rule: text
+    bool     optional;    // {0,...}
+    uint64_t num_copies;  // that llama.cpp makes of it
 };
 
 struct Rule {
@@ -176,7 +177,7 @@ class Reader {
     bool read_repetition(std::vector<Part> & parts, bool newline_ok) {
         const char kind = text_[at_++];
         uint64_t   low  = kind == '+' ? 1 : 0;
-        uint64_t   high = kind == '?' ? 1 : max_repetition;
+        uint64_t   high = kind == '?' ? 1 : endless;
         if (kind == '{') {
             skip_space(newline_ok);
             low = high = read_number();
@@ -184,20 +185,21 @@ class Reader {
             if (now() == ',') {
                 ++at_;
                 skip_space(newline_ok);
-                high = is_digit() ? read_number() : max_repetition;
+                high = is_digit() ? read_number() : endless;
                 skip_space(newline_ok);
             }
             if (now() != '}') {
                 return false;
             }
             ++at_;
-            if (high < low && low <= max_repetition) {
+            if (high < low) {
                 throw GrammarError("a repetition in the grammar ends before it begins");
             }
         }
         if (!parts.empty()) {
-            parts.back().optional  = parts.back().optional || low == 0;
-            parts.back().num_times = std::min(high, max_repetition);
+            const bool bounded      = high <= max_repetition;
+            parts.back().optional   = parts.back().optional || low == 0;
+            parts.back().num_copies = std::clamp<uint64_t>(bounded ? high : low, 1, max_repetition);
         }
         return true;
     }
@@ -249,7 +251,7 @@ std::vector<Part> beginnings(const std::vector<Rule> & rules, const Rule & rule)
     for (const auto & parts : rule.alternatives) {
         for (const auto & part : parts) {
             if (part.rule != no_rule) {
-                found.push_back({part.rule, false, rules[part.rule].can_be_empty ? part.num_times : 1});
+                found.push_back({part.rule, false, rules[part.rule].can_be_empty ? part.num_copies : 1});
             }
             if (!can_be_empty(rules, part)) {
                 break;
@@ -283,7 +285,7 @@ void check_beginnings(const std::vector<Rule> & rules) {
         ready.pop_back();
         count[i] = rules[i].alternatives.size();
         for (const auto & part : first[i]) {
-            count[i] = std::min(count[i] + part.num_times * count[part.rule], max_beginnings + 1);
+            count[i] = std::min(count[i] + part.num_copies * count[part.rule], max_beginnings + 1);
         }
         if (count[i] > max_beginnings) {
             throw GrammarError("the grammar has too many ways to begin");

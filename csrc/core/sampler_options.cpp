@@ -1,24 +1,21 @@
 #include "core/sampler_options.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <limits>
 
 #include "core/errors.h"
+#include "core/grammar_check.h"
 
 namespace dmr {
 namespace {
 
-constexpr size_t  max_grammar_bytes = 1 << 20;
-constexpr size_t  max_grammar_depth = 128;
-constexpr size_t  max_grammar_rules = 8192;
 constexpr size_t  max_trigger_bytes = 4096;  // std::regex parses and matches recursively
 constexpr size_t  max_triggers      = 256;
 constexpr size_t  max_breakers      = 64;
 constexpr int32_t max_logprobs      = 1024;
 
-const char * const stage_names[] = {"penalties", "dry", "top_n_sigma", "top_k",       "typ_p",  "top_p",
+const char * const stage_names[] = {"penalties", "dry", "top_n_sigma", "top_k",      "typ_p", "top_p",
                                     "min_p",     "xtc", "temperature", "adaptive_p", "infill"};
 
 void require_stages(const std::vector<std::string> & order) {
@@ -37,69 +34,6 @@ void require_finite(float value, const char * name) {
 
 void require_range(float value, float low, float high, const char * name) {
     require(value >= low && value <= high, std::string(name) + " is out of range");
-}
-
-// "{5,2}" makes llama.cpp repeat for ever.
-bool is_backward_repetition(const std::string & grammar, size_t at) {
-    size_t     next = at + 1;
-    const auto read = [&] {
-        uint64_t value = 0;
-        while (next < grammar.size() && grammar[next] >= '0' && grammar[next] <= '9') {
-            value = std::min<uint64_t>(value * 10 + static_cast<uint64_t>(grammar[next++] - '0'), 1U << 30);
-        }
-        return value;
-    };
-    const auto skip = [&] {
-        while (next < grammar.size() && std::isspace(static_cast<unsigned char>(grammar[next])) != 0) {
-            ++next;
-        }
-    };
-    skip();
-    const uint64_t low = read();
-    skip();
-    if (next >= grammar.size() || grammar[next] != ',') {
-        return false;
-    }
-    ++next;
-    skip();
-    const bool bounded = next < grammar.size() && grammar[next] != '}';
-    return bounded && read() < low;
-}
-
-// The end of what is no grammar syntax but text: a literal, a character class, a comment. `at` if nothing of it begins.
-size_t skip_text(const std::string & grammar, size_t at) {
-    const char close = grammar[at] == '"' ? '"' : grammar[at] == '[' ? ']' : grammar[at] == '#' ? '\n' : '\0';
-    if (close == '\0') {
-        return at;
-    }
-    for (++at; at < grammar.size() && grammar[at] != close; ++at) {
-        at += grammar[at] == '\\' && close != '\n' ? 1 : 0;
-    }
-    return at;
-}
-
-// llama.cpp reads grammars recursively: groups, and references from rule to rule.
-void check_grammar(const std::string & grammar) {
-    if (grammar.size() > max_grammar_bytes) {
-        throw GrammarError("the grammar is too long");
-    }
-    size_t depth = 0;
-    size_t rules = 0;
-    for (size_t i = 0; i < grammar.size(); ++i) {
-        i = skip_text(grammar, i);
-        if (i >= grammar.size()) {
-            break;
-        }
-        depth += grammar[i] == '(' ? 1 : 0;
-        depth -= grammar[i] == ')' && depth > 0 ? 1 : 0;
-        rules += grammar.compare(i, 3, "::=") == 0 ? 1 : 0;
-        if (grammar[i] == '{' && is_backward_repetition(grammar, i)) {
-            throw GrammarError("a repetition in the grammar ends before it begins");
-        }
-        if (depth > max_grammar_depth || rules > max_grammar_rules) {
-            throw GrammarError("the grammar is nested too deeply or has too many rules");
-        }
-    }
 }
 
 }  // namespace
