@@ -13,7 +13,6 @@ from typing import NamedTuple
 from dmr.engine.kv_cache import KVCache, Match, Operation, num_shared
 from dmr.engine.sequence import Sequence
 
-
 LEAST_WORTH_WAITING_FOR = 8  # tokens that another sequence is about to compute
 MAX_LOOKED_AT = 64  # waiting sequences that one step considers
 

@@ -194,7 +194,14 @@ class Job(NamedTuple):
 
 
 JOBS = st.lists(
-    st.builds(Job, st.integers(0, 20), st.integers(1, 40), st.integers(1, 20), st.none() | st.integers(0, 30), st.integers(0, 2)),
+    st.builds(
+        Job,
+        arrives=st.integers(0, 20),
+        num_prompt_tokens=st.integers(1, 40),
+        num_new_tokens=st.integers(1, 20),
+        aborted_after=st.none() | st.integers(0, 30),
+        family=st.integers(0, 2),
+    ),
     min_size=1,
     max_size=12,
 )
