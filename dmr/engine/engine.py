@@ -29,15 +29,23 @@ class Runner(Protocol):
 class Request:
     """One request in flight: its sequences and their native state."""
 
-    def __init__(self, sequences: list[Sequence], generators: list[Generator], num_prompt_tokens: int) -> None:
+    def __init__(
+        self, sequences: list[Sequence], generators: list[Generator], num_prompt_tokens: int, num_choices: int = 1
+    ) -> None:
         self.sequences = sequences
         self.generators = generators
         self.num_prompt_tokens = num_prompt_tokens
+        self.num_choices = num_choices  # of each prompt
         self.num_unfinished = len(sequences)
         self.num_completion_tokens = 0
         self.arrived = time.monotonic()
         self.started = 0.0  # when its first token was computed
         self.first_token = 0.0
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Of all prompts, each counted once: what its first choice did not have to compute."""
+        return sum(max(0, sequence.num_cached_tokens) for sequence in self.sequences[:: self.num_choices])
 
     def timings(self, now: float) -> Timings:
         started = self.started or now
@@ -122,6 +130,7 @@ class Engine:
         """End every request with an error and empty the native memory: what either holds is no longer known."""
         for request in dict.fromkeys(self._requests.values()):
             self._fail(request, error)
+        self._scheduler.preempt_all()
         self._runner.forget_all()
 
     def check_integrity(self) -> None:
@@ -153,7 +162,9 @@ class Engine:
         request.num_unfinished -= 1
         if request.num_unfinished == 0:
             usage = Usage(
-                num_prompt_tokens=request.num_prompt_tokens, num_completion_tokens=request.num_completion_tokens
+                num_prompt_tokens=request.num_prompt_tokens,
+                num_cached_tokens=request.num_cached_tokens,
+                num_completion_tokens=request.num_completion_tokens,
             )
             self._deliver(request, EngineCompleted(usage, request.timings(now)))
 

@@ -47,7 +47,7 @@ class Intake:
                 sequences.append(Sequence(next(self._ids), index, list(prompt), self._max_length(message, prompt)))
                 # Choices of one prompt must differ; the first is what n=1 would give.
                 generators.append(self._tokenizer.make_generator(message, (seed + choice) & 0xFFFFFFFF, prompt))
-        return Request(sequences, generators, sum(map(len, prompts)))
+        return Request(sequences, generators, sum(map(len, prompts)), message.num_choices)
 
     def _check_numbers(self, message: EngineRequest) -> None:
         if not message.prompts or message.num_choices < 1:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 from dmr import _core
 from dmr.config import EngineSettings
+from dmr.engine.kv_cache import Copy
 from dmr.engine.scheduler import Schedule
 from dmr.engine.sequence import Sequence
 from dmr.errors import InvalidRequest, ModelLoadFailed
 from dmr.types import SamplingParams, TokenLogprob, TokenProbability
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
 
+MAX_SLOTS = 256  # llama.cpp's LLAMA_MAX_SEQ
 DEFAULT_CONTEXT_LIMIT = 8192  # tokens; a model trained for more gets them when they are asked for
 
 _TRIGGER_KINDS = {
@@ -61,7 +63,10 @@ class ModelRunner:
         self._batch = _core.Batch()
         self._pool = _core.ThreadPool(max(1, min(4, num_usable_cores())))
         self._template = template
-        self.max_num_seqs = context.max_sequences
+        self.max_num_seqs = min(settings.max_num_seqs, context.max_sequences)
+        self.num_slots = context.max_sequences
+        # A recurrent state stands at one position only: there is no beginning of it to share.
+        self.shares_prefixes = context.has_memory and not (model.is_recurrent or model.is_hybrid)
         self.max_batch_tokens = context.max_batch
         self.num_cells = context.context_size
         self.context_size = context.sequence_context_size
@@ -130,8 +135,11 @@ class ModelRunner:
             NoRoom: nothing was computed.
             StepFailed: the native memory is in an unknown state.
         """
-        for slot in schedule.freed_slots:
-            self._context.remove(slot)
+        for operation in schedule.operations:
+            if isinstance(operation, Copy):
+                self._context.copy(operation.source, operation.target, 0, operation.num_tokens)
+            else:
+                self._context.remove(operation.slot)
         batch = self._batch
         batch.clear()
         rows: list[tuple[int, _core.Sampler, _core.Detokenizer]] = []
@@ -190,7 +198,8 @@ def _context_options(model: _core.Model, settings: EngineSettings) -> _core.Cont
     max_batch = min(settings.max_batch_tokens, context_size)
     _set_option(options, "context_size", context_size)
     _set_option(options, "max_batch", max_batch)
-    _set_option(options, "max_sequences", min(settings.max_num_seqs, max_batch))
+    # As many again for what finished sequences leave behind.
+    _set_option(options, "max_sequences", min(2 * settings.max_num_seqs, MAX_SLOTS, max_batch))
     _set_option(options, "num_threads", settings.num_threads or num_usable_cores())
     return options
 

@@ -6,11 +6,15 @@ that generates has one such token, a fresh prompt has many and gets them in chun
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import NamedTuple
 
-from dmr.engine.kv_cache import KVCache
+from dmr.engine.kv_cache import KVCache, Match, Operation, num_shared
 from dmr.engine.sequence import Sequence
+
+LEAST_WORTH_WAITING_FOR = 8  # tokens that another sequence is about to compute
+MAX_LOOKED_AT = 64  # waiting sequences that one step considers
 
 
 class Chunk(NamedTuple):
@@ -24,7 +28,7 @@ class Chunk(NamedTuple):
 
 class Schedule(NamedTuple):
     chunks: list[Chunk]
-    freed_slots: list[int]  # to be cleared in the native context before the chunks run
+    operations: list[Operation]  # on the native memory, in this order, before the chunks run
 
 
 class Scheduler:
@@ -39,7 +43,6 @@ class Scheduler:
         self._kv_cache = kv_cache
         self._max_num_seqs = max_num_seqs
         self._max_batch_tokens = max_batch_tokens
-        self._freed_slots: list[int] = []
         self._is_full = False  # the native memory said so; nobody joins until somebody leaves
 
     @property
@@ -53,7 +56,7 @@ class Scheduler:
         """Forget a sequence that has finished or was aborted. Unknown ones are ignored."""
         if sequence.slot is not None:
             self.running.remove(sequence)
-            self._freed_slots.append(self._kv_cache.close(sequence))
+            self._kv_cache.close(sequence)
             self._is_full = False
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
@@ -63,6 +66,7 @@ class Scheduler:
 
         `prefill_budget`: the most prompt tokens to take while others generate; at least 1, so that prompts get on.
         """
+        self._kv_cache.settle()
         chunks = self._schedule_generating()
         budget = self._max_batch_tokens - len(chunks)
         if chunks:
@@ -71,8 +75,7 @@ class Scheduler:
         while not chunks and len(self.running) > 1:  # half-computed prompts hold all the cells
             self.preempt_youngest()
             self._schedule_prompts(chunks, self._max_batch_tokens)
-        freed, self._freed_slots = self._freed_slots, []
-        return Schedule(chunks, freed)
+        return Schedule(chunks, self._kv_cache.take_operations())
 
     def make_room(self, schedule: Schedule) -> bool:
         """Take back a step for which the native memory had no room, and let the youngest sequence wait.
@@ -90,18 +93,19 @@ class Scheduler:
         return True
 
     def preempt_youngest(self) -> Sequence:
-        """Take the youngest sequence's cells; it starts again later, before all that wait."""
+        """Let the youngest sequence's cells be taken; it starts again later, before all that wait."""
         victim = self.running.pop()
-        self._freed_slots.append(self._kv_cache.close(victim))
+        self._kv_cache.close(victim)
         victim.num_computed_tokens = 0
         self.waiting.appendleft(victim)
         self.num_preemptions += 1
         return victim
 
     def preempt_all(self) -> None:
-        """Start all running sequences again: what the native memory holds is no longer known."""
+        """Start all running sequences again, with nothing: what the native memory holds is no longer known."""
         while self.running:
             self.preempt_youngest()
+        self._kv_cache.forget_all()
 
     def check_integrity(self) -> None:
         self._kv_cache.check_integrity(self.running)
@@ -123,15 +127,38 @@ class Scheduler:
         for sequence in self.running:
             if sequence.num_uncomputed_tokens > 1 and budget > 0:
                 budget -= self._take_prompt(chunks, sequence, budget)
-        while budget > 0 and self.waiting and self._can_admit(self.waiting[0]):
-            sequence = self.waiting.popleft()
-            self._kv_cache.open(sequence)
+        while budget > 0 and (admitted := self._next_to_admit()) is not None:
+            sequence, match = admitted
+            self.waiting.remove(sequence)
+            self._kv_cache.open(sequence, match)
+            if sequence.num_cached_tokens < 0:
+                sequence.num_cached_tokens = sequence.num_computed_tokens
             self.running.append(sequence)
             budget -= self._take_prompt(chunks, sequence, budget)
 
-    def _can_admit(self, sequence: Sequence) -> bool:
+    def _next_to_admit(self) -> tuple[Sequence, Match] | None:
+        """The first that waits and fits. Only who waits for another's prefix is passed over."""
         if len(self.running) >= self._max_num_seqs or not self._kv_cache.has_free_slot:
+            return None
+        for sequence in itertools.islice(self.waiting, MAX_LOOKED_AT):
+            match = self._kv_cache.match(sequence)
+            if not self._is_prefix_under_way(sequence, match):
+                return (sequence, match) if self._has_room(sequence, match) else None
+        return None
+
+    def _is_prefix_under_way(self, sequence: Sequence, match: Match) -> bool:
+        """Whether a running sequence is about to compute much of what this one needs."""
+        worth = match.num_tokens + LEAST_WORTH_WAITING_FOR
+        if not self._kv_cache.shares_prefixes or sequence.num_tokens <= worth:
             return False
+        for other in self.running:
+            limit = min(other.num_prompt_tokens, sequence.num_tokens - 1)
+            is_ready = self._kv_cache.num_ready(other) >= limit
+            if limit >= worth and not is_ready and num_shared(sequence.token_ids, other.token_ids, limit) >= worth:
+                return True
+        return False
+
+    def _has_room(self, sequence: Sequence, match: Match) -> bool:
         if not self.running:
             return True  # alone, it fits by max_length
         if self._is_full:
@@ -140,7 +167,7 @@ class Scheduler:
         # otherwise the newcomer would soon be preempted and its prefill thrown away.
         promised = sum(other.num_uncomputed_tokens for other in self.running)
         headroom = 16 * (len(self.running) + 1)
-        return self._kv_cache.num_free_cells >= promised + sequence.num_tokens + headroom
+        return self._kv_cache.num_free_cells >= promised + self._kv_cache.num_cells_needed(sequence, match) + headroom
 
     def _take_prompt(self, chunks: list[Chunk], sequence: Sequence, budget: int) -> int:
         num_tokens = min(sequence.num_uncomputed_tokens, budget, self._kv_cache.num_free_cells)

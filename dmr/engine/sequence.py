@@ -15,6 +15,7 @@ class Sequence:
         "id",
         "index",
         "max_length",
+        "num_cached_tokens",
         "num_computed_tokens",
         "num_failed_steps",
         "num_prompt_tokens",
@@ -30,6 +31,7 @@ class Sequence:
         self.token_ids = prompt
         self.num_prompt_tokens = len(prompt)
         self.num_computed_tokens = 0
+        self.num_cached_tokens = -1  # of the prompt, shared with others instead of computed; -1 = not admitted yet
         self.num_failed_steps = 0  # since its last new token
         self.max_length = max_length  # prompt and answer together
         self.slot: int | None = None

@@ -137,7 +137,7 @@ async def run_engine(spec: EngineSpec, status: StatusPipe, life_line: asyncio.St
         return not stopped.is_set()
 
     runner = await loop.run_in_executor(None, ModelRunner.load, spec, report)
-    kv_cache = KVCache(runner.num_cells, runner.max_num_seqs)
+    kv_cache = KVCache(runner.num_cells, runner.num_slots, runner.shares_prefixes)
     scheduler = Scheduler(kv_cache, runner.max_num_seqs, runner.max_batch_tokens)
     pacer = PrefillPacer(spec.settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens)
     steps = StepLoop(lambda deliver: Engine(runner, scheduler, pacer, deliver), spec.settings.max_queue)

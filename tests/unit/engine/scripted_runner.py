@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from unit.engine.cell_memory import CellMemory
+
 from dmr.engine.engine import Engine, PrefillPacer, Request
 from dmr.engine.kv_cache import KVCache
 from dmr.engine.model_runner import Generator, NextToken, NoRoom
@@ -45,20 +47,19 @@ class ScriptedRunner:
 
     def __init__(self, num_cells: int) -> None:
         self.num_cells = num_cells
-        self.memory: dict[int, list[int]] = {}  # slot -> the tokens its cells hold
+        self.memory = CellMemory()
         self.failures: deque[Exception | None] = deque()
         self.choose: Choose = choose
         self.num_steps = 0
 
     def run(self, schedule: Schedule, generators: dict[int, Generator]) -> dict[int, NextToken]:
         self.num_steps += 1
-        for slot in schedule.freed_slots:
-            self.memory.pop(slot, None)
+        self.memory.perform(schedule.operations)
         failure = self.failures.popleft() if self.failures else None
         if failure is not None:
             raise failure
         wanted = sum(chunk.num_tokens for chunk in schedule.chunks)
-        if sum(map(len, self.memory.values())) + wanted > self.num_cells:
+        if self.memory.num_used + wanted > self.num_cells:
             raise NoRoom
         return {
             chunk.sequence.id: self.choose(chunk.sequence)
@@ -71,10 +72,8 @@ class ScriptedRunner:
 
     def _compute(self, sequence: Sequence, start: int, num_tokens: int, wants_output: bool) -> bool:
         assert sequence.slot is not None
-        held = self.memory.setdefault(sequence.slot, [])
-        assert len(held) == start, "a chunk does not begin where the memory ends"
-        held += sequence.token_ids[start : start + num_tokens]
-        assert not wants_output or held == sequence.token_ids, (
+        self.memory.add(sequence.slot, start, sequence.token_ids[start : start + num_tokens])
+        assert not wants_output or self.memory.tokens(sequence.slot) == sequence.token_ids, (
             "an output before all was computed, or from foreign cells"
         )
         return wants_output

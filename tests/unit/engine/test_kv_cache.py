@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dmr.engine.kv_cache import KVCache
+from dmr.engine.kv_cache import LEAST_SHARED, NO_MATCH, Clear, Copy, KVCache, Match
 from dmr.engine.sequence import Sequence
 
 
@@ -38,7 +38,8 @@ def test_cells_come_and_go_with_their_slot() -> None:
     assert cache.num_free_cells == 0
     cache.release(second, 3)
     assert cache.num_free_cells == 3
-    assert cache.close(first) == 0
+    cache.close(first)
+    assert cache.take_operations() == [Clear(0)]
     assert (first.slot, cache.num_free_cells, cache.has_free_slot) == (None, 9, True)
     second.num_computed_tokens = 1
     cache.check_integrity([second])
@@ -84,3 +85,108 @@ def test_lost_cells_are_noticed() -> None:
     cache.open(other)
     with pytest.raises(AssertionError, match="lost or counted twice"):
         cache.check_integrity([one])
+
+
+def computed(cache: KVCache, identity: int, tokens: list[int]) -> Sequence:
+    """A running sequence with all its tokens computed."""
+    one = Sequence(identity, 0, list(tokens), len(tokens) + 100)
+    cache.open(one, cache.match(one))
+    cache.allocate(one, one.num_uncomputed_tokens)
+    one.num_computed_tokens = one.num_tokens
+    cache.settle()
+    return one
+
+
+BEGINNING = list(range(100, 120))
+
+
+def test_what_a_sequence_leaves_behind_is_shared_by_the_next() -> None:
+    cache = KVCache(num_cells=100, num_slots=4)
+    first = computed(cache, 0, [*BEGINNING, 1])
+    cache.close(first)
+    assert cache.num_free_cells == 100
+    assert cache.take_operations() == []
+    second = computed(cache, 1, [*BEGINNING, 2, 3])
+    assert cache.take_operations() == [Copy(0, 1, 20)]
+    assert cache.num_free_cells == 100 - 22
+    third = computed(cache, 2, [*BEGINNING[:12], 4])
+    assert cache.take_operations() == [Copy(0, 2, 12)]
+    assert cache.num_free_cells == 100 - 22 - 1
+    cache.check_integrity([second, third])
+    cache.close(second)
+    assert cache.num_free_cells == 100 - 13
+    cache.check_integrity([third])
+
+
+def test_a_running_sequence_shares_what_it_has_computed_and_no_more() -> None:
+    cache = KVCache(num_cells=100, num_slots=4)
+    first = Sequence(0, 0, list(BEGINNING), 50)
+    cache.open(first)
+    cache.allocate(first, 12)
+    second = Sequence(1, 0, list(BEGINNING), 50)
+    assert cache.match(second) == NO_MATCH  # planned, not computed
+    cache.settle()
+    cache.allocate(first, 8)
+    assert cache.match(second) == Match(0, 12)
+    cache.settle()
+    assert cache.match(second) == Match(0, 19)  # the last token must be computed for its output
+
+
+def test_too_little_is_not_shared() -> None:
+    cache = KVCache(num_cells=100, num_slots=4)
+    cache.close(computed(cache, 0, BEGINNING))
+    assert cache.match(Sequence(1, 0, [*BEGINNING[: LEAST_SHARED - 1], 5, 6], 50)) == NO_MATCH
+    assert cache.match(Sequence(1, 0, [*BEGINNING[:LEAST_SHARED], 5, 6], 50)) == Match(0, LEAST_SHARED)
+
+
+def test_a_memory_that_cannot_share_parks_nothing() -> None:
+    cache = KVCache(num_cells=100, num_slots=4, shares_prefixes=False)
+    cache.close(computed(cache, 0, BEGINNING))
+    assert cache.take_operations() == [Clear(0)]
+    assert cache.match(Sequence(1, 0, list(BEGINNING), 50)) == NO_MATCH
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    cache = KVCache(num_cells=60, num_slots=4)
+    for identity in range(3):
+        cache.close(computed(cache, identity, [identity] * 20))
+    cache.close(computed(cache, 3, [0] * 19 + [9]))  # uses the oldest again
+    assert cache.take_operations() == [Copy(0, 3, 19), Clear(1)]
+    computed(cache, 4, [7] * 20)
+    assert cache.take_operations() == [Clear(2)]
+
+
+def test_a_longer_conversation_replaces_its_beginning() -> None:
+    cache = KVCache(num_cells=100, num_slots=4)
+    cache.close(computed(cache, 0, BEGINNING))
+    cache.close(computed(cache, 1, [*BEGINNING, 1, 2, 3]))
+    assert cache.take_operations() == [Copy(0, 1, 20), Clear(0)]
+    assert cache.match(Sequence(2, 0, [*BEGINNING, 1, 2, 3, 4], 50)) == Match(1, 23)
+    cache.check_integrity([])
+
+
+def test_the_only_slot_there_is_is_not_shared_with_itself() -> None:
+    cache = KVCache(num_cells=100, num_slots=1)
+    cache.close(computed(cache, 0, BEGINNING))
+    again = computed(cache, 1, BEGINNING)
+    assert again.slot == 0
+    assert cache.take_operations() == [Clear(0)]
+    cache.check_integrity([again])
+
+
+def test_what_is_needed_counts_parked_cells_and_not_those_in_use() -> None:
+    cache = KVCache(num_cells=100, num_slots=4)
+    first = computed(cache, 0, BEGINNING)
+    second = Sequence(1, 0, [*BEGINNING, 1], 50)
+    assert cache.num_cells_needed(second, cache.match(second)) == 1
+    cache.close(first)
+    assert cache.num_cells_needed(second, cache.match(second)) == 21
+    assert cache.num_cells_needed(second, NO_MATCH) == 21
+
+
+def test_forgetting_empties_all_slots() -> None:
+    cache = KVCache(num_cells=100, num_slots=4)
+    cache.close(computed(cache, 0, BEGINNING))
+    cache.forget_all()
+    cache.check_integrity([])
+    assert cache.match(Sequence(1, 0, list(BEGINNING), 50)) == NO_MATCH

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unit.engine.cell_memory import CellMemory
 
-from dmr.engine.kv_cache import KVCache
+from dmr.engine.kv_cache import Clear, KVCache
 from dmr.engine.scheduler import Chunk, Scheduler
 from dmr.engine.sequence import Sequence
 
@@ -84,10 +85,10 @@ def test_the_youngest_makes_room_and_starts_again_from_its_first_token() -> None
     freed = []
     while not freed:
         schedule = scheduler.schedule(8)
-        freed = schedule.freed_slots
+        freed = [young] if young.slot is None and young.num_tokens > 10 else []
         for chunk in schedule.chunks:
             chunk.sequence.append(0)
-    assert (freed, scheduler.num_preemptions, list(scheduler.waiting)) == ([1], 1, [young])
+    assert (scheduler.num_preemptions, list(scheduler.waiting)) == (1, [young])
     assert (old.num_tokens, young.num_tokens) == (37, 36)
     assert (young.slot, young.num_computed_tokens, young.num_completion_tokens) == (None, 0, 26)
     while old.num_tokens < 60:
@@ -136,7 +137,7 @@ def test_starting_all_again_keeps_the_order() -> None:
     scheduler.preempt_all()
     scheduler.check_integrity()
     assert list(scheduler.waiting) == sequences
-    assert sorted(scheduler.schedule(8).freed_slots) == [0, 1, 2, 3]
+    assert {operation.slot for operation in scheduler.schedule(8).operations} == {0, 1, 2, 3}
 
 
 def test_a_sequence_can_be_removed_twice_or_before_it_was_known() -> None:
@@ -147,12 +148,38 @@ def test_a_sequence_can_be_removed_twice_or_before_it_was_known() -> None:
     scheduler.remove(sequence)
     scheduler.remove(Sequence(9, 0, [1], 5))
     assert not scheduler.has_work
-    assert scheduler.schedule(8).freed_slots == [0]
+    assert scheduler.schedule(8).operations == [Clear(0)]
 
 
 def test_a_step_has_room_for_every_sequence() -> None:
     with pytest.raises(AssertionError, match="room for one token of each"):
         make_scheduler(num_slots=17, max_batch=16)
+
+
+def test_who_needs_what_another_is_computing_waits_for_it_and_lets_others_pass() -> None:
+    scheduler = make_scheduler(num_slots=8, max_batch=16)
+    burst = [Sequence(i, 0, [7] * 60 + [i], 100) for i in range(4)]
+    for sequence in burst:
+        scheduler.add(sequence)
+    stranger = add(scheduler, 9, 3)
+    assert taken(step(scheduler)) == {0: 16}
+    assert taken(step(scheduler)) == {0: 16}
+    assert taken(step(scheduler)) == {0: 16}
+    assert taken(step(scheduler)) == {0: 13, 9: 3}
+    assert stranger.slot is not None
+    assert taken(step(scheduler)) == {0: 1, 9: 1, 1: 1, 2: 1, 3: 1}
+    assert [sequence.num_cached_tokens for sequence in burst] == [0, 60, 60, 60]
+
+
+def test_who_waits_for_a_prefix_goes_on_without_it_when_its_owner_leaves() -> None:
+    scheduler = make_scheduler(num_slots=8, max_batch=16)
+    first, second = (Sequence(i, 0, [7] * 60 + [i], 100) for i in range(2))
+    scheduler.add(first)
+    scheduler.add(second)
+    step(scheduler)
+    scheduler.remove(first)
+    assert taken(step(scheduler)) == {1: 16}
+    assert second.num_cached_tokens == 16
 
 
 # --- random schedules ------------------------------------------------------------------------------------------------
@@ -163,10 +190,18 @@ class Job(NamedTuple):
     num_prompt_tokens: int
     num_new_tokens: int
     aborted_after: int | None  # steps after its arrival
+    family: int = 0  # jobs of one family have the same tokens
 
 
 JOBS = st.lists(
-    st.builds(Job, st.integers(0, 20), st.integers(1, 40), st.integers(1, 20), st.none() | st.integers(0, 30)),
+    st.builds(
+        Job,
+        arrives=st.integers(0, 20),
+        num_prompt_tokens=st.integers(1, 40),
+        num_new_tokens=st.integers(1, 20),
+        aborted_after=st.none() | st.integers(0, 30),
+        family=st.integers(0, 2),
+    ),
     min_size=1,
     max_size=12,
 )
@@ -176,13 +211,13 @@ class Simulation:
     """Drives a scheduler as an engine would, and checks at each step what must hold."""
 
     def __init__(self, jobs: list[Job], num_cells: int, num_slots: int, max_batch: int) -> None:
-        self.kv_cache = KVCache(num_cells, num_slots)
+        self.kv_cache = KVCache(num_cells, num_slots + 2)
         self.scheduler = Scheduler(self.kv_cache, num_slots, max_batch)
         self.max_batch = max_batch
         self.jobs = dict(enumerate(jobs))
         self.sequences: dict[int, Sequence] = {}
         self.ended: set[int] = set()
-        self.memory: dict[int, int] = {}  # slot -> cells the native side has filled
+        self.memory = CellMemory()
         self.now = 0
 
     def run(self, budgets: list[int]) -> None:
@@ -202,7 +237,7 @@ class Simulation:
         for key, job in self.jobs.items():
             if job.arrives == self.now:
                 length = job.num_prompt_tokens + job.num_new_tokens
-                self.sequences[key] = Sequence(key, 0, [0] * job.num_prompt_tokens, length)
+                self.sequences[key] = Sequence(key, 0, [job.family] * job.num_prompt_tokens, length)
                 self.scheduler.add(self.sequences[key])
             if job.aborted_after is not None and job.arrives + job.aborted_after == self.now:
                 self._end(key)
@@ -226,8 +261,7 @@ class Simulation:
         fed = [chunk for chunk in chunks if chunk.sequence in generating and chunk.start > 0]
         if fed:
             assert sum(c.num_tokens for c in chunks) - len(fed) <= budget, "prompts took more than was theirs"
-        for slot in schedule.freed_slots:
-            self.memory.pop(slot, None)
+        self.memory.perform(schedule.operations)
         for chunk in chunks:
             self._compute(chunk)
 
@@ -235,12 +269,13 @@ class Simulation:
         sequence = chunk.sequence
         assert sequence.slot is not None
         assert chunk.num_tokens > 0
-        assert self.memory.get(sequence.slot, 0) == chunk.start, "a chunk does not begin where the memory ends"
-        self.memory[sequence.slot] = chunk.start + chunk.num_tokens
-        assert sum(self.memory.values()) <= self.kv_cache.num_cells
+        end = chunk.start + chunk.num_tokens
+        self.memory.add(sequence.slot, chunk.start, sequence.token_ids[chunk.start : end])
+        assert self.memory.tokens(sequence.slot) == sequence.token_ids[:end], "foreign cells were shared"
+        assert self.memory.num_used <= self.kv_cache.num_cells
         assert chunk.wants_output == (chunk.start + chunk.num_tokens == sequence.num_tokens)
         if chunk.wants_output:
-            sequence.append(0)
+            sequence.append(self.jobs[sequence.id].family if len(sequence.token_ids) % 5 else sequence.id + 10)
             if sequence.is_full:
                 assert sequence.num_completion_tokens == self.jobs[sequence.id].num_new_tokens
                 self._end(sequence.id)
