@@ -2,8 +2,8 @@
 
     python benchmarks/single_stream.py --llama-bench PATH --gguf FILE --model NAME [--url URL] [--pairs 5]
 
-Needs a running server that has the model, and a `llama-bench` built from the same llama.cpp commit. llama-bench reports
-prefill of 512 tokens (pp512) and decode of 128 (tg128); the server is asked for the same: a prompt of 512 tokens and one
+Needs a running server that has the model, and a `llama-bench` of the same llama.cpp commit. llama-bench reports prefill
+of 512 tokens (pp512) and decode of 128 (tg128); the server is asked for the same: a prompt of 512 tokens and one
 new token, then a short prompt and 128 new tokens, measured at the client from the first token to the last.
 """
 

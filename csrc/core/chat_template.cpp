@@ -100,6 +100,9 @@ size_t check_tag(const std::string & source, size_t at) {
 
 // The template parser recurses for each block, each bracket and each operator.
 void check_template(const std::string & source) {
+    if (source.size() > max_template_bytes) {
+        throw TemplateError("the chat template is too long");
+    }
     size_t tags = 0;
     for (size_t at = source.find('{'); at != std::string::npos; at = source.find('{', at + 1)) {
         if (source.compare(at, 2, "{#") == 0) {
@@ -108,8 +111,8 @@ void check_template(const std::string & source) {
             at = check_tag(source, at + 2);
             ++tags;
         }
-        if (tags > max_template_tags || source.size() > max_template_bytes) {
-            throw TemplateError("the chat template is too long");
+        if (tags > max_template_tags) {
+            throw TemplateError("the chat template has too many tags");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -56,6 +57,11 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def end_with_parent() -> None:
+    """In a new child: SIGTERM when the test process dies, however it does."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 def wait_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -88,6 +94,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
         self.pool = urllib3.PoolManager(retries=False, maxsize=128, timeout=60.0)
         try:

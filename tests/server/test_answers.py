@@ -168,6 +168,8 @@ def subclasses(kind: type[errors.DmrError]) -> Iterator[type[errors.DmrError]]:
 
 def test_every_error_has_a_status_of_its_own_kind() -> None:
     for kind in subclasses(errors.DmrError):
+        if kind.__module__.startswith("dmr.cli"):  # never meets the server
+            continue
         error = kind.__new__(kind)
         status = row_of(error).status
         assert (400 <= status < 500) == (
