@@ -12,10 +12,14 @@ namespace dmr {
 namespace {
 
 constexpr size_t   max_bytes       = 1 << 20;
-constexpr size_t   max_depth       = 128;    // of groups; llama.cpp reads them recursively
-constexpr size_t   max_named_rules = 8192;   // and follows references recursively
-constexpr uint64_t max_repetition  = 2000;   // llama.cpp's own
-constexpr uint64_t max_beginnings  = 50000;  // of one rule: llama.cpp visits each of them, and compares each with each
+constexpr size_t   max_depth       = 128;   // of groups; llama.cpp reads them recursively
+constexpr size_t   max_named_rules = 8192;  // and follows references recursively
+constexpr uint64_t max_repetition  = 2000;  // llama.cpp's own
+// llama.cpp follows all ways in which a rule can begin, compares each with each, and does so again for every character
+// that several of them take.
+constexpr uint64_t max_visits    = 1000000;
+constexpr uint64_t max_texts     = 50000;
+constexpr uint64_t max_ambiguity = 250000;
 
 constexpr size_t   no_rule = std::numeric_limits<size_t>::max();
 constexpr uint64_t endless = std::numeric_limits<uint64_t>::max();
@@ -245,51 +249,83 @@ void find_empty_rules(std::vector<Rule> & rules) {
     }
 }
 
-// The rules that `rule` can begin with, and how often each.
-std::vector<Part> beginnings(const std::vector<Rule> & rules, const Rule & rule) {
-    std::vector<Part> found;
+// One way to begin: with a rule or with text, perhaps after parts that were left out.
+struct Beginning {
+    size_t   rule;
+    uint64_t num_copies;
+    bool     after_gap;
+};
+
+std::vector<Beginning> beginnings(const std::vector<Rule> & rules, const Rule & rule) {
+    std::vector<Beginning> found;
     for (const auto & parts : rule.alternatives) {
+        bool after_gap = false;
         for (const auto & part : parts) {
-            if (part.rule != no_rule) {
-                found.push_back({part.rule, false, rules[part.rule].can_be_empty ? part.num_copies : 1});
-            }
-            if (!can_be_empty(rules, part)) {
+            const bool empty = part.rule != no_rule && rules[part.rule].can_be_empty;
+            found.push_back({part.rule, empty ? part.num_copies : 1, after_gap});
+            if (!part.optional && !empty) {
                 break;
             }
+            after_gap = true;
         }
     }
     return found;
 }
 
-// Counts the ways in which each rule can begin, those that begin with nothing else first. What is left over begins with
-// itself; llama.cpp finds that only where it is obvious, and runs out of memory where not.
+struct Counts {
+    uint64_t visits    = 1;  // of rules
+    uint64_t texts     = 0;  // that can come first
+    uint64_t after_gap = 0;  // those of them before which something was left out
+};
+
+uint64_t bounded(uint64_t value) { return std::min(value, max_visits + 1); }
+
+Counts count_beginnings(const std::vector<Beginning> & found, const std::vector<Counts> & counts) {
+    Counts sum;
+    for (const auto & one : found) {
+        const Counts text{0, 1, 0};
+        const auto & each = one.rule == no_rule ? text : counts[one.rule];
+        const auto   all  = bounded(one.num_copies * each.texts);
+        sum.visits        = bounded(sum.visits + one.num_copies * each.visits);
+        sum.texts         = bounded(sum.texts + all);
+        sum.after_gap     = bounded(sum.after_gap + (one.after_gap ? all : all - each.texts + each.after_gap));
+    }
+    return sum;
+}
+
+void require_few(const Counts & counts) {
+    if (counts.visits > max_visits || counts.texts > max_texts ||
+        counts.texts * (counts.after_gap + 1) > max_ambiguity) {
+        throw GrammarError("the grammar has too many ways to begin");
+    }
+}
+
+// Looks at each rule after those it begins with. What is left over begins with itself; llama.cpp finds that only where
+// it is obvious, and runs out of memory where not.
 void check_beginnings(const std::vector<Rule> & rules) {
-    std::vector<std::vector<Part>>   first(rules.size());
-    std::vector<std::vector<size_t>> users(rules.size());
-    std::vector<size_t>              num_open(rules.size());
-    std::vector<size_t>              ready;
+    std::vector<std::vector<Beginning>> first(rules.size());
+    std::vector<std::vector<size_t>>    users(rules.size());
+    std::vector<size_t>                 num_open(rules.size());
+    std::vector<size_t>                 ready;
     for (size_t i = 0; i < rules.size(); ++i) {
-        first[i]    = beginnings(rules, rules[i]);
-        num_open[i] = first[i].size();
-        for (const auto & part : first[i]) {
-            users[part.rule].push_back(i);
+        first[i] = beginnings(rules, rules[i]);
+        for (const auto & one : first[i]) {
+            if (one.rule != no_rule) {
+                users[one.rule].push_back(i);
+                ++num_open[i];
+            }
         }
         if (num_open[i] == 0) {
             ready.push_back(i);
         }
     }
-    std::vector<uint64_t> count(rules.size());
-    size_t                num_done = 0;
+    std::vector<Counts> counts(rules.size());
+    size_t              num_done = 0;
     for (; !ready.empty(); ++num_done) {
         const size_t i = ready.back();
         ready.pop_back();
-        count[i] = rules[i].alternatives.size();
-        for (const auto & part : first[i]) {
-            count[i] = std::min(count[i] + part.num_copies * count[part.rule], max_beginnings + 1);
-        }
-        if (count[i] > max_beginnings) {
-            throw GrammarError("the grammar has too many ways to begin");
-        }
+        counts[i] = count_beginnings(first[i], counts);
+        require_few(counts[i]);
         for (const size_t user : users[i]) {
             if (--num_open[user] == 0) {
                 ready.push_back(user);

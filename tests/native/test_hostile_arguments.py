@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-CASES = Path(__file__).parent / "hostile_cases.py"
+COMMAND = [sys.executable, "-X", "faulthandler", "-m", "native.hostile_cases"]
 SILENCE = 20.0  # seconds that one case may take
 
 
@@ -33,10 +33,11 @@ def read_lines(child: subprocess.Popen[bytes]) -> tuple[list[str], bool]:
 
 
 def test_every_hostile_call_is_refused_or_survived(models_folder: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    environment = {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     with (tmp_path / "stderr").open("w+") as stderr:
-        command = [sys.executable, "-X", "faulthandler", str(CASES), str(models_folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=environment) as child:
+        with subprocess.Popen(
+            [*COMMAND, str(models_folder)], stdout=subprocess.PIPE, stderr=stderr, env=environment
+        ) as child:
             try:
                 lines, hung = read_lines(child)
             finally:
@@ -54,9 +55,7 @@ def test_every_hostile_call_is_refused_or_survived(models_folder: Path, tmp_path
 
 @pytest.mark.parametrize("code", ["import os; os.abort()", "import time; print('> slow', flush=True); time.sleep(99)"])
 def test_dead_and_hanging_children_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
-    script = tmp_path / "child.py"
-    script.write_text(code)
-    monkeypatch.setattr(sys.modules[__name__], "CASES", script)
+    monkeypatch.setattr(sys.modules[__name__], "COMMAND", [sys.executable, "-c", code])
     monkeypatch.setattr(sys.modules[__name__], "SILENCE", 1.0)
     with pytest.raises(AssertionError, match="died" if "abort" in code else "hung at > slow"):
         test_every_hostile_call_is_refused_or_survived(tmp_path, tmp_path)

@@ -65,6 +65,14 @@ def acquire(client: ManagerClient, reference: str = "one", keep_alive: float | N
     return lease
 
 
+def answers(client: ManagerClient) -> bool:
+    """A socket's name is there a moment before anybody listens."""
+    with contextlib.suppress(Unavailable):
+        client.ping()
+        return True
+    return False
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not condition():
@@ -186,7 +194,7 @@ def process(bench: Bench) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-c", PROGRAM, *bench.command]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as started:
         try:
-            wait_for((bench.folder / SOCKET_NAME).exists)
+            wait_for(lambda: answers(ManagerClient(bench.folder / SOCKET_NAME)))
             yield started
         finally:
             started.kill()
