@@ -24,7 +24,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     context_size: int = 0  # tokens; 0 = the model's own, at most `DEFAULT_CONTEXT_LIMIT`
     max_num_seqs: int = 32  # sequences that are computed at the same time
     max_batch_tokens: int = 512  # tokens of one step
-    num_threads: int = 0  # 0 = the cores this process may use
+    num_threads: int = 0  # 0 = the cores that nobody else is using, followed while it runs
     inter_token_target: float = 0.1  # seconds; prefill chunks are sized to keep running streams within it
     max_queue: int = 1024  # sequences that may wait; more are refused
     num_gpu_layers: int = -1  # negative = all

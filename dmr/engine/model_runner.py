@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmr import _core
 from dmr.config import EngineSettings
+from dmr.engine.core_budget import CoreBudget
 from dmr.engine.kv_cache import Copy
 from dmr.engine.scheduler import Schedule
 from dmr.engine.sequence import Sequence
@@ -63,6 +65,9 @@ class ModelRunner:
         self._batch = _core.Batch()
         self._pool = _core.ThreadPool(max(1, min(4, num_usable_cores())))
         self._template = template
+        # Who names a number gets that number.
+        self._core_budget = None if settings.num_threads else CoreBudget(num_usable_cores())
+        self._num_threads = 0  # as set in the context; 0 = as it was made
         self.max_num_seqs = min(settings.max_num_seqs, context.max_sequences)
         self.num_slots = context.max_sequences
         # A recurrent state stands at one position only: there is no beginning of it to share.
@@ -153,6 +158,7 @@ class ModelRunner:
                 generator = generators[sequence.id]
                 rows.append((index, generator.sampler, generator.detokenizer))
                 sequences.append(sequence)
+        self._adapt_threads()
         try:
             result = _core.step(self._context, batch, rows, self._pool)
         except (_core.Error, ValueError) as error:
@@ -165,6 +171,14 @@ class ModelRunner:
             sequence.id: self._next_token(row, generators[sequence.id])
             for sequence, row in zip(sequences, result.rows, strict=True)
         }
+
+    def _adapt_threads(self) -> None:
+        if self._core_budget is None:
+            return
+        num_threads = self._core_budget.num_threads(time.monotonic())
+        if num_threads != self._num_threads:
+            self._num_threads = num_threads
+            self._context.set_threads(num_threads)
 
     def forget_all(self) -> None:
         """Empty the native memory."""

@@ -26,10 +26,7 @@ def chats(bench: Bench) -> Iterator[Case]:
         "reference into nothing": {"name": "a", "parameters": {"properties": {"x": {"$ref": "#/q"}}}},
         "long name": {"name": "x" * 100_000, "parameters": {"type": "object"}},
         "name of signs": {"name": '" \n{5,2}<tool_call>\0', "parameters": {"type": "object"}},
-        "3000 parameters": {
-            "name": "a",
-            "parameters": {"type": "object", "properties": {str(i): {} for i in range(3000)}},
-        },
+        "3000 parameters": {"name": "a", "parameters": {"type": "object", "properties": many}},
     }.items():
         for choice in ("auto", "required"):
             tools = json.dumps([{"type": "function", "function": function}])
