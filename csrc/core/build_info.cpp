@@ -70,7 +70,8 @@ std::vector<Device> devices() {
         size_t free   = 0;
         size_t total  = 0;
         ggml_backend_dev_memory(device, &free, &total);
-        found.push_back({ggml_backend_dev_name(device), ggml_backend_dev_description(device), kind_of(device), free, total});
+        found.push_back(
+            {ggml_backend_dev_name(device), ggml_backend_dev_description(device), kind_of(device), free, total});
     }
     return found;
 }

@@ -19,6 +19,8 @@ constexpr size_t max_template_depth = 256;
 constexpr size_t max_template_terms = 2000;  // names, numbers and operators of one tag
 constexpr size_t max_template_tags  = 4000;
 
+constexpr size_t max_answer_depth = 512;
+
 constexpr size_t max_schema_bytes      = 1U << 18;
 constexpr int    max_schema_depth      = 48;
 constexpr size_t max_schema_properties = 256;  // of one object; the grammar grows with their square
@@ -230,8 +232,10 @@ bool ChatTemplate::supports_thinking() const { return common_chat_templates_supp
 struct ChatParser::State {
     common_chat_parser_params params;
     std::string               text;
-    common_chat_msg           told;          // what the deltas so far add up to
-    size_t                    num_told = 0;  // bytes of the text up to the end of what was told of it last
+    common_chat_msg           told;             // what the deltas so far add up to
+    size_t                    num_told    = 0;  // bytes of the text up to the end of what was told of it last
+    size_t                    depth       = 0;  // of brackets, wherever they stand
+    bool                      is_too_deep = false;
 };
 
 ChatParser::ChatParser(const ChatPrompt & prompt, bool parse_tool_calls) : state_(std::make_unique<State>()) {
@@ -254,11 +258,18 @@ ChatParser::~ChatParser()                      = default;
 ChatParser::ChatParser(ChatParser &&) noexcept = default;
 
 ChatDelta ChatParser::feed(const std::string & text) {
-    state_->text += text;
-    return advance(true);
+    auto & state = *state_;
+    state.text += text;
+    // The parser recurses for each bracket of a call's arguments, and a model can be talked into any number of them.
+    for (const char c : text) {
+        state.depth += c == '[' || c == '{' ? 1 : 0;
+        state.depth -= (c == ']' || c == '}') && state.depth > 0 ? 1 : 0;
+        state.is_too_deep = state.is_too_deep || state.depth > max_answer_depth;
+    }
+    return state.is_too_deep ? fall_back_to_text() : advance(true);
 }
 
-ChatDelta ChatParser::finish() { return advance(false); }
+ChatDelta ChatParser::finish() { return state_->is_too_deep ? fall_back_to_text() : advance(false); }
 
 ChatDelta ChatParser::advance(bool is_partial) {
     auto &          told = state_->told;
@@ -299,9 +310,14 @@ ChatDelta ChatParser::advance(bool is_partial) {
     return delta;
 }
 
-// A delta is a part of the text: the last one that there is.
+// A delta is a part of the text: the next one that there is.
 void ChatParser::note_told(const std::string & part) {
-    const size_t at = part.empty() ? std::string::npos : state_->text.rfind(part);
+    if (part.empty()) {
+        return;
+    }
+    // Rather a repetition than a loss, should the same words stand in the text twice.
+    size_t at = state_->text.find(part, state_->num_told);
+    at        = at == std::string::npos ? state_->text.rfind(part) : at;
     if (at != std::string::npos) {
         state_->num_told = std::max(state_->num_told, at + part.size());
     }

@@ -131,7 +131,7 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options)
     params.n_ubatch        = options_.max_batch;  // one pass for each decode
     params.n_seq_max       = options.max_sequences;
     params.kv_unified      = options.unified;
-    params.swa_full        = true;  // so that any suffix can be removed
+    params.swa_full        = true;  // cells are counted as if no window forgot any
     params.embeddings      = options.embeddings;
     params.pooling_type    = pooling_type(options.pooling);
     params.flash_attn_type = flash_attention_type(options.flash_attention);

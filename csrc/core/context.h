@@ -19,10 +19,10 @@ struct ggml_threadpool;
 namespace dmr {
 
 struct ContextOptions {
-    uint32_t    context_size    = 0;    // cells of KV memory; 0 = as trained
-    uint32_t    max_batch       = 512;  // tokens of one decode, run as one pass
-    uint32_t    max_sequences   = 1;    // 1..256
-    uint32_t    max_outputs     = 0;    // rows with logits of one decode; 0 = max_sequences
+    uint32_t    context_size    = 0;     // cells of KV memory; 0 = as trained
+    uint32_t    max_batch       = 512;   // tokens of one decode, run as one pass
+    uint32_t    max_sequences   = 1;     // 1..256
+    uint32_t    max_outputs     = 0;     // rows with logits of one decode; 0 = max_sequences
     bool        unified         = true;  // one pool of cells for all sequences; false = a stream of its own for each
     bool        embeddings      = false;
     std::string pooling         = "model";  // "model", "none", "mean", "cls", "last", "rank"
@@ -71,7 +71,7 @@ class Context {
     int32_t       sequence_embedding_length() const;
 
     // Positions [begin, end); end < 0 = to the end. False: this memory cannot remove a part (recurrent).
-    bool    remove(SequenceId sequence, int32_t begin, int32_t end);
+    bool remove(SequenceId sequence, int32_t begin, int32_t end);
     // The target must be empty; it shares the cells, so that a shift of one moves both.
     void    copy(SequenceId source, SequenceId target, int32_t begin, int32_t end);
     void    keep(SequenceId sequence);  // forgets all others
@@ -85,7 +85,7 @@ class Context {
     // Throws std::invalid_argument for bytes that are damaged or come from elsewhere; false = no room.
     bool restore(SequenceId sequence, const std::string & state);
 
-    void            set_threads(int32_t num_threads);  // 1 .. as created
+    void            set_threads(int32_t num_threads);     // 1 .. as created
     void            abort() { abort_requested_ = true; }  // stops the running decode (CPU); any thread
     ContextCounters counters() const;
 

@@ -15,11 +15,11 @@ constexpr size_t   max_bytes       = 1 << 20;
 constexpr size_t   max_depth       = 128;   // of groups; llama.cpp reads them recursively
 constexpr size_t   max_named_rules = 8192;  // and follows references recursively
 constexpr uint64_t max_repetition  = 2000;  // llama.cpp's own
-// llama.cpp follows all ways in which a rule can begin, compares each with each, and does so again for every character
-// that several of them take.
+// llama.cpp follows all ways in which a rule can begin and compares each with each. Where one text can follow another
+// by leaving parts out, it does so again for every character and every token of the vocabulary.
 constexpr uint64_t max_visits    = 1000000;
 constexpr uint64_t max_texts     = 50000;
-constexpr uint64_t max_ambiguity = 250000;
+constexpr uint64_t max_ambiguity = 10000;
 
 constexpr size_t   no_rule = std::numeric_limits<size_t>::max();
 constexpr uint64_t endless = std::numeric_limits<uint64_t>::max();
@@ -254,19 +254,24 @@ struct Beginning {
     size_t   rule;
     uint64_t num_copies;
     bool     after_gap;
+    bool     can_end;  // the rule may end with it
 };
 
 std::vector<Beginning> beginnings(const std::vector<Rule> & rules, const Rule & rule) {
     std::vector<Beginning> found;
     for (const auto & parts : rule.alternatives) {
-        bool after_gap = false;
-        for (const auto & part : parts) {
-            const bool empty = part.rule != no_rule && rules[part.rule].can_be_empty;
-            found.push_back({part.rule, empty ? part.num_copies : 1, after_gap});
-            if (!part.optional && !empty) {
+        // What follows the last part that must be there can be left out.
+        size_t num_needed = parts.size();
+        while (num_needed > 0 && can_be_empty(rules, parts[num_needed - 1])) {
+            --num_needed;
+        }
+        for (size_t i = 0; i < parts.size(); ++i) {
+            const auto & part  = parts[i];
+            const bool   empty = part.rule != no_rule && rules[part.rule].can_be_empty;
+            found.push_back({part.rule, empty ? part.num_copies : 1, i > 0, i + 1 >= num_needed});
+            if (!can_be_empty(rules, part)) {
                 break;
             }
-            after_gap = true;
         }
     }
     return found;
@@ -276,6 +281,7 @@ struct Counts {
     uint64_t visits    = 1;  // of rules
     uint64_t texts     = 0;  // that can come first
     uint64_t after_gap = 0;  // those of them before which something was left out
+    uint64_t ending    = 0;  // those of them with which the rule may end
 };
 
 uint64_t bounded(uint64_t value) { return std::min(value, max_visits + 1); }
@@ -283,19 +289,19 @@ uint64_t bounded(uint64_t value) { return std::min(value, max_visits + 1); }
 Counts count_beginnings(const std::vector<Beginning> & found, const std::vector<Counts> & counts) {
     Counts sum;
     for (const auto & one : found) {
-        const Counts text{0, 1, 0};
+        const Counts text{0, 1, 0, 1};
         const auto & each = one.rule == no_rule ? text : counts[one.rule];
         const auto   all  = bounded(one.num_copies * each.texts);
         sum.visits        = bounded(sum.visits + one.num_copies * each.visits);
         sum.texts         = bounded(sum.texts + all);
+        sum.ending        = bounded(sum.ending + (one.can_end ? one.num_copies * each.ending : 0));
         sum.after_gap     = bounded(sum.after_gap + (one.after_gap ? all : all - each.texts + each.after_gap));
     }
     return sum;
 }
 
 void require_few(const Counts & counts) {
-    if (counts.visits > max_visits || counts.texts > max_texts ||
-        counts.texts * (counts.after_gap + 1) > max_ambiguity) {
+    if (counts.visits > max_visits || counts.texts > max_texts || counts.ending * counts.after_gap > max_ambiguity) {
         throw GrammarError("the grammar has too many ways to begin");
     }
 }

@@ -156,8 +156,8 @@ std::vector<Token> Model::tokenize(const std::string & text, bool add_special, b
     require(num_vocabulary_ > 0, "the model has no vocabulary");
     const auto         length = static_cast<int32_t>(text.size());
     std::vector<Token> tokens(text.size() / 3 + 16);
-    int32_t            count = llama_tokenize(vocab_, text.data(), length, tokens.data(),
-                                              static_cast<int32_t>(tokens.size()), add_special, parse_special);
+    int32_t count = llama_tokenize(vocab_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()),
+                                   add_special, parse_special);
     require(count != std::numeric_limits<int32_t>::min(), "the text is too long");
     if (count < 0) {
         tokens.resize(static_cast<size_t>(-count));
@@ -174,8 +174,7 @@ std::vector<Token> Model::tokenize(const std::string & text, bool add_special, b
 std::string Model::piece(Token token, bool special) const {
     require_token(token);
     std::string text(32, '\0');
-    int32_t     length =
-        llama_token_to_piece(vocab_, token, text.data(), static_cast<int32_t>(text.size()), 0, special);
+    int32_t length = llama_token_to_piece(vocab_, token, text.data(), static_cast<int32_t>(text.size()), 0, special);
     if (length < 0) {
         text.resize(static_cast<size_t>(-length));
         length = llama_token_to_piece(vocab_, token, text.data(), static_cast<int32_t>(text.size()), 0, special);

@@ -41,7 +41,7 @@ class Model {
     const llama_vocab * vocab() const { return vocab_; }
 
     std::string                        description() const;
-    std::map<std::string, std::string> metadata() const;  // scalars as text
+    std::map<std::string, std::string> metadata() const;       // scalars as text
     std::string                        chat_template() const;  // empty = the file has none
     uint64_t                           size_bytes() const;
     uint64_t                           num_parameters() const;

@@ -215,6 +215,9 @@ void Sampler::prefill_grammar() {
             const auto piece    = model_->piece(tokens[i], true);
             const bool is_added = i == 0 && !piece.empty() && std::isspace(static_cast<unsigned char>(piece[0])) != 0 &&
                                   std::isspace(static_cast<unsigned char>(text[0])) == 0;
+            if (model_->is_end(tokens[i])) {
+                throw GrammarError("an end token stands in it");  // llama.cpp would abort
+            }
             if (!is_added) {
                 llama_sampler_accept(grammar_.get(), tokens[i]);
             }
@@ -232,9 +235,9 @@ void Sampler::observe(const std::vector<Token> & tokens) {
         return;
     }
     // Only as many as the penalties can remember.
-    const auto   longest = static_cast<size_t>(std::max(window(options_.repeat_last_n, *model_),
-                                                        window(options_.dry_penalty_last_n, *model_)));
-    const size_t first   = tokens.size() > longest ? tokens.size() - longest : 0;
+    const auto longest = static_cast<size_t>(
+        std::max(window(options_.repeat_last_n, *model_), window(options_.dry_penalty_last_n, *model_)));
+    const size_t first = tokens.size() > longest ? tokens.size() - longest : 0;
     for (size_t i = first; i < tokens.size(); ++i) {
         llama_sampler_accept(chain_.get(), tokens[i]);
     }
@@ -283,11 +286,11 @@ Token Sampler::choose(const float * logits) {
         throw Error("the model's output is not a number");
     }
     int32_t    num_suppressed = 0;
-    const bool suppresses     = llama_vocab_get_suppress_tokens(model_->vocab(), &num_suppressed) != nullptr &&
-                            num_suppressed > 0;
+    const bool suppresses =
+        llama_vocab_get_suppress_tokens(model_->vocab(), &num_suppressed) != nullptr && num_suppressed > 0;
     const Token token = is_plain_greedy() && !suppresses ? likeliest : [&] {
-        select_top(logits, model_->num_vocabulary(),
-                   preselects_top_k_ ? options_.top_k : model_->num_vocabulary(), candidates_);
+        select_top(logits, model_->num_vocabulary(), preselects_top_k_ ? options_.top_k : model_->num_vocabulary(),
+                   candidates_);
         return draw();
     }();
     if (token < 0) {

@@ -1,7 +1,7 @@
 // Chooses the next token of one sequence. Owns its random state, its penalties' memory and its grammar.
 //
-// The chain: logit bias, then the stages of `order` that are switched on, then the draw. Mirostat replaces the stages by
-// temperature and itself. Different samplers may be used on different threads at the same time.
+// The chain: logit bias, then the stages of `order` that are switched on, then the draw. Mirostat replaces the stages
+// by temperature and itself. Different samplers may be used on different threads at the same time.
 #pragma once
 
 #include <memory>

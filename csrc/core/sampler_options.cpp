@@ -15,6 +15,8 @@ constexpr size_t  max_triggers      = 256;
 constexpr size_t  max_breakers      = 64;
 constexpr int32_t max_logprobs      = 1024;
 
+constexpr int32_t max_infill_candidates = 256;
+
 const char * const stage_names[] = {"penalties", "dry", "top_n_sigma", "top_k",      "typ_p", "top_p",
                                     "min_p",     "xtc", "temperature", "adaptive_p", "infill"};
 
@@ -25,6 +27,17 @@ void require_stages(const std::vector<std::string> & order) {
         require(std::find(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(i), order[i]) ==
                     order.begin() + static_cast<std::ptrdiff_t>(i),
                 "the sampler " + order[i] + " is named twice");
+    }
+}
+
+// The infill stage compares each candidate with each other one, and asserts that there is a token to end with.
+void require_infill(const SamplerOptions & o, const Model & model) {
+    const auto infill = std::find(o.order.begin(), o.order.end(), "infill");
+    if (infill != o.order.end()) {
+        require(std::find(o.order.begin(), infill, "top_k") != infill && o.top_k > 0 &&
+                    o.top_k <= max_infill_candidates,
+                "infill needs top_k before it, with at most " + std::to_string(max_infill_candidates));
+        require(model.eot() >= 0 || model.eos() >= 0, "infill needs a model with an end token");
     }
 }
 
@@ -53,6 +66,7 @@ void check_options(const SamplerOptions & o, const Model & model) {
         require_finite(value, name);
     }
     require_stages(o.order);
+    require_infill(o, model);
     require_range(o.top_p, 0.0F, 1.0F, "top_p");
     require_range(o.min_p, 0.0F, 1.0F, "min_p");
     require_range(o.typical_p, 0.0F, 1.0F, "typical_p");

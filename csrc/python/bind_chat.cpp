@@ -21,7 +21,8 @@ ChatDelta finish(ChatParserHandle & handle) {
 }
 
 void register_request(py::module_ & module) {
-    py::class_<ChatRequest>(module, "ChatRequest", "What a template renders; JSON as text, see csrc/core/chat_template.h.")
+    py::class_<ChatRequest>(module, "ChatRequest",
+                            "What a template renders; JSON as text, see csrc/core/chat_template.h.")
         .def(py::init<>())
         .def_readwrite("messages", &ChatRequest::messages)
         .def_readwrite("tools", &ChatRequest::tools)

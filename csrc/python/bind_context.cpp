@@ -119,13 +119,14 @@ void register_context(py::module_ & module) {
         .def_property_readonly("max_outputs", fixed(&Context::max_outputs))
         .def_property_readonly("has_memory", fixed(&Context::has_memory))
         .def_property_readonly("can_shift", fixed(&Context::can_shift))
-        .def("decode",
-             [](ContextHandle & h, const Batch & batch) {
-                 const Batch            mine = batch;  // nobody else can change it meanwhile
-                 py::gil_scoped_release released;
-                 return h.alone([&](Context & c) { return c.decode(mine); });
-             },
-             py::arg("batch"), "Run the batch. Raises ValueError (nothing was changed) and DecodeError.")
+        .def(
+            "decode",
+            [](ContextHandle & h, const Batch & batch) {
+                const Batch            mine = batch;  // nobody else can change it meanwhile
+                py::gil_scoped_release released;
+                return h.alone([&](Context & c) { return c.decode(mine); });
+            },
+            py::arg("batch"), "Run the batch. Raises ValueError (nothing was changed) and DecodeError.")
         .def("logits", logits, py::arg("index"), "float32 [num_vocabulary] of a place of the last batch.")
         .def("embedding", embedding, py::arg("index"), "float32 [embedding_length] (pooling none).")
         .def("sequence_embedding", sequence_embedding, py::arg("sequence"), "float32 vector of a pooled sequence.")
@@ -148,7 +149,8 @@ void register_context(py::module_ & module) {
             py::arg("sequence"), py::arg("state"), ReleaseGil(),
             "Put a saved state into a sequence; False = no room. Raises ValueError for foreign or damaged bytes.")
         .def("set_threads", alone(&Context::set_threads), py::arg("num_threads"), ReleaseGil())
-        .def("abort", [](const ContextHandle & h) { h.shared()->abort(); }, "Stop the running decode; any thread.")
+        .def(
+            "abort", [](const ContextHandle & h) { h.shared()->abort(); }, "Stop the running decode; any thread.")
         .def_property_readonly("counters", [](ContextHandle & h) {
             py::gil_scoped_release released;
             return h.alone([](Context & c) { return c.counters(); });

@@ -73,7 +73,8 @@ void register_model(py::module_ & module) {
         .def("close", &ModelHandle::close, ReleaseGil(), "Give the model up; contexts made from it keep it alive.")
         .def_property_readonly("description", [](const ModelHandle & h) { return decoded(h.shared()->description()); })
         .def_property_readonly("metadata", metadata)
-        .def_property_readonly("chat_template", [](const ModelHandle & h) { return decoded(h.shared()->chat_template()); })
+        .def_property_readonly("chat_template",
+                               [](const ModelHandle & h) { return decoded(h.shared()->chat_template()); })
         .def_property_readonly("size_bytes", getter(&Model::size_bytes))
         .def_property_readonly("num_parameters", getter(&Model::num_parameters))
         .def_property_readonly("context_length", getter(&Model::context_length))
@@ -91,20 +92,29 @@ void register_model(py::module_ & module) {
         .def_property_readonly("eos", getter(&Model::eos))
         .def_property_readonly("eot", getter(&Model::eot))
         .def_property_readonly("end_tokens", [](const ModelHandle & h) { return h.shared()->end_tokens(); })
-        .def("is_end", [](const ModelHandle & h, Token token) { return h.shared()->is_end(token); }, py::arg("token"))
-        .def("is_control", [](const ModelHandle & h, Token token) { return h.shared()->is_control(token); },
-             py::arg("token"))
+        .def(
+            "is_end", [](const ModelHandle & h, Token token) { return h.shared()->is_end(token); }, py::arg("token"))
+        .def(
+            "is_control", [](const ModelHandle & h, Token token) { return h.shared()->is_control(token); },
+            py::arg("token"))
         .def(
             "tokenize",
             [](const ModelHandle & h, const std::string & text, bool add_special, bool parse_special) {
                 return h.shared()->tokenize(text, add_special, parse_special);
             },
             py::arg("text"), py::arg("add_special") = true, py::arg("parse_special") = true, ReleaseGil())
-        .def("piece", [](const ModelHandle & h, Token token, bool special) {
-                return py::bytes(h.shared()->piece(token, special)); }, py::arg("token"), py::arg("special") = false)
-        .def("detokenize", [](const ModelHandle & h, const std::vector<Token> & tokens, bool remove_special, bool special) {
-                return py::bytes(h.shared()->detokenize(tokens, remove_special, special)); },
-             py::arg("tokens"), py::arg("remove_special") = false, py::arg("special") = false);
+        .def(
+            "piece",
+            [](const ModelHandle & h, Token token, bool special) {
+                return py::bytes(h.shared()->piece(token, special));
+            },
+            py::arg("token"), py::arg("special") = false)
+        .def(
+            "detokenize",
+            [](const ModelHandle & h, const std::vector<Token> & tokens, bool remove_special, bool special) {
+                return py::bytes(h.shared()->detokenize(tokens, remove_special, special));
+            },
+            py::arg("tokens"), py::arg("remove_special") = false, py::arg("special") = false);
 }
 
 }  // namespace dmr::python

@@ -24,9 +24,8 @@ void register_trigger(py::module_ & module) {
         .value("PATTERN", GrammarTrigger::Kind::pattern)
         .value("FULL_PATTERN", GrammarTrigger::Kind::full_pattern);
     py::class_<GrammarTrigger>(module, "GrammarTrigger", "What starts a lazy grammar.")
-        .def(py::init([](GrammarTrigger::Kind kind, std::string value) {
-                 return GrammarTrigger{kind, std::move(value)};
-             }),
+        .def(py::init(
+                 [](GrammarTrigger::Kind kind, std::string value) { return GrammarTrigger{kind, std::move(value)}; }),
              py::arg("kind"), py::arg("value"))
         .def_readonly("kind", &GrammarTrigger::kind)
         .def_readonly("value", &GrammarTrigger::value);

@@ -1,8 +1,8 @@
 """How many threads a step should have: as many as there are cores that nobody else is using.
 
 Compute threads wait for each other many times in every step. One that is not scheduled holds up all, so two threads
-beside a busy neighbour are many times slower than one. The neighbour may be another engine of ours: each then settles on
-its own share.
+beside a busy neighbour are many times slower than one. The neighbour may be another engine of ours: each then settles
+on its own share.
 """
 
 from __future__ import annotations

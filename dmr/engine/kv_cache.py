@@ -191,6 +191,13 @@ class KVCache:
     def forget_all(self) -> None:
         """Empty everything that is parked. Call when no sequence runs and the native memory is empty."""
         assert not self._active, "sequences are running"
+        self.drop_parked()
+
+    @property
+    def has_parked(self) -> bool:
+        return bool(self._parked)
+
+    def drop_parked(self) -> None:
         for slot in list(self._parked):
             self._drop(slot)
 

@@ -71,7 +71,8 @@ class ModelRunner:
         self.max_num_seqs = min(settings.max_num_seqs, context.max_sequences)
         self.num_slots = context.max_sequences
         # A recurrent state stands at one position only: there is no beginning of it to share.
-        self.shares_prefixes = context.has_memory and not (model.is_recurrent or model.is_hybrid)
+        # A sliding window forgets early cells, also where they are shared.
+        self.shares_prefixes = not (model.is_recurrent or model.is_hybrid or model.sliding_window)
         self.max_batch_tokens = context.max_batch
         self.num_cells = context.context_size
         self.context_size = context.sequence_context_size
@@ -89,6 +90,8 @@ class ModelRunner:
             if not model.has_decoder or model.num_vocabulary == 0:
                 raise ModelLoadFailed(f"{model.description} cannot generate text.")
             context = _core.Context(model, _context_options(model, settings))
+            if not context.has_memory:
+                raise ModelLoadFailed(f"{model.description} is a model for embeddings; it cannot generate text.")
             override = spec.chat_template
             template = Path(override).read_text(encoding="utf-8") if override else model.chat_template
         except (_core.Error, ValueError, OSError) as error:
@@ -140,11 +143,6 @@ class ModelRunner:
             NoRoom: nothing was computed.
             StepFailed: the native memory is in an unknown state.
         """
-        for operation in schedule.operations:
-            if isinstance(operation, Copy):
-                self._context.copy(operation.source, operation.target, 0, operation.num_tokens)
-            else:
-                self._context.remove(operation.slot)
         batch = self._batch
         batch.clear()
         rows: list[tuple[int, _core.Sampler, _core.Detokenizer]] = []
@@ -160,6 +158,11 @@ class ModelRunner:
                 sequences.append(sequence)
         self._adapt_threads()
         try:
+            for operation in schedule.operations:
+                if isinstance(operation, Copy):
+                    self._context.copy(operation.source, operation.target, 0, operation.num_tokens)
+                else:
+                    self._context.remove(operation.slot)
             result = _core.step(self._context, batch, rows, self._pool)
         except (_core.Error, ValueError) as error:
             raise StepFailed(str(error)) from error

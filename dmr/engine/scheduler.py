@@ -78,18 +78,20 @@ class Scheduler:
         return Schedule(chunks, self._kv_cache.take_operations())
 
     def make_room(self, schedule: Schedule) -> bool:
-        """Take back a step for which the native memory had no room, and let the youngest sequence wait.
+        """Take back a step for which the native memory had no room, and let what is parked or the youngest go.
 
-        False, and nothing is done, when there is no other sequence that this could help.
+        False, and nothing is done, when there is nothing that could go.
         """
-        if len(self.running) < 2:
+        if len(self.running) < 2 and not self._kv_cache.has_parked:
             return False
         for chunk in schedule.chunks:
             self._kv_cache.release(chunk.sequence, chunk.num_tokens)
             chunk.sequence.num_computed_tokens -= chunk.num_tokens
-        self.preempt_youngest()
-        # By our count it would fit again at once, and so it would go on for ever.
-        self._is_full = True
+        if not self._kv_cache.has_parked:
+            self.preempt_youngest()
+            # By our count it would fit again at once, and so it would go on for ever.
+            self._is_full = True
+        self._kv_cache.drop_parked()
         return True
 
     def preempt_youngest(self) -> Sequence:

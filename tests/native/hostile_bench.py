@@ -19,7 +19,7 @@ NUM_TOKENS = 437
 
 class Case(NamedTuple):
     name: str
-    call: Callable[[], object]
+    call: Callable[..., object]
     must_raise: tuple[type[Exception], ...] = REFUSED
     may_pass: bool = False  # surviving it is enough
 

@@ -19,7 +19,7 @@ def chats(bench: Bench) -> Iterator[Case]:
     yield Case("messages: none", lambda: bench.render(messages="[]"), may_pass=True)
     for name, value in {"no list": "5", "no function": "[{}]", "deep": deep}.items():
         yield Case(f"tools: {name}", lambda v=value: bench.render(tools=v), (ValueError,))
-    many = {str(i): {} for i in range(3000)}
+    many: dict[str, Any] = {str(i): {} for i in range(3000)}
     for name, function in {
         "no name": {},
         "parameters 5": {"name": "a", "parameters": 5},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -20,30 +19,39 @@ def is_float(member: object) -> bool:
 FLOATS = [name for name, member in vars(_core.SamplerOptions).items() if is_float(member)]
 
 
+OUT_OF_RANGE: list[tuple[str, Any]] = [
+    *((name, bad) for name in FLOATS for bad in (math.nan, math.inf, -math.inf)),
+    *((name, bad) for name in ("top_p", "min_p", "typical_p") for bad in (-0.1, 1.1)),
+    *((name, bad) for name in ("xtc_probability", "xtc_threshold") for bad in (-0.1, 1.1)),
+    *(("repeat_penalty", bad) for bad in (0.0, -1.0, 1e-45)),
+    *(("adaptive_decay", bad) for bad in (-0.1, 1.0)),
+    *((name, bad) for name in ("top_k", "min_keep", "dry_allowed_length") for bad in (-1, INT_MIN)),
+    *((name, bad) for name in ("repeat_last_n", "dry_penalty_last_n") for bad in (-2, INT_MIN)),
+    *(("num_logprobs", bad) for bad in (-2, 10**9)),
+    *(("mirostat", bad) for bad in (-1, 3)),
+    ("order", ["top_k", "top_k"]),
+    ("order", ["nothing"]),
+    ("order", ["temperature"] * 1000),
+    ("dry_sequence_breakers", ["x"] * 65),
+    ("logit_bias", [(1, math.inf)]),
+    ("logit_bias", [(1, math.nan)]),
+]
+WRONG_TYPES: list[tuple[str, Any]] = [
+    *(("seed", bad) for bad in (-1, 2**32)),
+    *(("top_k", bad) for bad in (2**31, 1.5)),
+    ("temperature", "hot"),
+    ("logit_bias", [1]),
+    ("order", "top_k"),
+    ("dry_sequence_breakers", [1]),
+    ("grammar", 5),
+]
+
+
 def sampler_options(bench: Bench) -> Iterator[Case]:
-    for name, value in itertools.product(FLOATS, (math.nan, math.inf, -math.inf)):
-        yield Case(f"{name} = {value}", lambda n=name, v=value: bench.sample(**{n: v}), (ValueError,))
-    for name, value in (
-        *((name, bad) for name in ("top_p", "min_p", "typical_p") for bad in (-0.1, 1.1)),
-        *((name, bad) for name in ("xtc_probability", "xtc_threshold") for bad in (-0.1, 1.1)),
-        *(("repeat_penalty", bad) for bad in (0.0, -1.0, 1e-45)),
-        *(("adaptive_decay", bad) for bad in (-0.1, 1.0)),
-        *((name, bad) for name in ("top_k", "min_keep", "dry_allowed_length") for bad in (-1, INT_MIN)),
-        *((name, bad) for name in ("repeat_last_n", "dry_penalty_last_n") for bad in (-2, INT_MIN)),
-        *(("num_logprobs", bad) for bad in (-2, 10**9)),
-        *(("mirostat", bad) for bad in (-1, 3)),
-        ("order", ["top_k", "top_k"]),
-        ("order", ["nothing"]),
-        ("order", ["temperature"] * 1000),
-        ("dry_sequence_breakers", ["x"] * 65),
-        ("logit_bias", [(1, math.inf)]),
-        ("logit_bias", [(1, math.nan)]),
-    ):
-        yield Case(f"{name} = {str(value)[:40]}", lambda n=name, v=value: bench.sample(**{n: v}), (ValueError,))
-    for name, value in (("seed", -1), ("seed", 2**32), ("top_k", 2**31), ("top_k", 1.5), ("temperature", "hot")):
-        yield Case(f"{name} = {value!r}", lambda n=name, v=value: bench.sample(**{n: v}), (TypeError,))
-    for name, value in (("logit_bias", [1]), ("order", "top_k"), ("dry_sequence_breakers", [1]), ("grammar", 5)):
-        yield Case(f"{name} = {value!r}", lambda n=name, v=value: bench.sample(**{n: v}), (TypeError,))
+    for error, fields in ((ValueError, OUT_OF_RANGE), (TypeError, WRONG_TYPES)):
+        for name, value in fields:
+            text = f"{name} = {str(value)[:40]}"
+            yield Case(text, lambda n=name, v=value: bench.sample(**{n: v}), (error,))
 
 
 def extreme_samplers(bench: Bench) -> Iterator[Case]:
@@ -61,7 +69,7 @@ def extreme_samplers(bench: Bench) -> Iterator[Case]:
             for more in switched_on.get(name, [{}]):
                 text = f"extreme {name} = {value} {more or ''}"
                 yield Case(text, lambda n=name, v=value, m=more: bench.sample(**{**m, n: v}), may_pass=True)
-    for fields in (
+    combinations: list[dict[str, Any]] = [
         {"top_k": INT_MAX},
         {"min_keep": INT_MAX, "top_p": 0.1},
         {"repeat_last_n": INT_MAX, "repeat_penalty": 1.5},
@@ -74,7 +82,8 @@ def extreme_samplers(bench: Bench) -> Iterator[Case]:
         {"order": ["infill"]},
         {"order": []},
         {"order": ["adaptive_p", "infill", "xtc", "typ_p"], "xtc_probability": 1.0, "typical_p": 0.5},
-    ):
+    ]
+    for fields in combinations:
         yield Case(f"extreme {str(fields)[:60]}", lambda f=fields: bench.sample(**f), may_pass=True)
 
 

@@ -199,3 +199,12 @@ def test_long_answers_stay_affordable(with_tools: _core.ChatPrompt) -> None:
     parser = _core.ChatParser(with_tools)
     content = "".join(parser.feed("word ").content for _ in range(1000)) + parser.finish().content
     assert content == "word " * 1000
+
+
+@pytest.mark.parametrize("brackets", ["[]", "{}"])
+def test_endless_brackets_never_fail(with_tools: _core.ChatPrompt, brackets: str) -> None:
+    """A client can talk a model into this; llama.cpp's parser would run out of stack."""
+    start = f'<tool_call>\n{{"name": "{SCRIPT_TOOL}", "arguments": {{"city": '
+    parse(with_tools, [start, brackets[0] * 20_000, brackets[1] * 20_000, "}}\n</tool_call>"])
+    plain = "Look: " + brackets[0] * 20_000
+    assert parse(with_tools, [plain[:5], plain[5:15_000], plain[15_000:]]).content == plain

@@ -235,3 +235,10 @@ def test_grammars_that_cannot_be_used(random_model: _core.Model, grammar: str) -
 )
 def test_grammars_that_look_dangerous_and_are_not(random_model: _core.Model, grammar: str) -> None:
     assert make_sampler(random_model, grammar=grammar).sample(row(random_model)).token >= 0
+
+
+def test_an_end_token_cannot_be_prefilled(script_model: _core.Model) -> None:
+    options = _core.SamplerOptions()
+    options.grammar, options.grammar_prefill = 'root ::= "a"+', "<|im_end|>"
+    with pytest.raises(_core.GrammarError, match="end token"):
+        _core.Sampler(script_model, options)

@@ -53,7 +53,7 @@ def test_temperature_nothing_takes_the_likeliest(random_model: _core.Model, valu
         logits = row(seed)
         likeliest = int(np.argmax(logits))
         assert sampled(random_model, logits, temperature=value, seed=seed) == likeliest
-        biased = {"logit_bias": [(likeliest, -100.0)]}
+        biased: dict[str, Any] = {"logit_bias": [(likeliest, -100.0)]}
         assert sampled(random_model, logits, temperature=value, **biased) == int(np.argsort(logits)[-2])
 
 
@@ -80,7 +80,7 @@ def test_defaults_are_llama_cpps(random_model: _core.Model) -> None:
 
 
 def test_top_k_on_the_raw_row_is_top_k_in_the_chain(random_model: _core.Model) -> None:
-    fields = {"top_k": 12, "temperature": 1.3}
+    fields: dict[str, Any] = {"top_k": 12, "temperature": 1.3}
     for seed in SEEDS:
         in_chain = sampled(random_model, row(seed), **fields, seed=seed, logit_bias=[(3, 0.0)])
         assert sampled(random_model, row(seed), **fields, seed=seed) == in_chain
@@ -215,7 +215,7 @@ def test_penalties_count_what_was_sampled(random_model: _core.Model) -> None:
 def test_dry(random_model: _core.Model, base: float, allowed: int, breakers: list[str]) -> None:
     star = random_model.tokenize("*")[0]
     seen = [star if breakers and token == 41 else token for token in HISTORY]
-    fields = {"dry_multiplier": 3.0, "dry_base": base, "dry_allowed_length": allowed}
+    fields: dict[str, Any] = {"dry_multiplier": 3.0, "dry_base": base, "dry_allowed_length": allowed}
     # Every token is penalised by the reference where llama.cpp does, so the continuation is made the likeliest.
     lift = {43: 9.0, 40: 6.0, 5: 6.0}
     stages = (
@@ -262,7 +262,7 @@ def test_infill_ends_where_the_model_would(script_model: _core.Model) -> None:
     logits = np.zeros(NUM_TOKENS, np.float32)
     logits[script_model.end_tokens[0]] = 6  # half of all probability
     for seed in SEEDS:
-        fields = PLAIN | {"order": ["infill"], "seed": seed}
+        fields = PLAIN | {"order": ["top_k", "infill"], "top_k": 256, "seed": seed}
         assert script_model.is_end(sampled(script_model, logits, **fields))
 
 
@@ -300,7 +300,8 @@ def test_impossible_tokens_have_no_probability(random_model: _core.Model) -> Non
     logits = np.full(NUM_TOKENS, -np.inf, np.float32)
     logits[8] = 1.0
     result = make_sampler(random_model, num_logprobs=2).sample(logits)
-    assert (result.token, result.logprob) == (8, pytest.approx(0.0))
+    assert result.token == 8
+    assert result.logprob == pytest.approx(0.0)
     assert result.top[1].logprob == -math.inf
 
 
@@ -331,3 +332,12 @@ def test_rows_of_another_shape_are_refused(random_model: _core.Model) -> None:
         with pytest.raises(ValueError, match="one float for each token"):
             sampler.sample(wrong)
     assert sampler.sample(row()[::-1][::-1].astype(np.float64).tolist()).token >= 0
+
+
+@pytest.mark.parametrize(("order", "top_k"), [(["infill"], 40), (["top_k", "infill"], 0), (["top_k", "infill"], 1000)])
+def test_infill_needs_few_candidates(script_model: _core.Model, order: list[str], top_k: int) -> None:
+    """It compares each with each: over a whole vocabulary it would not end."""
+    options = _core.SamplerOptions()
+    options.order, options.top_k = order, top_k
+    with pytest.raises(ValueError, match="infill"):
+        _core.Sampler(script_model, options)

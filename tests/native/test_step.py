@@ -48,7 +48,8 @@ def test_a_step_is_decode_sample_and_push(random_model: _core.Model, num_threads
             assert result.logprob <= result.top[0].logprob
     for i, prompt in enumerate(PROMPTS):
         lone, (sampler, detokenizer) = make_context(random_model), make_rows(random_model, 4)[i]
-        tokens_alone, text = [], ""
+        tokens_alone: list[int] = []
+        text = ""
         for _ in range(10):
             logits = prefill(lone, 0, tokens_alone[-1:] or prompt)
             tokens_alone.append(sampler.sample(logits).token)

@@ -83,7 +83,7 @@ def parameters(function: ast.FunctionDef) -> list[tuple[str, str, str]]:
     return [(name, kind, ast.unparse(d) if d else "") for name, kind, d in found if name != "self"]
 
 
-def annotations(function: ast.FunctionDef) -> dict[str, str]:
+def types_of(function: ast.FunctionDef) -> dict[str, str]:
     arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
     found = {a.arg: ast.unparse(a.annotation) for a in arguments if a.annotation is not None and a.arg != "self"}
     return {**found, "return": ast.unparse(function.returns) if function.returns else ""}
@@ -91,8 +91,8 @@ def annotations(function: ast.FunctionDef) -> dict[str, str]:
 
 def require_same(place: str, stub: ast.FunctionDef, module: ast.FunctionDef) -> None:
     assert parameters(stub) == parameters(module), place
-    said = annotations(module)
-    for key, wanted in annotations(stub).items():
+    said = types_of(module)
+    for key, wanted in types_of(stub).items():
         assert wanted == said[key] or (place, key, said[key]) in REFINED, f"{place}: {key} is {said[key]}, not {wanted}"
 
 
@@ -136,7 +136,7 @@ def test_fields_that_can_be_set_are_fields_in_the_stub(name: str) -> None:
     assert settable == set(fields)
     for key, annotation in fields.items():
         getter = own[key].fget
-        assert annotations(signature_of(getter.__doc__))["return"] == annotation, key
+        assert types_of(signature_of(getter.__doc__))["return"] == annotation, key
 
 
 @pytest.mark.parametrize("name", sorted(ENUMS))

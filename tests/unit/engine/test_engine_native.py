@@ -251,3 +251,10 @@ def test_what_cannot_be_loaded_says_why(weights: Path, tmp_path: Path, damage: s
 def test_loading_can_be_cancelled(weights: Path) -> None:
     with pytest.raises(ModelLoadFailed):
         ModelRunner.load(make_spec(weights), lambda fraction: False)
+
+
+@pytest.mark.parametrize("name", ["tiny-embed", "tiny-rerank"])
+def test_models_that_cannot_generate_are_refused(name: str, tmp_path: Path) -> None:
+    spec = make_spec(model_file(name, tmp_path), EngineSettings(num_threads=1))
+    with pytest.raises(ModelLoadFailed, match="cannot generate"):
+        ModelRunner.load(spec, lambda fraction: True)

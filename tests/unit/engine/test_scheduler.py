@@ -122,6 +122,20 @@ def test_after_a_full_native_memory_nobody_joins_until_somebody_leaves() -> None
     assert taken(step(scheduler)) == {1: 1, 2: 2}
 
 
+def test_when_the_native_memory_is_full_what_is_parked_goes_first() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(done := Sequence(0, 0, [5] * 20, 40))
+    step(scheduler), step(scheduler)
+    scheduler.remove(done)
+    alone = add(scheduler, 1, 2)
+    assert scheduler.make_room(scheduler.schedule(8))
+    assert alone.slot is not None
+    schedule = scheduler.schedule(8)
+    assert schedule.operations == [Clear(0)]
+    assert taken(schedule.chunks) == {1: 2}
+    assert scheduler.num_preemptions == 0
+
+
 def test_the_native_memory_is_full_for_one_alone() -> None:
     scheduler = make_scheduler()
     sequence = add(scheduler, 0, 2)
