@@ -6,6 +6,7 @@ with `DMR_`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,25 +49,26 @@ class Settings(msgspec.Struct, frozen=True):
 class _Variable(NamedTuple):
     field: str
     kind: type
-    least: float | None = None
+    least: float = -math.inf
+    most: float = math.inf
 
 
 _VARIABLES: Mapping[str, _Variable] = {
     "DMR_HOST": _Variable("host", str),
-    "MODEL_RUNNER_PORT": _Variable("port", int, 0),
+    "MODEL_RUNNER_PORT": _Variable("port", int, 0, 65535),
     "MODELS_PATH": _Variable("models_path", Path),
     "DMR_RUNTIME_DIR": _Variable("runtime_dir", Path),
     "LOG_LEVEL": _Variable("log_level", str),
     "DMR_KEEP_ALIVE": _Variable("keep_alive", float),
-    "DMR_LOAD_TIMEOUT": _Variable("load_timeout", float, 1),
-    "DMR_GRACE_PERIOD": _Variable("grace_period", float, 0),
+    "DMR_LOAD_TIMEOUT": _Variable("load_timeout", float, 1, 86400),
+    "DMR_GRACE_PERIOD": _Variable("grace_period", float, 0, 86400),
     "DMR_MAX_BODY_BYTES": _Variable("max_body_bytes", int, 1),
-    "DMR_WORKERS": _Variable("num_workers", int, 1),
-    "DMR_WORKER_THREADS": _Variable("num_threads", int, 1),
-    "DMR_CONTEXT_SIZE": _Variable("engine.context_size", int, 0),
-    "DMR_MAX_SEQUENCES": _Variable("engine.max_num_seqs", int, 1),
-    "DMR_BATCH_TOKENS": _Variable("engine.max_batch_tokens", int, 1),
-    "DMR_THREADS": _Variable("engine.num_threads", int, 0),
+    "DMR_WORKERS": _Variable("num_workers", int, 1, 256),
+    "DMR_WORKER_THREADS": _Variable("num_threads", int, 1, 4096),
+    "DMR_CONTEXT_SIZE": _Variable("engine.context_size", int, 0, 1 << 24),
+    "DMR_MAX_SEQUENCES": _Variable("engine.max_num_seqs", int, 1, 256),
+    "DMR_BATCH_TOKENS": _Variable("engine.max_batch_tokens", int, 1, 1 << 16),
+    "DMR_THREADS": _Variable("engine.num_threads", int, 0, 512),
     "DMR_MAX_QUEUE": _Variable("engine.max_queue", int, 1),
     "DMR_GPU_LAYERS": _Variable("engine.num_gpu_layers", int),
 }
@@ -80,10 +82,10 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         InvalidRequest: a value is not of its type or out of range; the message names the variable.
     """
     flat: dict[str, Any] = {}
-    for variable, (field, kind, least) in _VARIABLES.items():
+    for variable, (field, *_) in _VARIABLES.items():
         text = environ.get(variable, "").strip().strip("\"'")
         if text:
-            flat[field] = _parse(variable, text, kind, least)
+            flat[field] = _parse(variable, text)
     engine = {k.removeprefix("engine."): v for k, v in flat.items() if k.startswith("engine.")}
     top = {k: v for k, v in flat.items() if not k.startswith("engine.")}
     settings = Settings(**top, engine=EngineSettings(**engine))
@@ -94,11 +96,18 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     return msgspec.structs.replace(settings, models_path=settings.models_path.expanduser())
 
 
-def _parse(variable: str, text: str, kind: type, least: float | None) -> Any:
+def _parse(variable: str, text: str) -> Any:
+    _, kind, least, most = _VARIABLES[variable]
     try:
         value = kind(text)
     except ValueError:
-        raise InvalidRequest(f"{variable}={text!r} is not a valid {kind.__name__}.", param=variable) from None
-    if value != value or (least is not None and value < least):
-        raise InvalidRequest(f"{variable}={text!r} is out of range; the least is {least}.", param=variable)
+        wanted = "whole number" if kind is int else "number"
+        raise InvalidRequest(f"{variable}={text!r} is not a {wanted}.", param=variable) from None
+    if kind in (int, float) and not (least <= value <= most and math.isfinite(value)):
+        raise InvalidRequest(f"{variable}={text!r} is out of range{_described(least, most)}.", param=variable)
     return value
+
+
+def _described(least: float, most: float) -> str:
+    low = f" from {least:g}" if math.isfinite(least) else ""
+    return low + (f" to {most:.0f}" if math.isfinite(most) else "")

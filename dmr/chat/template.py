@@ -52,6 +52,8 @@ class PromptTemplate:
         request.enable_thinking = chat.enable_thinking
         request.template_kwargs = {key: _json(value) for key, value in chat.template_kwargs.items()}
         if response_format is not None:
+            if response_format.json_schema:
+                grammar_of_format(response_format)  # so that a schema's fault is not blamed on the messages
             request.json_schema = response_format.json_schema
             request.grammar = response_format.grammar
         return request

@@ -126,6 +126,11 @@ async def run_manager(settings: Settings, runtime_dir: Path, engine_command: Seq
 def main() -> int:
     settings = read_settings()
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    try:
+        ModelStore(settings.models_path).models()
+    except DmrError as error:
+        logger.error("MODELS_PATH=%s cannot be used: %s", settings.models_path, error.message)
+        return 1
     if settings.runtime_dir is None:
         logger.error("DMR_RUNTIME_DIR is not set; the manager is started by the server, not by hand.")
         return 2

@@ -44,7 +44,14 @@ class EngineProcess:
         read_end, write_end = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
-                *command, "--status-fd", str(write_end), stdin=PIPE, stderr=PIPE, pass_fds=(write_end,)
+                *command,
+                "--status-fd",
+                str(write_end),
+                stdin=PIPE,
+                stderr=PIPE,
+                pass_fds=(write_end,),
+                # An abort of ggml would start a debugger, whose pages of talk are not the engine's last words.
+                env={**os.environ, "GGML_NO_BACKTRACE": "1"},
             )
         except BaseException:
             os.close(read_end)

@@ -63,9 +63,14 @@ class ManagerProcess:
 
     def start(self) -> None:
         """Start it and wait until it accepts connections; raises StartFailed with the reason."""
-        self.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartFailed(f"The runtime folder {self.runtime_dir} cannot be made: {error.strerror}.") from None
         if len(os.fsencode(self.runtime_dir / SOCKET_NAME)) > MAX_SOCKET_PATH:
             raise StartFailed(f"The path of the runtime folder is too long for a socket: {self.runtime_dir}")
+        if self._accepts():
+            raise StartFailed(f"Another server uses the runtime folder {self.runtime_dir}.")
         os.environ["DMR_RUNTIME_DIR"] = str(self.runtime_dir)
         os.register_at_fork(
             before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._drop_life_line

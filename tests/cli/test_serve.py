@@ -109,4 +109,4 @@ def test_wrong_flags_start_nothing(flags: list[str]) -> None:
 def test_a_wrong_variable_starts_nothing() -> None:
     result = CliRunner().invoke(cli, ["serve"], env={"MODEL_RUNNER_PORT": "many"})
     assert result.exit_code == 1
-    assert result.stderr == "Error: MODEL_RUNNER_PORT='many' is not a valid int.\n"
+    assert result.stderr == "Error: MODEL_RUNNER_PORT='many' is not a whole number.\n"

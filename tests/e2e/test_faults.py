@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -281,3 +283,45 @@ def test_concurrent_first_requests_load_once(own_server: Start) -> None:
         answers = list(pool.map(lambda _: server.chat("test/tiny-script"), range(16)))
     assert {answer["choices"][0]["message"]["content"] for answer in answers} == {SCRIPT_ANSWER}
     assert len(server.engine_pids()) == 1
+
+
+def test_a_second_server_on_one_runtime_folder_leaves_the_first_alone(own_server: Start) -> None:
+    server = own_server()
+    second = subprocess.run(
+        [sys.executable, "-m", "dmr", "serve"],
+        env={
+            **os.environ,
+            "MODELS_PATH": str(server.folder / "models"),
+            "DMR_RUNTIME_DIR": str(server.runtime_dir),
+            "MODEL_RUNNER_PORT": "0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert second.returncode != 0
+    assert "Another server uses the runtime folder" in second.stderr
+    assert server.chat("test/tiny-script")["choices"][0]["message"]["content"] == SCRIPT_ANSWER
+
+
+def test_a_models_path_that_cannot_be_one_ends_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    started = subprocess.run(
+        [sys.executable, "-m", "dmr", "serve"],
+        env={**os.environ, "MODELS_PATH": str(file), "MODEL_RUNNER_PORT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert started.returncode != 0
+    assert str(file) in started.stderr
+
+
+def test_a_schema_that_cannot_be_kept_is_named(server: Server) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nope"}}}
+    response = server.post(CHAT, {"model": "test/tiny-script", "messages": HELLO, "response_format": form})
+    assert response.status == 400
+    assert response.json()["error"]["param"] == "response_format"
