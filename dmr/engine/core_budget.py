@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 INTERVAL = 0.25  # seconds between two looks
 STALE = 1.0  # seconds after which a look tells nothing about now
-TOLERATED = 0.35  # of a core: what background noise may take from a thread
+TOLERATED = 0.5  # of a core: what background noise, our own frontends among it, may take from a thread
 
 
 class CpuTimes(NamedTuple):
