@@ -76,7 +76,7 @@ class ModelNotFound(DmrError):
     code = "model_not_found"
 
     def __init__(self, reference: str) -> None:
-        super().__init__(f"The model '{reference}' does not exist. Pull or import it first.", param="model")
+        super().__init__(f"The model '{reference}' does not exist. Import it with 'dmr import'.", param="model")
         self.reference = reference
 
 
