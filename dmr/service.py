@@ -22,6 +22,7 @@ from dmr.store.store import ModelStore
 from dmr.types import (
     ChatInput,
     Completed,
+    Echo,
     Event,
     Finished,
     FinishReason,
@@ -36,6 +37,7 @@ from dmr.types import (
 )
 from dmr.wire import (
     EngineCompleted,
+    EngineEcho,
     EngineInfo,
     EngineMessage,
     EngineOutput,
@@ -249,11 +251,13 @@ def _chat_reason(output: EngineOutput, parser: OutputParser) -> FinishReason:
     return FinishReason.TOOL_CALLS if ended_by_itself and parser.has_tool_calls else output.finish_reason
 
 
-def _simple_event(message: EngineStarted | EngineCompleted | WireError | None) -> Event:
+def _simple_event(message: EngineStarted | EngineEcho | EngineCompleted | WireError | None) -> Event:
     if message is None:
         return Tick()
     if isinstance(message, EngineStarted):
-        return Started(message.num_prompt_tokens)
+        return Started(message.num_prompt_tokens, num_dropped_tokens=message.num_dropped_tokens)
+    if isinstance(message, EngineEcho):
+        return Echo(message.index, message.text, message.logprobs)
     if isinstance(message, EngineCompleted):
         return Completed(message.usage, message.timings)
     raise message.to_error()

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dmr.errors import ModelNotFound
-from dmr.types import Event, GenerateRequest, ModelConfig, ModelRecord, Removal, RunningModel, Tick
+from dmr.types import (
+    DetokenizeRequest,
+    Embeddings,
+    EmbedRequest,
+    Event,
+    GenerateRequest,
+    ModelConfig,
+    ModelRecord,
+    Removal,
+    RerankRequest,
+    RunningModel,
+    Scores,
+    Tick,
+    TokenCount,
+    TokenizeRequest,
+    Tokens,
+)
 
 Step = Event | Exception
 
@@ -50,6 +66,11 @@ class FakeService:
         self.preloaded: list[str] = []
         self.imported: dict[str, tuple[bytes, int | None]] = {}
         self.failure: Exception | None = None  # what every management call raises
+        self.calls: list[EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest] = []
+        self.counted: list[GenerateRequest] = []
+        self.copied: list[tuple[str, str]] = []
+        self.features: tuple[str, ...] = ("completion", "tools", "thinking", "insert", "embedding", "rerank")
+        self.replies: deque[object] = deque()  # what the calls answer, in order; exceptions are raised
         self._scripts: deque[Iterable[Step]] = deque()
 
     def enqueue(self, *steps: Step) -> None:
@@ -60,6 +81,52 @@ class FakeService:
         self.requests.append(request)
         self.streams.append(FakeStream(self._scripts.popleft()))
         return iter(self.streams[-1])
+
+    def embed(self, request: EmbedRequest) -> Iterator[Tick | Embeddings]:
+        return self._reply(request)
+
+    def rerank(self, request: RerankRequest) -> Iterator[Tick | Scores]:
+        return self._reply(request)
+
+    def tokenize(self, request: TokenizeRequest) -> Iterator[Tick | Tokens]:
+        return self._reply(request)
+
+    def detokenize(self, request: DetokenizeRequest) -> Iterator[Tick | str]:
+        return self._reply(request)
+
+    def count_tokens(self, request: GenerateRequest) -> Iterator[Tick | TokenCount]:
+        return self._counted(request)
+
+    def render(self, request: GenerateRequest) -> Iterator[Tick | str]:
+        return self._counted(request)
+
+    def capabilities(self, record: ModelRecord) -> tuple[str, ...]:
+        return self.features
+
+    def chat_template(self, record: ModelRecord) -> str:
+        return record.config.gguf.get("tokenizer.chat_template", "")
+
+    def copy_model(self, source: str, target: str) -> ModelRecord:
+        model = self.get_model(source)
+        self.copied.append((source, target))
+        return model
+
+    def _reply(self, request: EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest) -> Iterator[Any]:
+        self.calls.append(request)
+        self.get_model(request.model)
+        yield Tick()
+        yield self._next_reply()
+
+    def _counted(self, request: GenerateRequest) -> Iterator[Any]:
+        self.counted.append(request)
+        self.get_model(request.model)
+        yield self._next_reply()
+
+    def _next_reply(self) -> object:
+        reply = self.replies.popleft()
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     def list_models(self) -> list[ModelRecord]:
         self._fail()
@@ -89,7 +156,9 @@ class FakeService:
         self._fail()
         return self.running
 
-    def preload(self, reference: str, keep_alive: float | None = None) -> Iterator[Event]:
+    def preload(
+        self, reference: str, keep_alive: float | None = None, context_size: int | None = None
+    ) -> Iterator[Event]:
         self._fail()
         self.get_model(reference)
         yield Tick()

@@ -35,7 +35,7 @@ from dmr.wire import (
     EngineStatus,
     LoadProgress,
     WireError,
-    engine_request_decoder,
+    engine_query_decoder,
     engine_spec_decoder,
     pack,
     read_frame,
@@ -80,7 +80,7 @@ class Server:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: one request, then messages until it is done or the other side leaves."""
         try:
-            message = await read_frame(reader, engine_request_decoder)
+            message = await read_frame(reader, engine_query_decoder)
             if message is not None:
                 await self._answer(message, reader, writer)
         except DmrError as error:

@@ -10,14 +10,18 @@ import falcon
 
 from dmr.config import Settings
 from dmr.errors import DmrError, InternalError, InvalidRequest
-from dmr_server import docker, health
+from dmr_server import docker
+from dmr_server.anthropic import resources as anthropic
+from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.dialect import Dialect, send_error
 from dmr_server.errors import ClientGone, MethodNotAllowed, RouteNotFound
+from dmr_server.generation import Stamps
 from dmr_server.middleware import ChooseDialect, CleanPath, ModelName, RequestId
-from dmr_server.openai.chat import read_chat
-from dmr_server.openai.completions import read_completion
-from dmr_server.openai.resources import Generation, ModelItem, ModelList, Stamps
+from dmr_server.ollama import resources as ollama
+from dmr_server.ollama.wire import OllamaDialect
+from dmr_server.openai import resources as openai
 from dmr_server.openai.wire import OpenAIDialect
+from dmr_server.responses import resources as responses
 
 if TYPE_CHECKING:
     from dmr.service import Service
@@ -26,12 +30,13 @@ log = logging.getLogger("dmr.server")
 
 App = falcon.App[falcon.Request, falcon.Response]
 
-# Where OpenAI's API is served. Upstream knows no `/{backend}/v1` without `/engines`.
-OPENAI_ROOTS = ("/v1", "/engines/v1", "/engines/{backend}/v1")
-
-# Who words the error when no route matched.
+# Who words the error when no route matched; the longest prefix first.
 DIALECTS: Mapping[str, Dialect] = {
+    "/v1/messages": AnthropicDialect(),
+    "/anthropic": AnthropicDialect(),
+    "/api": OllamaDialect(),
     "/v1": OpenAIDialect(),
+    "/responses": OpenAIDialect(),
     "/engines": OpenAIDialect(),
     "": docker.DockerDialect(),
 }
@@ -52,31 +57,17 @@ def create_app(service: Service, settings: Settings, stamps: Stamps | None = Non
 
 def routes(service: Service, settings: Settings, stamps: Stamps) -> dict[str, object]:
     """Every route there is."""
-    limit = settings.max_body_bytes
-    chat = Generation(service, read_chat, "chatcmpl", stamps, limit)
-    completions = Generation(service, read_completion, "cmpl", stamps, limit)
-    table: dict[str, object] = {
-        "/": docker.Root(),
-        "/health": health.Health(),
-        "/ready": health.Ready(service),
-        "/version": docker.Version(service),
-        "/models": docker.Models(service),
-        "/models/{name:model}": docker.Model(service),
-        "/engines/df": docker.DiskUsage(service),
-        "/engines/ps": docker.Running(service),
-        "/engines/status": docker.Status(service),
-        "/engines/unload": docker.Unloading(service, limit),
+    return {
+        **docker.routes(service, settings),
+        **openai.routes(service, settings, stamps),
+        **responses.routes(service, settings, stamps),
+        **anthropic.routes(service, settings, stamps),
+        **ollama.routes(service, settings, stamps),
     }
-    for root in OPENAI_ROOTS:
-        table[f"{root}/chat/completions"] = chat
-        table[f"{root}/completions"] = completions
-        table[f"{root}/models"] = ModelList(service)
-        table[f"{root}/models/{{name:model}}"] = ModelItem(service)
-    return table
 
 
 def _on_error(req: falcon.Request, resp: falcon.Response, error: DmrError, params: dict[str, Any]) -> None:
-    send_error(resp, req.context.dialect, error)
+    send_error(req, resp, req.context.dialect, error)
 
 
 def _on_http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]) -> None:
@@ -85,7 +76,7 @@ def _on_http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTT
     if told is None:
         _on_defect(req, resp, error, params)
         return
-    send_error(resp, req.context.dialect, told)
+    send_error(req, resp, req.context.dialect, told)
     resp.set_headers(dict(error.headers or {}))
 
 
@@ -108,7 +99,7 @@ def _on_defect(req: falcon.Request, resp: falcon.Response, error: Exception, par
     request_id = getattr(req.context, "request_id", "")
     log.error("%s %r failed (%s)", req.method, req.path, request_id, exc_info=error)
     told = InternalError(f"Something went wrong here; the server's log has the details under {request_id}.")
-    send_error(resp, getattr(req.context, "dialect", DIALECTS[""]), told)
+    send_error(req, resp, getattr(req.context, "dialect", DIALECTS[""]), told)
 
 
 def _on_gone(req: falcon.Request, resp: falcon.Response, error: ClientGone, params: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Generator, Iterator
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import falcon
 import msgspec
@@ -23,6 +23,7 @@ log = logging.getLogger("dmr.server")
 
 PEEK_INTERVAL = 0.5  # seconds between two looks at a client while events keep coming
 COMMENT_INTERVAL = 15.0  # seconds of silence after which a stream says that it lives; proxies cut at 30 and more
+EVENT_STREAM = "text/event-stream"
 
 
 class Dialect(Protocol):
@@ -31,12 +32,15 @@ class Dialect(Protocol):
     @property
     def media_type(self) -> str: ...
 
-    def error(self, error: DmrError) -> tuple[int, bytes]:
+    def error(self, error: DmrError, request_id: str) -> tuple[int, bytes]:
         """Status and body."""
 
 
 class Encoder(Protocol):
     """Turns the events of one streamed answer into bytes, in order; b"" where the wire has nothing to say."""
+
+    media_type: str
+    comment_interval: float  # seconds of silence after which `comment` is sent
 
     def encode(self, event: Event) -> bytes: ...
 
@@ -91,24 +95,41 @@ class Client:
 def respond(req: falcon.Request, resp: falcon.Response, service: Service, exchange: Exchange) -> None:
     """Answer an exchange on `resp`. Errors up to admission are raised, so that they get a true status code."""
     client = Client(req.env)
-    events = service.generate(msgspec.structs.replace(exchange.request, client=_who(req)))
+    events = service.generate(msgspec.structs.replace(exchange.request, client=who(req)))
     if not exchange.stream:
         resp.content_type = falcon.MEDIA_JSON
         resp.data = exchange.to_result(_whole(events, client))
         return
     first = _admitted(events, client)
-    resp.content_type = "text/event-stream"
+    encoder = exchange.encoder()
+    resp.content_type = encoder.media_type
     resp.set_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-    resp.stream = EventStream(first, events, exchange.encoder(), client)
+    resp.stream = EventStream(first, events, encoder, client)
 
 
-def _who(req: falcon.Request) -> str:
+T = TypeVar("T")
+
+
+def wait_for(req: falcon.Request, replies: Iterator[Tick | T]) -> T:
+    """The one reply of a call of the service that is no stream; raises ClientGone when nobody waits for it any more."""
+    client = Client(req.env)
+    try:
+        for reply in replies:
+            if not isinstance(reply, Tick):
+                return reply
+            client.check()
+        raise InternalError("The engine ended the request without an answer.")
+    finally:
+        _close(replies)
+
+
+def who(req: falcon.Request) -> str:
     """Whom the scheduler treats as one client: a key's holder, else an address. The key itself goes nowhere."""
     key = req.get_header("Authorization") or req.get_header("x-api-key")
     return sha256(key.encode("utf-8", "replace")).hexdigest()[:16] if key else str(req.remote_addr)
 
 
-def _close(events: Iterator[Event]) -> None:
+def _close(events: Iterator[Any]) -> None:
     close = getattr(events, "close", None)
     if close is not None:
         close()
@@ -175,7 +196,11 @@ class EventStream:
             yield self._encoder.encode(first)  # even if empty: it sends the headers
             for event in rest:
                 frame = self._encoder.encode(event)
-                if not frame and isinstance(event, Tick) and self._clock() - last_sent >= COMMENT_INTERVAL:
+                if (
+                    not frame
+                    and isinstance(event, Tick)
+                    and self._clock() - last_sent >= self._encoder.comment_interval
+                ):
                     frame = self._encoder.comment()
                 if frame:
                     last_sent = self._clock()
@@ -191,9 +216,9 @@ class EventStream:
             _close(self._events)
 
 
-def send_error(resp: falcon.Response, dialect: Dialect, error: DmrError) -> None:
+def send_error(req: falcon.Request, resp: falcon.Response, dialect: Dialect, error: DmrError) -> None:
     """Put an error into `resp` in a dialect's shape."""
-    status, body = dialect.error(error)
+    status, body = dialect.error(error, getattr(req.context, "request_id", ""))
     resp.status = falcon.code_to_http_status(status)
     resp.content_type = dialect.media_type
     resp.data = body

@@ -11,8 +11,10 @@ import falcon
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from dmr.config import Settings
 from dmr.errors import DmrError, InvalidRequest, ModelNotFound, Unsupported
 from dmr.types import ModelConfig, ModelRecord, Removal, RunningModel
+from dmr_server import health
 from dmr_server.bodies import open_body, read_json
 from dmr_server.errors import RouteNotFound, row_of
 
@@ -32,7 +34,7 @@ class DockerDialect:
     def __init__(self, action: str = "") -> None:
         self._action = action
 
-    def error(self, error: DmrError) -> tuple[int, bytes]:
+    def error(self, error: DmrError, request_id: str) -> tuple[int, bytes]:
         text = "model not found" if isinstance(error, ModelNotFound) else error.message
         return row_of(error).status, f"{self._action}{text}\n".encode()
 
@@ -210,6 +212,22 @@ class Root:
         resp.data = b"Docker Model Runner is running"
 
     on_head = on_get
+
+
+def routes(service: Service, settings: Settings) -> dict[str, object]:
+    """Docker Model Runner's own routes, and the health checks."""
+    return {
+        "/": Root(),
+        "/health": health.Health(),
+        "/ready": health.Ready(service),
+        "/version": Version(service),
+        "/models": Models(service),
+        "/models/{name:model}": Model(service),
+        "/engines/df": DiskUsage(service),
+        "/engines/ps": Running(service),
+        "/engines/status": Status(service),
+        "/engines/unload": Unloading(service, settings.max_body_bytes),
+    }
 
 
 def to_model(record: ModelRecord) -> WireModel:

@@ -58,7 +58,8 @@ class RequestId:
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         asked = req.get_header("x-request-id") or ""
         req.context.request_id = asked if _SANE_ID.fullmatch(asked) else f"req_{uuid.uuid4().hex}"
-        resp.set_header("x-request-id", req.context.request_id)
+        # "request-id" is the name in Anthropic's API.
+        resp.set_headers({"x-request-id": req.context.request_id, "request-id": req.context.request_id})
 
 
 class ChooseDialect:

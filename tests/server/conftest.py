@@ -9,7 +9,7 @@ from fakes import FakeService, model_record
 from dmr.config import Settings
 from dmr.types import Completed, Finished, FinishReason, Started, TextDelta, Usage
 from dmr_server.app import create_app
-from dmr_server.openai.resources import Stamps
+from dmr_server.generation import Stamps
 
 CREATED = 1700000000
 ANSWER = (

@@ -14,8 +14,8 @@ from dmr import errors
 from dmr.types import Completed, Finished, FinishReason, Started, TextDelta, Tick, Usage
 from dmr_server.dialect import COMMENT_INTERVAL, Client, EventStream
 from dmr_server.errors import ClientGone, retry_headers, row_of
+from dmr_server.generation import Stamp
 from dmr_server.openai.chat import read_chat
-from dmr_server.openai.wire import Stamp
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "ai/smollm2", "messages": [{"role": "user", "content": "Hi"}]}

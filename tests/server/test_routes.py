@@ -10,11 +10,12 @@ from fakes import FakeService, model_record
 
 from dmr.config import Settings
 from dmr.errors import StoreError
-from dmr_server.app import OPENAI_ROOTS, create_app, routes
-from dmr_server.openai.resources import Stamps
+from dmr_server.app import create_app, routes
+from dmr_server.generation import Stamps
+from dmr_server.openai.resources import ROOTS as TEMPLATES
 
 CHAT = {"model": "ai/smollm2", "messages": [{"role": "user", "content": "Hi"}]}
-ROOTS = [root.replace("{backend}", "llama.cpp") for root in OPENAI_ROOTS]
+ROOTS = [root.replace("{backend}", "llama.cpp") for root in TEMPLATES]
 
 
 def test_the_table_of_routes(service: FakeService) -> None:
@@ -94,7 +95,7 @@ def test_unknown_addresses_get_json_beside_openai(client: falcon.testing.TestCli
     assert path in result.json["error"]["message"]
 
 
-@pytest.mark.parametrize("path", ["/nope", "/v1x", "/api/tags", "/llama.cpp/v1/models"])
+@pytest.mark.parametrize("path", ["/nope", "/v1x", "/llama.cpp/v1/models"])
 def test_unknown_addresses_get_text_elsewhere(client: falcon.testing.TestClient, path: str) -> None:
     result = client.simulate_get(path)
     assert (result.status_code, result.text) == (404, "not found\n")

@@ -38,7 +38,7 @@ from dmr.wire import (
     Unloaded,
     UnloadModels,
     WireError,
-    engine_request_decoder,
+    engine_query_decoder,
     manager_command_decoder,
 )
 
@@ -62,7 +62,7 @@ def manager(tmp_path: Path) -> Iterator[ScriptedPeer]:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[ScriptedPeer]:
-    with scripted_peer(tmp_path / "engine.sock", engine_request_decoder) as peer:
+    with scripted_peer(tmp_path / "engine.sock", engine_query_decoder) as peer:
         yield peer
 
 

@@ -11,8 +11,9 @@ from fakes import FakeService
 
 from dmr.cli.address import DEFAULT_ADDRESS
 from dmr.config import _VARIABLES, read_settings
-from dmr_server.app import OPENAI_ROOTS, routes
-from dmr_server.openai.resources import Stamps
+from dmr_server.app import routes
+from dmr_server.generation import Stamps
+from dmr_server.openai.resources import ROOTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -56,7 +57,7 @@ def test_the_default_server_of_the_command_line_is_the_documented_one() -> None:
 def served_routes() -> set[str]:
     """Every route once, whatever roots it is below."""
     names = (re.sub(r":model\}", "}", template) for template in routes(FakeService(), read_settings({}), Stamps()))
-    roots = sorted(OPENAI_ROOTS, key=len, reverse=True)
+    roots = sorted(ROOTS, key=len, reverse=True)
     return {next((f"/v1{n.removeprefix(r)}" for r in roots if n.startswith(r + "/")), n) for n in names}
 
 
@@ -70,7 +71,7 @@ def test_every_route_is_in_the_readme_and_no_other() -> None:
     assert documented_routes() == served_routes() | actions
 
 
-@pytest.mark.parametrize("root", OPENAI_ROOTS)
+@pytest.mark.parametrize("root", ROOTS)
 def test_the_readme_names_every_root(root: str) -> None:
     assert f"`{root}`" in README.read_text(encoding="utf-8")
 

@@ -60,7 +60,7 @@ from dmr.wire import (
     EngineOutput,
     EngineStarted,
     WireError,
-    engine_request_decoder,
+    engine_query_decoder,
 )
 
 INFO = EngineInfo("tiny", 512, SCRIPT_TEMPLATE, "", "<|im_end|>", False)
@@ -138,7 +138,7 @@ class Scene:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr(client, "TICK", 0.02)
     monkeypatch.setattr(service, "RETRY_DELAY", 0.01)
-    with scripted_peer(tmp_path / "engine.sock", engine_request_decoder) as engine:
+    with scripted_peer(tmp_path / "engine.sock", engine_query_decoder) as engine:
         made = Scene(engine, tmp_path)
         yield made
         made.manager.assert_all_returned()

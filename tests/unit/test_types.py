@@ -55,7 +55,7 @@ def test_text_and_probabilities_are_put_together_in_order() -> None:
         END,
     ]
     expected = choice(text="Hello", logprobs=(A, B), finish_reason=FinishReason.LENGTH)
-    assert collect(events) == Completion((expected,), END.usage, END.timings)
+    assert collect(events) == Completion((expected,), END.usage, END.timings, Started(3))
 
 
 def test_choices_may_be_mixed_and_come_out_by_index() -> None:

@@ -27,7 +27,16 @@ from dmr.errors import (
     Overloaded,
     PayloadTooLarge,
 )
-from dmr.types import FinishReason, ModelConfig, ModelRecord, SamplingParams, TokenLogprob, TokenProbability, Usage
+from dmr.types import (
+    FinishReason,
+    ModelConfig,
+    ModelRecord,
+    SamplingParams,
+    Timings,
+    TokenLogprob,
+    TokenProbability,
+    Usage,
+)
 from dmr.wire import (
     AcquireLease,
     Connection,
@@ -46,9 +55,10 @@ from dmr.wire import (
     Ping,
     WireError,
     engine_message_decoder,
-    engine_request_decoder,
+    engine_query_decoder,
     engine_spec_decoder,
     engine_status_decoder,
+    frames,
     manager_command_decoder,
     manager_reply_decoder,
     pack,
@@ -62,7 +72,7 @@ COUNTS = st.integers(0, 2**40)
 FLOATS = st.floats(allow_nan=False)
 BOOLS = st.booleans()
 CONVERSATIONS = [
-    (EngineRequest, engine_request_decoder),
+    (EngineRequest, engine_query_decoder),
     (EngineSpec, engine_spec_decoder),
     *((kind, engine_message_decoder) for kind in EngineMessage.__args__),
     *((kind, engine_status_decoder) for kind in EngineStatus.__args__),
@@ -101,6 +111,10 @@ def _values(info: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(_values(info.key_type), _values(info.value_type), max_size=3)
     if isinstance(info, inspect.EnumType):
         return st.sampled_from(list(info.cls))
+    if isinstance(info, inspect.AnyType):  # JSON
+        return st.sampled_from([None, True, 5, 0.5, "text", ["a"]])
+    if isinstance(info, inspect.FrozenSetType):
+        return st.frozensets(_values(info.item_type), max_size=3)
     assert isinstance(info, inspect.StructType), info
     return st.builds(info.cls, **{field.name: _values(field.type) for field in info.fields})
 
@@ -141,7 +155,7 @@ def test_every_message_comes_out_as_it_went_in(kind: Any, decoder: Any, data: st
 
 def test_the_biggest_messages() -> None:
     request = EngineRequest(("x" * 3_000_000, tuple(range(200_000))), SamplingParams())
-    assert asyncio.run(read_bytes(pack(request), engine_request_decoder)) == request
+    assert asyncio.run(read_bytes(pack(request), engine_query_decoder)) == request
 
 
 @pytest.mark.parametrize(
@@ -168,7 +182,7 @@ MESSAGES: list[EngineMessage] = [
     EngineStarted(3),
     EngineOutput(0, "hé", (TokenLogprob(TokenProbability(1, b"h", -0.5)),)),
     EngineOutput(0, "", finish_reason=FinishReason.STOP, stop_sequence="X"),
-    EngineCompleted(Usage(3, 0, 2), wire.Timings()),
+    EngineCompleted(Usage(3, 0, 2), Timings()),
 ]
 STREAM = b"".join(map(pack, MESSAGES))
 
@@ -247,7 +261,7 @@ GARBAGE = {
     "wrong type": frame(msgspec.msgpack.encode(["started", "three"])),
     "not a list": frame(msgspec.msgpack.encode({"a": 1})),
     "bad text": frame(b"\x93\xa6output\x00\xa2\xff\xfe"),
-    "too large": struct.pack(">I", wire.MAX_FRAME_BYTES + 1),
+    "too large": struct.pack(">I", frames.MAX_FRAME_BYTES + 1),
     "text protocol": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 10,
     "very deep": frame(b"\x91" * 100_000 + b"\x01"),
 }
@@ -266,13 +280,13 @@ def test_garbage_is_a_clean_error_at_once(garbage: bytes) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
 def test_random_bytes_never_raise_anything_else(data: bytes) -> None:
-    for decoder in (engine_message_decoder, manager_command_decoder, engine_spec_decoder, engine_request_decoder):
+    for decoder in (engine_message_decoder, manager_command_decoder, engine_spec_decoder, engine_query_decoder):
         with contextlib.suppress(InternalError):
             asyncio.run(read_bytes(frame(data), decoder))
 
 
 def test_a_message_over_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 1000)
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1000)
     assert pack(AcquireLease("x" * 900))
     with pytest.raises(PayloadTooLarge, match="1000"):
         pack(AcquireLease("x" * 1000))
@@ -298,7 +312,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
 
 def test_a_side_that_takes_nothing_does_not_hold_us_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "SEND_TIMEOUT", 0.1)
+    monkeypatch.setattr(frames, "SEND_TIMEOUT", 0.1)
     with conversation() as (connection, _):
         began = time.monotonic()
         with pytest.raises(OSError):

@@ -11,13 +11,15 @@ from msgspec import UNSET, Meta, UnsetType
 from dmr.errors import InvalidRequest, Unsupported
 from dmr.types import ChatInput, Choice, Completion, FinishReason, GenerateRequest, ToolCall
 from dmr_server.dialect import Encoder
+from dmr_server.fields import INT32_MAX, normalised, read_sampling
+from dmr_server.generation import Stamp
 from dmr_server.openai.chat_stream import ChatEncoder
 from dmr_server.openai.constraints import read_response_format
-from dmr_server.openai.fields import INT32_MAX, CommonFields, normalised, read_fields, read_sampling
+from dmr_server.openai.fields import CommonFields, read_fields
 from dmr_server.openai.logprobs import ChatLogprobs, to_chat_logprobs
 from dmr_server.openai.messages import read_messages
 from dmr_server.openai.tools import ToolSet, read_tools
-from dmr_server.openai.wire import Stamp, WireUsage, to_usage
+from dmr_server.openai.wire import WireUsage, to_usage
 
 MaxTokens = Annotated[int, Meta(ge=1, le=INT32_MAX)]
 
@@ -92,10 +94,12 @@ def read_chat(body: Mapping[str, Any], stamp: Stamp) -> ChatExchange:
     if fields.audio is not UNSET or "audio" in fields.modalities:
         raise Unsupported("This model does not answer with audio.", param="modalities")
     tools = read_tools(body)
+    sampling, given = read_sampling(body)
     request = GenerateRequest(
         model=fields.model,
         input=_chat_input(fields, tools),
-        sampling=read_sampling(body),
+        sampling=sampling,
+        given=given | fields.given,
         num_choices=fields.n,
         max_tokens=_max_tokens(fields),
         stop=fields.stops,

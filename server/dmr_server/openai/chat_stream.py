@@ -23,8 +23,10 @@ from dmr.types import (
     ToolCallDelta,
     ToolCallStart,
 )
+from dmr_server.dialect import COMMENT_INTERVAL, EVENT_STREAM
+from dmr_server.generation import Stamp
 from dmr_server.openai.logprobs import ChatLogprobs, to_chat_logprobs
-from dmr_server.openai.wire import COMMENT, DONE, Stamp, WireUsage, frame, to_error, to_usage
+from dmr_server.openai.wire import COMMENT, DONE, WireUsage, frame, to_error, to_usage
 
 
 class FunctionDelta(msgspec.Struct, frozen=True):
@@ -66,6 +68,9 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
 
 class ChatEncoder:
     """Encodes the events of one chat answer. `legacy` answers `functions` with `function_call`."""
+
+    media_type = EVENT_STREAM
+    comment_interval = COMMENT_INTERVAL
 
     def __init__(
         self,

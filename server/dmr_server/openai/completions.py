@@ -21,11 +21,13 @@ from dmr.types import (
     TextDelta,
     TextInput,
 )
-from dmr_server.dialect import Encoder
+from dmr_server.dialect import COMMENT_INTERVAL, EVENT_STREAM, Encoder
+from dmr_server.fields import INT32_MAX, Count, checked, normalised, read_sampling
+from dmr_server.generation import Stamp
 from dmr_server.openai.constraints import read_response_format
-from dmr_server.openai.fields import INT32_MAX, CommonFields, Count, checked, normalised, read_fields, read_sampling
+from dmr_server.openai.fields import CommonFields, read_fields
 from dmr_server.openai.logprobs import TextLogprobs, TextOffsets, to_text_logprobs
-from dmr_server.openai.wire import COMMENT, DONE, Stamp, WireUsage, frame, to_error, to_usage
+from dmr_server.openai.wire import COMMENT, DONE, WireUsage, frame, to_error, to_usage
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's own default for this endpoint
 MAX_PROMPTS = 2048
@@ -112,6 +114,9 @@ class CompletionExchange:
 class CompletionEncoder:
     """Encodes the events of one completions answer."""
 
+    media_type = EVENT_STREAM
+    comment_interval = COMMENT_INTERVAL
+
     def __init__(self, exchange: CompletionExchange) -> None:
         self._exchange = exchange
         self._offsets: dict[int, TextOffsets] = {}
@@ -165,10 +170,12 @@ def read_completion(body: Mapping[str, Any], stamp: Stamp) -> CompletionExchange
     fields = read_fields(body, CompletionFields)
     prompts = _prompts(fields.prompt)
     _check_supported(fields)
+    sampling, given = read_sampling(body)
     request = GenerateRequest(
         model=fields.model,
         input=TextInput(prompts),
-        sampling=read_sampling(body),
+        sampling=sampling,
+        given=given | fields.given,
         num_choices=fields.n,
         max_tokens=fields.max_tokens,
         stop=fields.stops,

@@ -9,7 +9,7 @@ import msgspec
 
 from dmr.errors import InvalidRequest
 from dmr.types import ResponseFormat
-from dmr_server.openai.fields import checked
+from dmr_server.fields import checked
 
 MAX_GRAMMAR = 64 * 1024  # characters
 MAX_GRAMMAR_DEPTH = 64  # llama.cpp's grammar parser recurses into parentheses

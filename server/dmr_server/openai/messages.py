@@ -9,7 +9,7 @@ import msgspec
 
 from dmr.errors import InvalidRequest, Unsupported
 from dmr.types import Message, Part, Role, TextPart, ToolCall
-from dmr_server.openai.fields import checked
+from dmr_server.fields import checked
 
 _ROLES: Mapping[str, Role] = {
     "developer": Role.SYSTEM,

@@ -2,76 +2,23 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import falcon
 
-from dmr.errors import InvalidRequest
-from dmr_server.bodies import read_json
-from dmr_server.dialect import Exchange, respond
-from dmr_server.errors import RouteNotFound
+from dmr.config import Settings
+from dmr_server.generation import BACKEND, Generation, Stamps, check_backend
+from dmr_server.openai.chat import read_chat
+from dmr_server.openai.completions import read_completion
 from dmr_server.openai.models import to_model, to_models
-from dmr_server.openai.wire import OpenAIDialect, Stamp, encode
+from dmr_server.openai.wire import OpenAIDialect, encode
 
 if TYPE_CHECKING:
     from dmr.service import Service
 
-BACKEND = "llama.cpp"
 
-
-class Stamps:
-    """Gives every answer its identity and time; both sources can be replaced in tests."""
-
-    def __init__(
-        self, clock: Callable[[], float] = time.time, new_id: Callable[[], str] = lambda: uuid.uuid4().hex
-    ) -> None:
-        self._clock = clock
-        self._new_id = new_id
-
-    def next(self, prefix: str) -> Stamp:
-        return Stamp(f"{prefix}-{self._new_id()}", int(self._clock()))
-
-
-class Generation:
-    """An endpoint that generates text: `read` understands its bodies, `prefix` begins its answers' ids."""
-
-    dialect = OpenAIDialect()
-
-    def __init__(
-        self,
-        service: Service,
-        read: Callable[[dict[str, Any], Stamp], Exchange],
-        prefix: str,
-        stamps: Stamps,
-        max_body_bytes: int,
-    ) -> None:
-        self._service = service
-        self._read = read
-        self._prefix = prefix
-        self._stamps = stamps
-        self._max_body_bytes = max_body_bytes
-
-    def on_post(self, req: falcon.Request, resp: falcon.Response, backend: str = BACKEND) -> None:
-        check_backend(backend)
-        body = read_json(req, self._max_body_bytes)
-        model = _model_of(body)
-        if req.get_header("X-Preload-Only") == "true":
-            self._preload(model)
-            return
-        try:
-            exchange = self._read(body, self._stamps.next(self._prefix))
-        except InvalidRequest:
-            self._service.get_model(model)  # an unknown model is told before any other mistake
-            raise
-        respond(req, resp, self._service, exchange)
-
-    def _preload(self, model: str) -> None:
-        """Docker Model Runner's own wish: load the model, answer 200 and nothing."""
-        for _ in self._service.preload(model):
-            pass
+# Where OpenAI's API is served. Upstream knows no `/{backend}/v1` without `/engines`.
+ROOTS = ("/v1", "/engines/v1", "/engines/{backend}/v1")
 
 
 class ModelList:
@@ -104,16 +51,15 @@ class ModelItem:
     on_head = on_get
 
 
-def check_backend(backend: str) -> None:
-    """Raises RouteNotFound for any backend but the one that there is."""
-    if backend != BACKEND:
-        raise RouteNotFound(f"The backend '{backend}' does not exist; '{BACKEND}' is the only one.")
-
-
-def _model_of(body: dict[str, Any]) -> str:
-    model = body.get("model")
-    if model is None or model == "":
-        raise InvalidRequest("Missing required parameter: 'model' is required.", param="model")
-    if not isinstance(model, str):
-        raise InvalidRequest("Invalid value for 'model': expected str.", param="model")
-    return model
+def routes(service: Service, settings: Settings, stamps: Stamps) -> dict[str, object]:
+    """Every OpenAI route."""
+    limit, dialect = settings.max_body_bytes, OpenAIDialect()
+    chat = Generation(service, dialect, read_chat, "chatcmpl-", stamps, limit)
+    completions = Generation(service, dialect, read_completion, "cmpl-", stamps, limit)
+    table: dict[str, object] = {}
+    for root in ROOTS:
+        table[f"{root}/chat/completions"] = chat
+        table[f"{root}/completions"] = completions
+        table[f"{root}/models"] = ModelList(service)
+        table[f"{root}/models/{{name:model}}"] = ModelItem(service)
+    return table

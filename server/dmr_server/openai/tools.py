@@ -9,7 +9,7 @@ import msgspec
 
 from dmr.errors import InvalidRequest, Unsupported
 from dmr.types import Tool, ToolChoice
-from dmr_server.openai.fields import checked
+from dmr_server.fields import checked
 
 MAX_TOOLS = 1024
 

@@ -14,13 +14,6 @@ DONE = b"data: [DONE]\n\n"
 COMMENT = b": still here\n\n"
 
 
-class Stamp(msgspec.Struct, frozen=True):
-    """What makes two equal answers differ: the identity of this one and its time in Unix seconds."""
-
-    id: str
-    created: int
-
-
 class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int
 
@@ -77,5 +70,5 @@ class OpenAIDialect:
 
     media_type = "application/json"
 
-    def error(self, error: DmrError) -> tuple[int, bytes]:
+    def error(self, error: DmrError, request_id: str) -> tuple[int, bytes]:
         return row_of(error).status, to_error(error)

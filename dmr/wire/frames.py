@@ -1,8 +1,4 @@
-"""Messages between our processes: length-prefixed msgpack frames over Unix sockets and pipes.
-
-Three conversations: frontend and engine (one connection is one request; closing it is the abort), frontend and manager
-(one connection is one command, or one lease for as long as it stays open), engine and manager (the engine's status).
-"""
+"""Frames over Unix sockets and pipes: four bytes of length, then msgpack; the blocking and the asyncio side."""
 
 from __future__ import annotations
 
@@ -11,13 +7,11 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterator
-from typing import TypeVar, Union
+from typing import TypeVar
 
 import msgspec
 
-from dmr.config import EngineSettings
 from dmr.errors import DmrError, EngineCrashed, InternalError, InvalidRequest, PayloadTooLarge, error_from_code
-from dmr.types import FinishReason, ModelRecord, Removal, RunningModel, SamplingParams, Timings, TokenLogprob, Usage
 
 MAX_FRAME_BYTES = 1 << 30
 CONNECT_TIMEOUT = 10.0  # seconds
@@ -45,154 +39,6 @@ class WireError(Frame, frozen=True, tag="error"):
         return error_from_code(self.code, self.message, self.param, self.retry_after)
 
 
-# --- engine ----------------------------------------------------------------------------------------------------------
-
-
-class EngineSpec(Frame, frozen=True):
-    """What an engine process is started with."""
-
-    reference: str
-    weights: tuple[str, ...]  # paths, shards in order
-    chat_template: str | None  # path of a template that overrides the file's own
-    socket: str
-    settings: EngineSettings
-    log_level: str = "info"
-
-
-class EngineInfo(Frame, frozen=True):
-    """What a loaded engine tells about itself: enough to render prompts without the weights."""
-
-    description: str
-    context_size: int  # the most tokens one sequence can have
-    chat_template: str  # empty = the model has none
-    bos: str
-    eos: str
-    adds_bos: bool
-
-
-class GrammarSpec(Frame, frozen=True):
-    """A grammar, and what starts it if it is lazy: (kind, text), kind "word", "pattern" or "full_pattern"."""
-
-    text: str
-    prefill: str = ""  # what it must have taken before the first token
-    lazy: bool = False
-    triggers: tuple[tuple[str, str], ...] = ()
-
-
-class EngineRequest(Frame, frozen=True, tag="request"):
-    prompts: tuple[Union[str, tuple[int, ...]], ...]
-    sampling: SamplingParams
-    num_choices: int = 1
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    num_logprobs: int | None = None
-    grammar: GrammarSpec | None = None
-    preserved_tokens: tuple[str, ...] = ()  # control tokens whose text is wanted
-    client: str = ""
-
-
-class EngineStarted(Frame, frozen=True, tag="started"):
-    num_prompt_tokens: int
-
-
-class EngineOutput(Frame, frozen=True, tag="output"):
-    """More of one choice. `finish_reason` is set in its last output."""
-
-    index: int
-    text: str
-    logprobs: tuple[TokenLogprob, ...] = ()
-    finish_reason: FinishReason | None = None
-    stop_sequence: str | None = None
-
-
-class EngineCompleted(Frame, frozen=True, tag="completed"):
-    usage: Usage
-    timings: Timings
-
-
-EngineMessage = Union[EngineStarted, EngineOutput, EngineCompleted, WireError]
-
-
-class LoadProgress(Frame, frozen=True, tag="progress"):
-    fraction: float
-
-
-class EngineReady(Frame, frozen=True, tag="ready"):
-    info: EngineInfo
-
-
-EngineStatus = Union[LoadProgress, EngineReady, WireError]
-
-
-# --- manager ---------------------------------------------------------------------------------------------------------
-
-
-class AcquireLease(Frame, frozen=True, tag="acquire"):
-    """Load the model if need be, and keep it while this connection is open."""
-
-    reference: str
-    keep_alive: float | None = None
-
-
-class LeaseGranted(Frame, frozen=True, tag="granted"):
-    model_id: str
-    socket: str
-    info: EngineInfo
-
-
-class ImportModel(Frame, frozen=True, tag="import"):
-    """Take a file into the store. The file is moved: the sender has made it for this."""
-
-    path: str
-    reference: str
-
-
-class RemoveModel(Frame, frozen=True, tag="remove"):
-    reference: str
-    force: bool = False
-
-
-class UnloadModels(Frame, frozen=True, tag="unload"):
-    references: tuple[str, ...] | None = None  # None = all
-
-
-class ListRunning(Frame, frozen=True, tag="running"):
-    pass
-
-
-class Ping(Frame, frozen=True, tag="ping"):
-    pass
-
-
-class Imported(Frame, frozen=True, tag="imported"):
-    record: ModelRecord
-
-
-class Removed(Frame, frozen=True, tag="removed"):
-    removal: Removal
-
-
-class Unloaded(Frame, frozen=True, tag="unloaded"):
-    count: int
-
-
-class Running(Frame, frozen=True, tag="running_models"):
-    models: tuple[RunningModel, ...]
-
-
-class Pong(Frame, frozen=True, tag="pong"):
-    pass
-
-
-ManagerCommand = Union[AcquireLease, ImportModel, RemoveModel, UnloadModels, ListRunning, Ping]
-ManagerReply = Union[LoadProgress, LeaseGranted, Imported, Removed, Unloaded, Running, Pong, WireError]
-
-engine_request_decoder = msgspec.msgpack.Decoder(EngineRequest)
-engine_message_decoder = msgspec.msgpack.Decoder(EngineMessage)
-engine_status_decoder = msgspec.msgpack.Decoder(EngineStatus)
-engine_spec_decoder = msgspec.msgpack.Decoder(EngineSpec)
-manager_command_decoder = msgspec.msgpack.Decoder(ManagerCommand)
-manager_reply_decoder = msgspec.msgpack.Decoder(ManagerReply)
 _encoder = msgspec.msgpack.Encoder()
 
 Message = TypeVar("Message")

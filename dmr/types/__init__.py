@@ -1,0 +1,85 @@
+"""The neutral vocabulary: what a request is and what comes back, in no vendor's words.
+
+All are frozen values. Dialects translate to and from these, the engine knows nothing else.
+"""
+
+from dmr.types.chat import ChatInput, Message, Part, Role, TextPart, Tool, ToolCall, ToolChoice
+from dmr.types.completion import Choice, Completion, Embeddings, Scores, TokenCount, Tokens, collect
+from dmr.types.events import (
+    Completed,
+    Echo,
+    Event,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    Tick,
+    Timings,
+    TokenLogprob,
+    TokenProbability,
+    ToolCallDelta,
+    ToolCallStart,
+    Usage,
+)
+from dmr.types.models import ModelConfig, ModelDefaults, ModelRecord, Removal, RunningModel
+from dmr.types.requests import (
+    DetokenizeRequest,
+    EmbedRequest,
+    GenerateRequest,
+    Prompt,
+    RerankRequest,
+    ResponseFormat,
+    SamplingParams,
+    TextInput,
+    TokenizeRequest,
+)
+from dmr.types.value import Value
+
+__all__ = [
+    "ChatInput",
+    "Choice",
+    "Completed",
+    "Completion",
+    "DetokenizeRequest",
+    "Echo",
+    "EmbedRequest",
+    "Embeddings",
+    "Event",
+    "FinishReason",
+    "Finished",
+    "GenerateRequest",
+    "Message",
+    "ModelConfig",
+    "ModelDefaults",
+    "ModelRecord",
+    "Part",
+    "Prompt",
+    "ReasoningDelta",
+    "Removal",
+    "RerankRequest",
+    "ResponseFormat",
+    "Role",
+    "RunningModel",
+    "SamplingParams",
+    "Scores",
+    "Started",
+    "TextDelta",
+    "TextInput",
+    "TextPart",
+    "Tick",
+    "Timings",
+    "TokenCount",
+    "TokenLogprob",
+    "TokenProbability",
+    "TokenizeRequest",
+    "Tokens",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolCallStart",
+    "ToolChoice",
+    "Usage",
+    "Value",
+    "collect",
+]

@@ -1,0 +1,65 @@
+"""Models in the store and in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dmr.types.chat import Message
+from dmr.types.value import Value
+
+
+class ModelConfig(Value, frozen=True):
+    """What a model's config blob says about it, in the flat shape of the Docker config v0.1."""
+
+    format: str = ""
+    quantization: str = ""
+    parameters: str = ""  # "134.52M"
+    architecture: str = ""
+    size: str = ""  # "91.73MiB"
+    gguf: Mapping[str, str] = {}
+    context_size: int | None = None
+
+
+class ModelDefaults(Value, frozen=True):
+    """What a model brings along for requests that do not say it themselves."""
+
+    system: str = ""
+    template: str = ""  # Jinja or Go; empty = the file's own
+    messages: tuple[Message, ...] = ()  # stand before each conversation
+    parameters: Mapping[str, Any] = {}  # fields of SamplingParams, "stop", "max_tokens", "context_size", "shift"
+
+
+class ModelRecord(Value, frozen=True):
+    """One model of the store. `id` is the manifest's digest, `tags` are fully qualified references."""
+
+    id: str
+    tags: tuple[str, ...]
+    created: int  # Unix seconds
+    config: ModelConfig
+    size: int = 0  # bytes of all its files
+    defaults: ModelDefaults = ModelDefaults()
+    licenses: tuple[str, ...] = ()
+    has_mmproj: bool = False
+
+
+class RunningModel(Value, frozen=True):
+    """One loaded model, as `ps` shows it."""
+
+    id: str
+    reference: str  # as typed by whoever loaded it
+    state: str  # "loading" | "ready"
+    num_active: int  # requests that hold it now
+    loaded_at: float  # Unix seconds
+    last_used: float  # Unix seconds
+    keep_alive: float  # seconds; negative = for ever
+    pid: int
+    context_size: int = 0  # tokens; 0 while it loads
+    size: int = 0  # bytes of its files
+
+
+class Removal(Value, frozen=True):
+    """What `remove` did, in order."""
+
+    untagged: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()

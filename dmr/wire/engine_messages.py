@@ -1,0 +1,185 @@
+"""What is asked of an engine and what it answers: frontend and engine, engine and manager."""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+
+from dmr.config import EngineSettings
+from dmr.types import FinishReason, Prompt, SamplingParams, Timings, TokenLogprob, Usage
+from dmr.wire.frames import Frame, WireError
+
+
+class EngineSpec(Frame, frozen=True):
+    """What an engine process is started with."""
+
+    reference: str
+    weights: tuple[str, ...]  # paths, shards in order
+    chat_template: str | None  # path of a template that overrides the file's own
+    socket: str
+    settings: EngineSettings
+    log_level: str = "info"
+
+
+class EngineInfo(Frame, frozen=True):
+    """What a loaded engine tells about itself: enough to render prompts without the weights."""
+
+    description: str
+    context_size: int  # the most tokens one sequence can have
+    chat_template: str  # empty = the model has none
+    bos: str
+    eos: str
+    adds_bos: bool
+    trained_context_size: int = 0
+    embedding_size: int = 0
+    num_vocabulary: int = 0
+    capabilities: tuple[str, ...] = ("generate",)  # of "generate", "embed", "rerank", "infill"
+    control_tokens: tuple[str, ...] = ()  # texts that would be read as control tokens inside of a prompt
+
+
+class GrammarSpec(Frame, frozen=True):
+    """A grammar, and what starts it if it is lazy: (kind, text), kind "word", "pattern" or "full_pattern"."""
+
+    text: str
+    prefill: str = ""  # what it must have taken before the first token
+    lazy: bool = False
+    triggers: tuple[tuple[str, str], ...] = ()
+
+
+class ThoughtLimit(Frame, frozen=True):
+    """Ends a thought after so many tokens, by making the model write `end`."""
+
+    budget: int
+    start: str  # the tag that begins a thought
+    end: str  # the tag that ends it
+    is_open: bool  # the prompt has begun the thought already
+
+
+# In a prompt's text, LITERAL_OPEN + str(i) + LITERAL_CLOSE stands for `literals[i]`, which is tokenized as plain text:
+# whatever a user types is never read as a control token. Both are noncharacters: no text of anybody's has them.
+LITERAL_OPEN = "\ufdd0"
+LITERAL_CLOSE = "\ufdd1"
+
+
+class EngineRequest(Frame, frozen=True, tag="request"):
+    prompts: tuple[Prompt, ...]
+    sampling: SamplingParams
+    num_choices: int = 1
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    num_logprobs: int | None = None
+    grammar: GrammarSpec | None = None
+    preserved_tokens: tuple[str, ...] = ()  # control tokens whose text is wanted
+    client: str = ""
+    literals: tuple[str, ...] = ()
+    prefix_tokens: tuple[int, ...] = ()
+    suffix: str | None = None
+    echo: bool = False
+    truncate: bool = False
+    shift: int | None = None
+    return_token_ids: bool = False
+    thought_limit: ThoughtLimit | None = None
+
+
+class EngineEmbed(Frame, frozen=True, tag="embed"):
+    """Vectors of length 1 unless `normalize` is false."""
+
+    inputs: tuple[Prompt, ...]
+    truncate: bool = False
+    max_tokens: int | None = None  # of one input; None = what the model takes
+    normalize: bool = True
+
+
+class EngineRerank(Frame, frozen=True, tag="rerank"):
+    pairs: tuple[tuple[str, str], ...]
+    truncate: bool = False
+
+
+class EngineTokenize(Frame, frozen=True, tag="tokenize"):
+    text: str
+    literals: tuple[str, ...] = ()
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class EngineDetokenize(Frame, frozen=True, tag="detokenize"):
+    token_ids: tuple[int, ...]
+
+
+EngineQuery = Union[EngineRequest, EngineEmbed, EngineRerank, EngineTokenize, EngineDetokenize]
+
+
+class EngineStarted(Frame, frozen=True, tag="started"):
+    num_prompt_tokens: int
+    num_dropped_tokens: int = 0
+
+
+class EngineEcho(Frame, frozen=True, tag="echo"):
+    """The prompt of one choice, before its first output."""
+
+    index: int
+    text: str
+    logprobs: tuple[TokenLogprob | None, ...] = ()
+
+
+class EngineOutput(Frame, frozen=True, tag="output"):
+    """More of one choice. `finish_reason` is set in its last output."""
+
+    index: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_sequence: str | None = None
+    num_tokens: int = 1  # that this text took: a character may need several
+    is_context_full: bool = False
+    token_ids: tuple[int, ...] = ()  # prompt and answer, with the last output, if they were asked for
+
+
+class EngineCompleted(Frame, frozen=True, tag="completed"):
+    usage: Usage
+    timings: Timings
+
+
+class EngineVectors(Frame, frozen=True, tag="vectors"):
+    """32-bit floats, little-endian."""
+
+    vectors: tuple[bytes, ...]
+    num_tokens: tuple[int, ...]
+    timings: Timings = Timings()
+
+
+class EngineScores(Frame, frozen=True, tag="scores"):
+    scores: tuple[float, ...]
+    num_tokens: int
+
+
+class EngineTokens(Frame, frozen=True, tag="tokens"):
+    ids: tuple[int, ...]
+    pieces: tuple[bytes, ...] = ()
+
+
+class EngineText(Frame, frozen=True, tag="text"):
+    text: str
+
+
+EngineMessage = Union[EngineStarted, EngineEcho, EngineOutput, EngineCompleted, WireError]
+EngineReply = Union[EngineVectors, EngineScores, EngineTokens, EngineText, WireError]
+
+
+class LoadProgress(Frame, frozen=True, tag="progress"):
+    fraction: float
+
+
+class EngineReady(Frame, frozen=True, tag="ready"):
+    info: EngineInfo
+
+
+EngineStatus = Union[LoadProgress, EngineReady, WireError]
+
+engine_query_decoder = msgspec.msgpack.Decoder(EngineQuery)
+engine_message_decoder = msgspec.msgpack.Decoder(EngineMessage)
+engine_reply_decoder = msgspec.msgpack.Decoder(EngineReply)
+engine_status_decoder = msgspec.msgpack.Decoder(EngineStatus)
+engine_spec_decoder = msgspec.msgpack.Decoder(EngineSpec)

@@ -1,0 +1,76 @@
+"""What is asked of the manager and what it answers."""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+
+from dmr.types import ModelRecord, Removal, RunningModel
+from dmr.wire.engine_messages import EngineInfo, LoadProgress
+from dmr.wire.frames import Frame, WireError
+
+
+class AcquireLease(Frame, frozen=True, tag="acquire"):
+    """Load the model if need be, and keep it while this connection is open."""
+
+    reference: str
+    keep_alive: float | None = None
+    context_size: int | None = None  # at least so many tokens, if the model can have them
+
+
+class LeaseGranted(Frame, frozen=True, tag="granted"):
+    model_id: str
+    socket: str
+    info: EngineInfo
+
+
+class ImportModel(Frame, frozen=True, tag="import"):
+    """Take a file into the store. The file is moved: the sender has made it for this."""
+
+    path: str
+    reference: str
+
+
+class RemoveModel(Frame, frozen=True, tag="remove"):
+    reference: str
+    force: bool = False
+
+
+class UnloadModels(Frame, frozen=True, tag="unload"):
+    references: tuple[str, ...] | None = None  # None = all
+
+
+class ListRunning(Frame, frozen=True, tag="running"):
+    pass
+
+
+class Ping(Frame, frozen=True, tag="ping"):
+    pass
+
+
+class Imported(Frame, frozen=True, tag="imported"):
+    record: ModelRecord
+
+
+class Removed(Frame, frozen=True, tag="removed"):
+    removal: Removal
+
+
+class Unloaded(Frame, frozen=True, tag="unloaded"):
+    count: int
+
+
+class Running(Frame, frozen=True, tag="running_models"):
+    models: tuple[RunningModel, ...]
+
+
+class Pong(Frame, frozen=True, tag="pong"):
+    pass
+
+
+ManagerCommand = Union[AcquireLease, ImportModel, RemoveModel, UnloadModels, ListRunning, Ping]
+ManagerReply = Union[LoadProgress, LeaseGranted, Imported, Removed, Unloaded, Running, Pong, WireError]
+
+manager_command_decoder = msgspec.msgpack.Decoder(ManagerCommand)
+manager_reply_decoder = msgspec.msgpack.Decoder(ManagerReply)

@@ -1,0 +1,1 @@
+"""The Anthropic API over the service."""
