@@ -31,6 +31,14 @@ class EngineSettings(msgspec.Struct, frozen=True):
     num_gpu_layers: int = -1  # negative = all
 
 
+class RegistrySettings(msgspec.Struct, frozen=True):
+    """How models are pulled and pushed."""
+
+    default: str = "docker.io"  # of names that have none
+    insecure: bool = False  # plain http to every registry
+    mirrors: tuple[str, ...] = ()  # hosts that are asked before the default one when pulling
+
+
 class Settings(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
@@ -44,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True):
     num_workers: int = 2  # gunicorn worker processes
     num_threads: int = 128  # requests that one worker serves at the same time
     engine: EngineSettings = EngineSettings()
+    registry: RegistrySettings = RegistrySettings()
 
 
 class _Variable(NamedTuple):
@@ -71,6 +80,9 @@ _VARIABLES: Mapping[str, _Variable] = {
     "DMR_THREADS": _Variable("engine.num_threads", int, 0, 512),
     "DMR_MAX_QUEUE": _Variable("engine.max_queue", int, 1),
     "DMR_GPU_LAYERS": _Variable("engine.num_gpu_layers", int),
+    "DEFAULT_REGISTRY": _Variable("registry.default", str),
+    "INSECURE_REGISTRY": _Variable("registry.insecure", bool),
+    "MODEL_RUNNER_REGISTRY_MIRRORS": _Variable("registry.mirrors", tuple),
 }
 _LOG_LEVELS = ("debug", "info", "warn", "warning", "error")
 
@@ -86,9 +98,9 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         text = environ.get(variable, "").strip().strip("\"'")
         if text:
             flat[field] = _parse(variable, text)
-    engine = {k.removeprefix("engine."): v for k, v in flat.items() if k.startswith("engine.")}
-    top = {k: v for k, v in flat.items() if not k.startswith("engine.")}
-    settings = Settings(**top, engine=EngineSettings(**engine))
+    top = {field: value for field, value in flat.items() if "." not in field}
+    engine, registry = EngineSettings(**_part(flat, "engine")), RegistrySettings(**_part(flat, "registry"))
+    settings = Settings(**top, engine=engine, registry=registry)
     if settings.log_level.lower() not in _LOG_LEVELS:
         raise InvalidRequest(
             f"LOG_LEVEL={settings.log_level!r} is none of {', '.join(_LOG_LEVELS)}.", param="LOG_LEVEL"
@@ -96,8 +108,16 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     return msgspec.structs.replace(settings, models_path=settings.models_path.expanduser())
 
 
+def _part(flat: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {field.partition(".")[2]: value for field, value in flat.items() if field.startswith(f"{name}.")}
+
+
 def _parse(variable: str, text: str) -> Any:
     _, kind, least, most = _VARIABLES[variable]
+    if kind is tuple:
+        return tuple(item.strip() for item in text.split(",") if item.strip())
+    if kind is bool:
+        return _parse_switch(variable, text)
     try:
         value = kind(text)
     except ValueError:
@@ -106,6 +126,15 @@ def _parse(variable: str, text: str) -> Any:
     if kind in (int, float) and not (least <= value <= most and math.isfinite(value)):
         raise InvalidRequest(f"{variable}={text!r} is out of range{_described(least, most)}.", param=variable)
     return value
+
+
+def _parse_switch(variable: str, text: str) -> bool:
+    """Go's words for true and false, as upstream takes them."""
+    if text.lower() in ("1", "t", "true"):
+        return True
+    if text.lower() in ("0", "f", "false"):
+        return False
+    raise InvalidRequest(f"{variable}={text!r} is neither true nor false.", param=variable)
 
 
 def _described(least: float, most: float) -> str:

@@ -92,6 +92,24 @@ class StoreError(DmrError):
     code = "store_error"
 
 
+class Unauthorized(DmrError):
+    """A registry does not let us in."""
+
+    code = "unauthorized"
+
+
+class RemoteModelNotFound(DmrError):
+    """A registry has no such model."""
+
+    code = "remote_model_not_found"
+
+
+class RegistryError(DmrError):
+    """A registry cannot be reached, or does not keep to its protocol."""
+
+    code = "registry_error"
+
+
 class ModelLoadFailed(DmrError):
     """The engine could not load the model."""
 

@@ -67,10 +67,13 @@ class Layout:
             write_atomically(self.root / "models.json", encode_index(index))
 
     def read_manifest(self, model_id: Digest) -> Manifest:
+        return parse_manifest(self.read_raw_manifest(model_id))
+
+    def read_raw_manifest(self, model_id: Digest) -> bytes:
         raw = self._read(self.manifest_path(model_id), MAX_MANIFEST_BYTES)
         if raw is None or digest_of(raw) != model_id:
             raise StoreError(f"The manifest of the model {model_id} is {'missing' if raw is None else 'damaged'}.")
-        return parse_manifest(raw)
+        return raw
 
     def write_manifest(self, raw: bytes) -> None:
         with store_errors("write a manifest"):

@@ -59,7 +59,12 @@ class Manifest(Value, rename="camel", frozen=True):
     @property
     def digests(self) -> tuple[Digest, ...]:
         """All blobs that the model needs: layers, then config, each once."""
-        return tuple(dict.fromkeys([*(layer.digest for layer in self.layers), self.config.digest]))
+        return tuple(blob.digest for blob in self.blobs)
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """The same as descriptors."""
+        return tuple({blob.digest: blob for blob in (*self.layers, self.config)}.values())
 
 
 def build_manifest(layers: Sequence[Layer], config: Descriptor) -> bytes:

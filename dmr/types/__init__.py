@@ -22,7 +22,7 @@ from dmr.types.events import (
     ToolCallStart,
     Usage,
 )
-from dmr.types.models import ModelConfig, ModelDefaults, ModelRecord, Removal, RunningModel
+from dmr.types.models import ModelConfig, ModelDefaults, ModelRecord, Removal, RunningModel, TransferProgress
 from dmr.types.requests import (
     DetokenizeRequest,
     EmbedRequest,
@@ -79,6 +79,7 @@ __all__ = [
     "ToolCallDelta",
     "ToolCallStart",
     "ToolChoice",
+    "TransferProgress",
     "Usage",
     "Value",
     "collect",

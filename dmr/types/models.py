@@ -63,3 +63,13 @@ class Removal(Value, frozen=True):
 
     untagged: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
+
+
+class TransferProgress(Value, frozen=True):
+    """A step of a pull or push. `message` tells a stage, or is empty when only the numbers of one layer changed."""
+
+    message: str = ""
+    total: int = 0  # bytes of all layers
+    layer: str = ""  # digest; empty = of the whole
+    layer_size: int = 0
+    layer_done: int = 0

@@ -8,7 +8,14 @@ from dmr import config
 from dmr.config import Settings, read_settings
 from dmr.errors import InvalidRequest
 
-SAMPLES = {str: "debug", int: "7", float: "2.5", Path: "folder/models"}
+SAMPLES: dict[type, tuple[str, object]] = {
+    str: ("debug", "debug"),
+    int: ("7", 7),
+    float: ("2.5", 2.5),
+    Path: ("folder/models", Path("folder/models")),
+    bool: ("1", True),
+    tuple: ("a.example, b.example", ("a.example", "b.example")),
+}
 
 
 def test_nothing_set() -> None:
@@ -20,20 +27,21 @@ def test_nothing_set() -> None:
 @pytest.mark.parametrize("variable", config._VARIABLES)
 def test_each_variable_sets_its_field_and_no_other(variable: str) -> None:
     path, kind, *_ = config._VARIABLES[variable]
-    settings = read_settings({variable: SAMPLES[kind]})
-    holder, before = (
-        (settings.engine, Settings().engine) if path.startswith("engine.") else (settings, read_settings({}))
-    )
-    field = path.removeprefix("engine.")
-    assert getattr(holder, field) == kind(SAMPLES[kind])
-    others = set(holder.__struct_fields__) - {field, "engine"}
+    sample, expected = SAMPLES[kind]
+    settings = read_settings({variable: sample})
+    part, _, field = path.rpartition(".")
+    holder = getattr(settings, part) if part else settings
+    before = getattr(read_settings({}), part) if part else read_settings({})
+    assert getattr(holder, field) == expected
+    others = set(holder.__struct_fields__) - {field}
     assert all(getattr(holder, other) == getattr(before, other) for other in others)
 
 
 def test_every_setting_can_be_set() -> None:
-    fields = {path.removeprefix("engine.") for path, *_ in config._VARIABLES.values()}
-    known = set(Settings.__struct_fields__) | set(config.EngineSettings.__struct_fields__)
-    assert known - fields == {"engine", "inter_token_target"}
+    fields = {path.rpartition(".")[2] for path, *_ in config._VARIABLES.values()}
+    parts = (Settings, config.EngineSettings, config.RegistrySettings)
+    known = {field for part in parts for field in part.__struct_fields__}
+    assert known - fields == {"engine", "registry", "inter_token_target"}
 
 
 @pytest.mark.parametrize("text", ["9000", " 9000 ", '"9000"', "'9000'", "9000\n"])

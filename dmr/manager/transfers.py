@@ -1,0 +1,140 @@
+"""Pulls and pushes: each in a thread of its own, one for all who ask for the same. Lives on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import NamedTuple
+
+from dmr.config import Settings
+from dmr.errors import DmrError, InternalError, ShuttingDown
+from dmr.store.pull import RegistryOptions, Report
+from dmr.store.registry.transport import Cancelled, TransferCancelled
+from dmr.store.store import ModelStore
+from dmr.store.transfers import pull, push
+from dmr.types import TransferProgress
+
+MAX_TRANSFERS = 4  # at the same time; more wait
+REPORT_INTERVAL = 0.1  # seconds between two reports about the same layer
+
+logger = logging.getLogger("dmr.manager")
+
+Work = Callable[[Report, Cancelled], object]
+
+
+class _Key(NamedTuple):
+    """Who asks for the same with the same rights shares one transfer."""
+
+    kind: str
+    source: str
+    target: str
+    token: str | None
+    insecure: bool
+
+
+class _Transfer:
+    """One running transfer and those who follow it. When the last one leaves it is cancelled."""
+
+    def __init__(self) -> None:
+        self.followers: set[asyncio.Queue[TransferProgress | None]] = set()
+        self.latest: dict[str, TransferProgress] = {}  # by layer: a newcomer is told at once how far it is
+        self.error: DmrError | None = None
+        self.is_over = False
+        self.cancelled = threading.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def publish(self, progress: TransferProgress) -> None:
+        self.latest[progress.layer] = progress
+        for queue in self.followers:
+            queue.put_nowait(progress)
+
+    def end(self, error: DmrError | None) -> None:
+        self.error = error
+        self.is_over = True
+        for queue in self.followers:
+            queue.put_nowait(None)
+
+
+class Transfers:
+    def __init__(self, store: ModelStore, settings: Settings, environ: Mapping[str, str]) -> None:
+        """`environ`: where credentials are looked for."""
+        self._store = store
+        self._settings = settings
+        self._environ = environ
+        self._running: dict[_Key, _Transfer] = {}
+        self._room = asyncio.Semaphore(MAX_TRANSFERS)
+        self._is_stopping = False
+
+    def pull(self, reference: str, token: str | None, insecure: bool) -> AsyncIterator[TransferProgress]:
+        """Ends when the model is in the store. Leaving early cancels, unless others follow.
+
+        Raises: as `dmr.store.transfers.pull`
+        """
+        options = self._options(token, insecure)
+        key = _Key("pull", reference.strip(), "", token, insecure)
+        return self._follow(key, lambda report, cancelled: pull(self._store, reference, options, report, cancelled))
+
+    def push(self, reference: str, target: str, token: str | None, insecure: bool) -> AsyncIterator[TransferProgress]:
+        options = self._options(token, insecure)
+        key = _Key("push", reference.strip(), target.strip(), token, insecure)
+        return self._follow(
+            key, lambda report, cancelled: push(self._store, reference, target, options, report, cancelled)
+        )
+
+    async def stop(self) -> None:
+        """Cancel what is under way; what has come so far stays on the disk."""
+        self._is_stopping = True
+        running = list(self._running.values())
+        for transfer in running:
+            transfer.cancelled.set()
+        await asyncio.gather(*(transfer.task for transfer in running if transfer.task), return_exceptions=True)
+
+    def _options(self, token: str | None, insecure: bool) -> RegistryOptions:
+        registry = self._settings.registry
+        return RegistryOptions(insecure or registry.insecure, registry.mirrors, token, self._environ)
+
+    async def _follow(self, key: _Key, work: Work) -> AsyncIterator[TransferProgress]:
+        if self._is_stopping:
+            raise ShuttingDown("The server is stopping.")
+        transfer = self._running.get(key)
+        if transfer is None or transfer.cancelled.is_set():
+            transfer = self._running[key] = _Transfer()
+            transfer.task = asyncio.ensure_future(self._run(key, transfer, work))
+        queue: asyncio.Queue[TransferProgress | None] = asyncio.Queue()
+        for progress in transfer.latest.values():
+            queue.put_nowait(progress)
+        transfer.followers.add(queue)
+        try:
+            while (latest := await queue.get()) is not None:
+                yield latest
+        finally:
+            transfer.followers.discard(queue)
+            if not transfer.followers and not transfer.is_over:
+                transfer.cancelled.set()
+        if transfer.error is not None:
+            raise transfer.error
+
+    async def _run(self, key: _Key, transfer: _Transfer, work: Work) -> None:
+        loop = asyncio.get_running_loop()
+
+        def report(progress: TransferProgress) -> None:
+            loop.call_soon_threadsafe(transfer.publish, progress)
+
+        error: DmrError | None = None
+        try:
+            async with self._room:
+                await asyncio.to_thread(work, report, transfer.cancelled.is_set)
+        except TransferCancelled:
+            error = ShuttingDown("The transfer was cancelled.")
+        except DmrError as failure:
+            error = failure
+        except Exception:
+            logger.exception("a transfer failed")
+            error = InternalError("The transfer failed; the server's log has the details.")
+        finally:
+            if self._running.get(key) is transfer:
+                del self._running[key]
+            # Reports that are still on their way come before the end.
+            loop.call_soon(transfer.end, error)

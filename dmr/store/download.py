@@ -1,0 +1,172 @@
+"""Brings blobs from elsewhere into the store: resumed where it broke off, named only after the digest was checked."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from io import FileIO
+from pathlib import Path
+
+import urllib3
+
+from dmr.errors import RegistryError, StoreError
+from dmr.store.blobs import BlobStore
+from dmr.store.digest import Digest, hex_of
+from dmr.store.disk import rename_durably, store_errors
+from dmr.store.registry.transport import MAX_ATTEMPTS, Transport
+
+PIECE = 1 << 20  # bytes
+LOCK_INTERVAL = 0.2  # seconds
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+Open = Callable[[int], AbstractContextManager[urllib3.BaseHTTPResponse]]  # from an offset on
+Report = Callable[[int], None]  # bytes that are there
+
+
+def incomplete_path(blobs: BlobStore, digest: Digest) -> Path:
+    """Where a blob grows; upstream's name for it too."""
+    return blobs.folder / f"{hex_of(digest)}.incomplete"
+
+
+def download_blob(
+    blobs: BlobStore, digest: Digest, size: int, open_at: Open, transport: Transport, report: Report
+) -> None:
+    """Fetch one blob unless the store has it. Of several downloaders one works and the others wait for it.
+
+    Raises:
+        RegistryError: the source ends early again and again, or sends other bytes than announced.
+        StoreError: the disk does not obey.
+        TransferCancelled: what has come so far stays for the next time.
+    """
+    if blobs.has(digest):
+        report(size)
+        return
+    path = incomplete_path(blobs, digest)
+    with store_errors(f"write the blob {digest}"):
+        blobs.folder.mkdir(parents=True, exist_ok=True)
+        with _open_alone(path, transport) as file:
+            if blobs.has(digest):  # somebody was faster
+                report(size)
+                return
+            _fill(file, digest, size, open_at, transport, report)
+            os.fsync(file.fileno())
+            rename_durably(path, blobs.path_of(digest))
+
+
+def _open_alone(path: Path, transport: Transport) -> FileIO:
+    """The growing file, held alone. Whoever held it before may have renamed or removed it: then there is a new one."""
+    while True:
+        file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
+        try:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    transport.check_cancelled()
+                    time.sleep(LOCK_INTERVAL)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _fill(file: FileIO, digest: Digest, size: int, open_at: Open, transport: Transport, report: Report) -> None:
+    hasher = _hash_of(file, size, transport)
+    _check_space(file, size - file.tell())
+    failures = 0
+    while file.tell() < size:
+        report(file.tell())
+        before = file.tell()
+        try:
+            with open_at(before) as response:
+                if before and not _continues(response, before, size):
+                    hasher = _restart(file)
+                    if response.status != 200:  # nothing usable came: ask for all of it
+                        continue
+                _receive(response, file, hasher, size, transport, report)
+        except urllib3.exceptions.HTTPError as error:
+            failures = 0 if file.tell() > before else failures + 1
+            if failures >= MAX_ATTEMPTS:
+                raise RegistryError(f"The download of {digest} broke off {failures} times: {error}.") from error
+            transport.pause(failures + 1)
+            continue
+        if file.tell() < size:
+            failures += 1
+            if failures >= MAX_ATTEMPTS:
+                raise RegistryError(f"The download of {digest} ended at {file.tell()} of {size} bytes.")
+            transport.pause(failures)
+    if f"sha256:{hasher.hexdigest()}" != digest:
+        _restart(file)
+        raise RegistryError(f"What came for {digest} has another digest; it was thrown away.")
+    report(size)
+
+
+def _hash_of(file: FileIO, size: int, transport: Transport) -> hashlib._Hash:
+    """The hash of what is there already; the file then stands at its end. More than there should be is dropped."""
+    if os.fstat(file.fileno()).st_size > size:
+        file.truncate(0)
+    hasher = hashlib.sha256()
+    file.seek(0)
+    while piece := file.read(PIECE):
+        transport.check_cancelled()
+        hasher.update(piece)
+    return hasher
+
+
+def _restart(file: FileIO) -> hashlib._Hash:
+    file.seek(0)
+    file.truncate(0)
+    return hashlib.sha256()
+
+
+def _continues(response: urllib3.BaseHTTPResponse, offset: int, size: int) -> bool:
+    """Whether the answer really is the rest: servers may ignore a range, or mean another one."""
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    if response.status != 206 or found is None:
+        return False
+    return int(found[1]) == offset and found[3] in ("*", str(size))
+
+
+def _receive(
+    response: urllib3.BaseHTTPResponse,
+    file: FileIO,
+    hasher: hashlib._Hash,
+    size: int,
+    transport: Transport,
+    report: Report,
+) -> None:
+    for piece in response.stream(PIECE, decode_content=False):
+        transport.check_cancelled()
+        if file.tell() + len(piece) > size:
+            _restart(file)
+            raise RegistryError(f"More than the {size} announced bytes came; they were thrown away.")
+        _write_all(file, piece)
+        hasher.update(piece)
+        report(file.tell())
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _check_space(file: FileIO, missing: int) -> None:
+    space = os.fstatvfs(file.fileno())
+    if space.f_bavail * space.f_frsize < missing:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def check_size(size: int) -> None:
+    """Raises StoreError for a size that no model file can have."""
+    if not 0 <= size < 1 << 50:
+        raise StoreError(f"A file of {size} bytes is announced, which cannot be.")

@@ -1,0 +1,209 @@
+"""One repository of one registry: read and write its manifests and blobs (the OCI distribution specification)."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+
+import urllib3
+
+from dmr.errors import RegistryError, RemoteModelNotFound, StoreError, Unauthorized
+from dmr.store.digest import Digest, digest_of
+from dmr.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Descriptor
+from dmr.store.registry.challenge import Challenge, parse_challenge
+from dmr.store.registry.credentials import Credentials
+from dmr.store.registry.transport import Transport, is_private_host
+
+HUB_HOST = "registry-1.docker.io"
+DOCKER_MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+MAX_TOKEN_BYTES = 1 << 20
+MAX_ERROR_BYTES = 1 << 16
+
+
+class Repository:
+    """`host/name` at a registry. Any thread."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        registry: str,
+        name: str,
+        credentials: Credentials | None = None,
+        token: str | None = None,
+        insecure: bool = False,
+    ) -> None:
+        """`token` is sent as it is, instead of one from the registry's own token service."""
+        self._transport = transport
+        self._host = HUB_HOST if registry == "docker.io" else registry
+        self._name = name
+        self._scheme = "http" if insecure or _is_local(self._host) else "https"
+        self._credentials = credentials
+        self._given = f"Bearer {token}" if token else ""
+        self._authorization: dict[str, str] = {}  # by action: "pull" or "pull,push"
+        self._lock = threading.Lock()
+
+    def manifest(self, reference: str) -> tuple[bytes, str]:
+        """The bytes of a manifest by tag or digest, checked against the digest, and their media type.
+
+        Raises:
+            RemoteModelNotFound, Unauthorized, RegistryError, TransferCancelled
+        """
+        accept = ", ".join((MANIFEST_TYPE, DOCKER_MANIFEST_TYPE, *INDEX_TYPES))
+        with self._open("GET", f"manifests/{quote(reference)}", {"Accept": accept}) as response:
+            self._check(response)
+            raw = _read_bounded(response, MAX_MANIFEST_BYTES)
+            media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+            told = response.headers.get("Docker-Content-Digest")
+        expected = reference if reference.startswith("sha256:") else told
+        if expected and expected.startswith("sha256:") and digest_of(raw) != expected:
+            raise RegistryError(f"{self._host} sent a manifest whose digest is not {expected}.")
+        if media_type in INDEX_TYPES:
+            raise RegistryError(f"{self._host}/{self._name}:{reference} is an image for several platforms, no model.")
+        return raw, media_type
+
+    @contextmanager
+    def blob(self, digest: Digest, offset: int = 0) -> Iterator[urllib3.BaseHTTPResponse]:
+        """A blob's bytes from `offset` on, if the registry can do that: see the status (206) and Content-Range."""
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        with self._open("GET", f"blobs/{digest}", headers) as response:
+            if response.status != 416:
+                self._check(response)
+            yield response
+
+    def has_blob(self, digest: Digest) -> bool:
+        with self._open("HEAD", f"blobs/{digest}", {}, actions="pull,push") as response:
+            if response.status not in (200, 404):
+                self._check(response)
+            return response.status == 200
+
+    def put_blob(self, descriptor: Descriptor, body: BinaryIO) -> None:
+        """Upload a blob in one piece. Raises as `manifest`, and StoreError when the registry takes it for damaged."""
+        with self._open("POST", "blobs/uploads/", {"Content-Length": "0"}, actions="pull,push") as response:
+            self._check(response, (202,))
+            location = urljoin(self._url("blobs/uploads/"), response.headers.get("Location", ""))
+        mark = "&" if urlsplit(location).query else "?"
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
+        url = f"{location}{mark}{urlencode({'digest': descriptor.digest})}"
+        if urlsplit(url).netloc == urlsplit(self._url("")).netloc:
+            headers |= self._headers("pull,push")
+        with self._transport.open("PUT", url, headers, body, follow=False) as response:
+            self._check(response, (201, 204))
+
+    def put_manifest(self, reference: str, raw: bytes) -> None:
+        headers = {"Content-Type": MANIFEST_TYPE}
+        with self._open("PUT", f"manifests/{quote(reference)}", headers, raw, actions="pull,push") as response:
+            self._check(response, (201, 200))
+
+    def _url(self, path: str) -> str:
+        return f"{self._scheme}://{self._host}/v2/{self._name}/{path}"
+
+    def _headers(self, actions: str) -> dict[str, str]:
+        value = self._given or self._authorization.get(actions, "")
+        return {"Authorization": value} if value else {}
+
+    @contextmanager
+    def _open(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None, actions: str = "pull"
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """One request; on a challenge it is sent once more with what the challenge asks for."""
+        url = self._url(path)
+        sent = self._headers(actions)
+        with self._transport.open(method, url, {**headers, **sent}, body) as response:
+            challenge = parse_challenge(response.headers.get("WWW-Authenticate", ""))
+            if response.status != 401 or challenge is None or self._given:
+                yield response
+                return
+        self._authorize(challenge, actions, sent.get("Authorization", ""))
+        with self._transport.open(method, url, {**headers, **self._headers(actions)}, body) as response:
+            yield response
+
+    def _authorize(self, challenge: Challenge, actions: str, refused: str) -> None:
+        with self._lock:
+            if self._authorization.get(actions, "") not in ("", refused):  # another thread was faster
+                return
+            if challenge.scheme == "basic":
+                if self._credentials is None:
+                    raise Unauthorized(f"{self._host} asks for a user name and a password: log in there first.")
+                self._authorization[actions] = self._credentials.basic
+            else:
+                self._authorization[actions] = f"Bearer {self._fetch_token(challenge, actions)}"
+
+    def _fetch_token(self, challenge: Challenge, actions: str) -> str:
+        realm = challenge.parameters.get("realm", "")
+        self._check_realm(realm)
+        query = {"scope": f"repository:{self._name}:{actions}"}
+        if service := challenge.parameters.get("service"):
+            query["service"] = service
+        headers: dict[str, str] = {}
+        body, method, url = None, "GET", f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(query)}"
+        if self._credentials is not None and self._credentials.username:
+            headers["Authorization"] = self._credentials.basic
+        elif self._credentials is not None:
+            form = {**query, "grant_type": "refresh_token", "client_id": "dmr"}
+            body = urlencode({**form, "refresh_token": self._credentials.password}).encode()
+            method, url, headers = "POST", realm, {"Content-Type": "application/x-www-form-urlencoded"}
+        with self._transport.open(method, url, headers, body, follow=False) as response:
+            self._check(response)
+            answer = _read_bounded(response, MAX_TOKEN_BYTES)
+        try:
+            document = json.loads(answer)
+            return str(document.get("token") or document["access_token"])
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise RegistryError(f"{self._host}'s token service gave no token.") from None
+
+    def _check_realm(self, realm: str) -> None:
+        """A registry must not make us send credentials to wherever it likes."""
+        parts = urlsplit(realm)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RegistryError(f"{self._host} names no usable token service.")
+        if parts.scheme == "http" and self._scheme == "https":
+            raise RegistryError(f"{self._host} wants credentials sent over plain http to {parts.netloc}.")
+        own = urlsplit(self._url("")).hostname or ""
+        if parts.hostname != own and is_private_host(parts.hostname) and not is_private_host(own):
+            raise RegistryError(f"{self._host} names a token service at the private address {parts.netloc}.")
+
+    def _check(self, response: urllib3.BaseHTTPResponse, expected: tuple[int, ...] = (200, 206)) -> None:
+        status = response.status
+        if status in expected:
+            return
+        where = f"{self._host}/{self._name}"
+        if status in (401, 403):
+            raise Unauthorized(f"{where}: access was refused. Log in, or check that the name is right.")
+        if status == 404:
+            raise RemoteModelNotFound(f"{where} has no such model.")
+        reason = _reason_of(response)
+        if "DIGEST_INVALID" in reason:
+            raise StoreError(f"{where} found the blob damaged: {reason}.")
+        raise RegistryError(f"{where} answered {status}{': ' + reason if reason else ''}.")
+
+
+def _is_local(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""
+    return name == "localhost" or name.endswith(".local") or name in ("127.0.0.1", "::1")
+
+
+def _read_bounded(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
+    try:
+        data = response.read(limit + 1)
+    except urllib3.exceptions.HTTPError as error:
+        raise RegistryError(f"The answer broke off: {error}.") from error
+    if len(data) > limit:
+        raise RegistryError(f"The answer is larger than the {limit} bytes it may have.")
+    return data
+
+
+def _reason_of(response: urllib3.BaseHTTPResponse) -> str:
+    """What a registry says about its refusal: the specification's `errors`, else nothing."""
+    try:
+        errors: Any = json.loads(response.read(MAX_ERROR_BYTES))["errors"]
+        return "; ".join(f"{entry.get('code', '')} {entry.get('message', '')}".strip() for entry in errors)[:500]
+    except (urllib3.exceptions.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+        return ""

@@ -1,0 +1,243 @@
+"""A registry and a hub on loopback that do what they are told to, mischief included."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+_BLOB = re.compile(r"/v2/(?P<name>.+)/blobs/(?P<digest>sha256:[0-9a-f]{64})")
+_MANIFEST = re.compile(r"/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)")
+_UPLOAD = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<id>\w*)")
+
+
+class LoopbackServer:
+    """What both have in common: an HTTP server in threads, and a record of what was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                outer.requests.append((self.command, self.path, headers))
+                try:
+                    outer.answer(self, headers)
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True
+
+            do_GET = do_HEAD = do_POST = do_PUT = handle_any  # noqa: N815  # the base class looks for these
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def answer(self, handler: BaseHTTPRequestHandler, headers: dict[str, str]) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def count(self, method: str, part: str) -> int:
+        return sum(asked == method and part in path for asked, path, _ in self.requests)
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    if "Content_Length" not in headers:
+        handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    if handler.command != "HEAD":
+        handler.wfile.write(body)
+
+
+class LoopbackRegistry(LoopbackServer):
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.manifests: dict[str, tuple[bytes, str]] = {}  # by "name:reference"
+        self.user = ""  # "name:password" that is asked for
+        self.scheme = "bearer"
+        self.realm = ""  # other than our own
+        self.tokens: set[str] = set()
+        self.cut_after: list[int] = []  # bytes after which the next blob answers break off
+        self.failures: list[int] = []  # statuses of the next answers to blob requests
+        self.ignores_ranges = False
+        self.lies_about_ranges = False
+        self.wrong_bytes = False
+        self.redirect_to = ""  # base address that blobs are redirected to
+        self.bytes_sent: Counter[str] = Counter()
+        self.hold = threading.Event()  # blob answers wait for it
+        self.hold.set()
+        super().__init__()
+
+    def add_blob(self, data: bytes) -> str:
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        self.blobs[digest] = data
+        return digest
+
+    def answer(self, handler: BaseHTTPRequestHandler, headers: dict[str, str]) -> None:
+        path = urlsplit(handler.path).path
+        if path == "/token":
+            self._token(handler, headers)
+        elif not self._is_allowed(handler, headers):
+            return
+        elif match := _UPLOAD.fullmatch(path):
+            self._upload(handler, match, headers)
+        elif match := _BLOB.fullmatch(path):
+            self._blob(handler, match["digest"], headers)
+        elif match := _MANIFEST.fullmatch(path):
+            self._manifest(handler, match, headers)
+        else:
+            send(handler, 404)
+
+    def _is_allowed(self, handler: BaseHTTPRequestHandler, headers: dict[str, str]) -> bool:
+        if not self.user:
+            return True
+        kind, _, value = headers.get("authorization", "").partition(" ")
+        if kind == "Basic" and self.scheme == "basic" and base64.b64decode(value).decode() == self.user:
+            return True
+        if kind == "Bearer" and value in self.tokens:
+            return True
+        realm = self.realm or f"http://{self.host}/token"
+        challenge = (
+            f'Bearer realm="{realm}",service="loopback",scope="x"' if self.scheme == "bearer" else 'Basic realm="x"'
+        )
+        send(handler, 401, b"{}", WWW_Authenticate=challenge)
+        return False
+
+    def _token(self, handler: BaseHTTPRequestHandler, headers: dict[str, str]) -> None:
+        kind, _, value = headers.get("authorization", "").partition(" ")
+        if kind != "Basic" or base64.b64decode(value).decode() != self.user:
+            send(handler, 401, b"{}")
+            return
+        token = f"token-{len(self.tokens)}"
+        self.tokens.add(token)
+        send(handler, 200, json.dumps({"token": token}).encode())
+
+    def _manifest(self, handler: BaseHTTPRequestHandler, match: re.Match[str], headers: dict[str, str]) -> None:
+        key = f"{match['name']}:{match['reference']}"
+        if handler.command == "PUT":
+            raw = handler.rfile.read(int(headers["content-length"]))
+            digest = "sha256:" + hashlib.sha256(raw).hexdigest()
+            for name in (key, f"{match['name']}:{digest}"):
+                self.manifests[name] = (raw, headers["content-type"])
+            send(handler, 201)
+        elif key in self.manifests:
+            raw, kind = self.manifests[key]
+            send(handler, 200, raw, Content_Type=kind)
+        else:
+            send(handler, 404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"unknown"}]}')
+
+    def _upload(self, handler: BaseHTTPRequestHandler, match: re.Match[str], headers: dict[str, str]) -> None:
+        if handler.command == "POST":
+            send(handler, 202, Location=f"/v2/{match['name']}/blobs/uploads/1?state=a")
+            return
+        data = handler.rfile.read(int(headers["content-length"]))
+        wanted = parse_qs(urlsplit(handler.path).query)["digest"][0]
+        send(handler, 201 if self.add_blob(data) == wanted else 400)
+
+    def _blob(self, handler: BaseHTTPRequestHandler, digest: str, headers: dict[str, str]) -> None:
+        data = self.blobs.get(digest)
+        if data is None:
+            send(handler, 404)
+        elif handler.command == "HEAD":
+            send(handler, 200, Content_Length=str(len(data)))
+        elif self.failures:
+            send(handler, self.failures.pop(0), Retry_After="0")
+        elif self.redirect_to:
+            send(handler, 307, Location=f"{self.redirect_to}{handler.path}")
+        else:
+            self.hold.wait(20)
+            self._send_blob(handler, digest, data, headers.get("range", ""))
+
+    def _send_blob(self, handler: BaseHTTPRequestHandler, digest: str, data: bytes, wanted: str) -> None:
+        begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and not self.ignores_ranges else 0
+        if self.wrong_bytes:
+            data = bytes(len(data))
+        part = data[begin:]
+        told = 0 if self.lies_about_ranges else begin
+        handler.send_response(206 if begin else 200)
+        handler.send_header("Content-Length", str(len(part)))
+        if begin:
+            handler.send_header("Content-Range", f"bytes {told}-{len(data) - 1}/{len(data)}")
+        handler.end_headers()
+        if self.cut_after:
+            part = part[: self.cut_after.pop(0)]
+            handler.close_connection = True
+        self.bytes_sent[digest] += len(part)
+        handler.wfile.write(part)
+
+
+class LoopbackHub(LoopbackServer):
+    """`files` by path; the tree is given in pages of two."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.repository = "Org/Tiny-GGUF"
+        self.token = ""
+        self.limit_reached = False
+        super().__init__()
+
+    def answer(self, handler: BaseHTTPRequestHandler, headers: dict[str, str]) -> None:
+        url = urlsplit(handler.path)
+        if self.limit_reached:
+            send(handler, 429)
+        elif self.token and headers.get("authorization") != f"Bearer {self.token}":
+            send(handler, 401)
+        elif url.path == f"/api/models/{self.repository}/tree/main":
+            self._tree(handler, int(parse_qs(url.query).get("cursor", ["0"])[0]))
+        elif url.path.startswith(f"/{self.repository}/resolve/main/"):
+            self._file(handler, url.path.partition("/resolve/main/")[2], headers)
+        else:
+            send(handler, 404)
+
+    def _tree(self, handler: BaseHTTPRequestHandler, begin: int) -> None:
+        names = sorted(self.files)[begin : begin + 2]
+        listed = [self._entry(name) for name in names]
+        more = {}
+        if begin + 2 < len(self.files):
+            following = f"http://{self.host}/api/models/{self.repository}/tree/main?recursive=true&cursor={begin + 2}"
+            more["Link"] = f'<{following}>; rel="next"'
+        send(handler, 200, json.dumps(listed).encode(), **more)
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        data = self.files[name]
+        entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
+        if name.endswith(".gguf"):
+            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        return entry
+
+    def _file(self, handler: BaseHTTPRequestHandler, name: str, headers: dict[str, str]) -> None:
+        data = self.files.get(name)
+        if data is None:
+            send(handler, 404)
+            return
+        begin = int(headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        more = {"Content_Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"} if begin else {}
+        send(handler, 206 if begin else 200, data[begin:], **more)
+
+
+@contextmanager
+def running(server: LoopbackServer) -> Iterator[Any]:
+    try:
+        yield server
+    finally:
+        server.close()

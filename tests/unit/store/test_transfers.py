@@ -1,0 +1,314 @@
+"""Pulling and pushing, against a registry and a hub on loopback that fail in every way they can."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from loopback_registry import LoopbackHub, LoopbackRegistry, running
+from unit.store.gguf_bytes import Tensor, gguf_bytes
+
+from dmr.errors import InvalidReference, RegistryError, RemoteModelNotFound, Unauthorized, Unsupported
+from dmr.store.pull import RegistryOptions
+from dmr.store.registry import transport
+from dmr.store.registry.transport import TransferCancelled
+from dmr.store.store import ModelStore
+from dmr.store.transfers import pull, push
+from dmr.types import TransferProgress
+
+NOBODY = RegistryOptions(environ={})
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_WAIT", 0.01)
+
+
+@pytest.fixture
+def registry() -> Iterator[LoopbackRegistry]:
+    with running(LoopbackRegistry()) as server:
+        yield server
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    with running(LoopbackHub()) as server:
+        yield server
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> ModelStore:
+    """A store with one model of 3 MiB."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(
+        gguf_bytes(
+            {"general.architecture": "llama"}, tensors=[Tensor("a", (1024 * 768,), data=bytes(range(256)) * 12 * 1024)]
+        )
+    )
+    store = ModelStore(tmp_path / "source")
+    store.import_gguf(path, "test/model")
+    return store
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "target")
+
+
+@pytest.fixture
+def name(registry: LoopbackRegistry, source: ModelStore) -> str:
+    """The model's name in the registry, where it is already."""
+    pushed = f"{registry.host}/test/model:v1"
+    push(source, "test/model", pushed, NOBODY, lambda _: None)
+    registry.requests.clear()
+    return pushed
+
+
+def weights(registry: LoopbackRegistry) -> str:
+    return max(registry.blobs, key=lambda digest: len(registry.blobs[digest]))
+
+
+def bring(store: ModelStore, name: str, options: RegistryOptions = NOBODY) -> list[TransferProgress]:
+    reports: list[TransferProgress] = []
+    pull(store, name, options, reports.append)
+    return reports
+
+
+def test_what_was_pushed_can_be_pulled_byte_for_byte(
+    name: str, source: ModelStore, target: ModelStore, registry: LoopbackRegistry
+) -> None:
+    reports = bring(target, name)
+    assert target.get(name).id == source.get("test/model").id
+    assert target.files(name).weights[0].read_bytes() == source.files("test/model").weights[0].read_bytes()
+    last = [report for report in reports if report.layer == weights(registry)][-1]
+    assert last.layer_done == last.layer_size == len(registry.blobs[weights(registry)])
+    assert last.total == sum(map(len, registry.blobs.values()))
+    assert not list((target.root / "blobs" / "sha256").glob("*.incomplete"))
+
+
+def test_what_is_there_is_not_fetched_again(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    bring(target, name)
+    registry.requests.clear()
+    assert [report.layer for report in bring(target, name) if report.layer] == []
+    assert registry.count("GET", "/blobs/") == 0
+
+
+def test_what_the_registry_has_is_not_sent_again(name: str, source: ModelStore, registry: LoopbackRegistry) -> None:
+    push(source, "test/model", name.replace("v1", "v2"), NOBODY, lambda _: None)
+    assert registry.count("POST", "uploads") == 0
+    assert registry.manifests["test/model:v2"] == registry.manifests["test/model:v1"]
+
+
+def test_a_broken_download_is_resumed(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    size = len(registry.blobs[weights(registry)])
+    registry.cut_after = [1 << 21, 1 << 19]
+    bring(target, name)
+    assert registry.bytes_sent[weights(registry)] == size
+    assert target.get(name)
+
+
+def test_a_later_pull_goes_on_where_the_last_one_ended(
+    name: str, target: ModelStore, registry: LoopbackRegistry
+) -> None:
+    digest, blobs = weights(registry), target.root / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    (blobs / f"{digest.removeprefix('sha256:')}.incomplete").write_bytes(registry.blobs[digest][: 1 << 21])
+    bring(target, name)
+    assert registry.bytes_sent[digest] == len(registry.blobs[digest]) - (1 << 21)
+
+
+@pytest.mark.parametrize("mischief", ["ignores_ranges", "lies_about_ranges"])
+def test_a_range_that_is_not_honoured_means_from_the_start(
+    name: str, target: ModelStore, registry: LoopbackRegistry, mischief: str
+) -> None:
+    setattr(registry, mischief, True)
+    digest, blobs = weights(registry), target.root / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    (blobs / f"{digest.removeprefix('sha256:')}.incomplete").write_bytes(registry.blobs[digest][:1000])
+    bring(target, name)
+    assert target.files(name).weights[0].read_bytes() == registry.blobs[digest]
+
+
+def test_damaged_leftovers_are_found_out(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    digest, blobs = weights(registry), target.root / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    (blobs / f"{digest.removeprefix('sha256:')}.incomplete").write_bytes(b"x" * 1000)
+    with pytest.raises(RegistryError, match="another digest"):
+        bring(target, name)
+    bring(target, name)
+    assert target.get(name)
+
+
+def test_wrong_bytes_never_get_a_name(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    registry.wrong_bytes = True
+    with pytest.raises(RegistryError, match="another digest"):
+        bring(target, name)
+    assert target.models() == []
+    assert not [path for path in (target.root / "blobs" / "sha256").iterdir() if path.suffix != ".incomplete"]
+
+
+def test_passing_failures_are_tried_again(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    registry.failures = [503, 429, 500]
+    bring(target, name)
+    assert target.get(name)
+
+
+def test_a_registry_that_is_gone_is_told(target: ModelStore, registry: LoopbackRegistry, name: str) -> None:
+    registry.close()
+    with pytest.raises(RegistryError, match="cannot be reached"):
+        bring(target, name)
+
+
+def test_without_the_network_the_model_in_the_store_will_do(
+    name: str, target: ModelStore, registry: LoopbackRegistry
+) -> None:
+    bring(target, name)
+    registry.close()
+    assert "Using what is there" in bring(target, name)[0].message
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "basic"])
+def test_credentials_of_the_environment_are_used(
+    name: str, target: ModelStore, registry: LoopbackRegistry, tmp_path: Path, scheme: str
+) -> None:
+    registry.user, registry.scheme = "me:secret", scheme
+    with pytest.raises(Unauthorized):
+        bring(target, name)
+    (tmp_path / "config.json").write_text(f'{{"auths": {{"{registry.host}": {{"auth": "bWU6c2VjcmV0"}}}}}}')
+    bring(target, name, RegistryOptions(environ={"DOCKER_CONFIG": str(tmp_path)}))
+    assert target.get(name)
+
+
+def test_a_credential_helper_is_asked(
+    name: str, target: ModelStore, registry: LoopbackRegistry, tmp_path: Path
+) -> None:
+    registry.user = "me:secret"
+    helper = tmp_path / "docker-credential-test"
+    helper.write_text('#!/bin/sh\nread key\necho "{\\"Username\\":\\"me\\",\\"Secret\\":\\"secret\\"}"\n')
+    helper.chmod(0o755)
+    (tmp_path / "config.json").write_text('{"credsStore": "test"}')
+    environ = {"DOCKER_CONFIG": str(tmp_path), "PATH": f"{tmp_path}:/bin:/usr/bin"}
+    bring(target, name, RegistryOptions(environ=environ))
+    assert target.get(name)
+
+
+def test_a_token_of_the_request_is_sent_as_it_is(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    registry.user = "me:secret"
+    registry.tokens.add("given")
+    bring(target, name, RegistryOptions(token="given"))
+    with pytest.raises(Unauthorized):
+        bring(target, name + "x", RegistryOptions(token="wrong"))
+
+
+def test_secrets_are_not_carried_to_another_host(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    with running(LoopbackRegistry()) as elsewhere:
+        elsewhere.blobs.update(registry.blobs)
+        registry.user = "me:secret"
+        registry.tokens.add("given")
+        registry.redirect_to = f"http://{elsewhere.host}"
+        bring(target, name, RegistryOptions(token="given"))
+        assert elsewhere.requests
+        assert all("authorization" not in headers for _, _, headers in elsewhere.requests)
+
+
+def test_unknown_names_and_other_things_are_told(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    with pytest.raises(RemoteModelNotFound):
+        bring(target, f"{registry.host}/test/none")
+    raw = b'{"schemaVersion":2,"config":{"mediaType":"application/x","digest":"sha256:%s","size":2},"layers":[]}'
+    registry.manifests["test/image:v1"] = (raw % (b"a" * 64), "application/vnd.oci.image.manifest.v1+json")
+    with pytest.raises(Unsupported, match="application/x"):
+        bring(target, f"{registry.host}/test/image:v1")
+    registry.manifests["test/many:v1"] = (b"{}", "application/vnd.oci.image.index.v1+json")
+    with pytest.raises(RegistryError, match="several platforms"):
+        bring(target, f"{registry.host}/test/many:v1")
+
+
+def test_eight_pulls_at_once_are_one_transfer(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    registry.hold.clear()
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(bring, target, name) for _ in range(8)]
+        time.sleep(0.3)
+        registry.hold.set()
+        for job in jobs:
+            job.result(20)
+    assert registry.bytes_sent[weights(registry)] == len(registry.blobs[weights(registry)])
+
+
+def test_a_cancelled_pull_keeps_what_has_come(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    stop = threading.Event()
+
+    def report(progress: TransferProgress) -> None:
+        if progress.layer_size > 1 << 20 and progress.layer_done >= 1 << 20:
+            stop.set()
+
+    with pytest.raises(TransferCancelled):
+        pull(target, name, NOBODY, report, stop.is_set)
+    digest = weights(registry)
+    left = target.root / "blobs" / "sha256" / f"{digest.removeprefix('sha256:')}.incomplete"
+    assert left.stat().st_size >= 1 << 20
+    bring(target, name)
+    assert target.get(name)
+
+
+# --- Hugging Face ----------------------------------------------------------------------------------------------------
+
+
+def hub_options(hub: LoopbackHub, **environ: str) -> RegistryOptions:
+    return RegistryOptions(environ={"HF_ENDPOINT": f"http://{hub.host}", **environ})
+
+
+def tiny(number: int) -> bytes:
+    return gguf_bytes({"general.architecture": "llama", "x": number}, tensors=[Tensor("a")])
+
+
+def test_a_quantization_is_pulled(hub: LoopbackHub, target: ModelStore) -> None:
+    hub.files = {
+        "README.md": b"# tiny",
+        "tiny-Q4_K_M.gguf": tiny(1),
+        "tiny-Q8_0.gguf": tiny(2),
+        "sub/tiny-Q2_K.gguf": tiny(3),
+    }
+    for asked, number in (("hf.co/Org/Tiny-GGUF", 1), ("hf.co/Org/Tiny-GGUF:q8_0", 2), ("hf.co/Org/Tiny-GGUF:Q2_K", 3)):
+        bring(target, asked, hub_options(hub))
+        assert target.files(asked).weights[0].read_bytes() == tiny(number)
+
+
+def test_no_other_quantization_is_taken_instead(hub: LoopbackHub, target: ModelStore) -> None:
+    hub.files = {"tiny-Q8_0.gguf": tiny(2), "tiny-Q2_K.gguf": tiny(3)}
+    with pytest.raises(RemoteModelNotFound, match=r"no Q4_K_M; it has: Q2_K, Q8_0"):
+        bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub))
+    with pytest.raises(RemoteModelNotFound, match=r"no Q8"):
+        bring(target, "hf.co/Org/Tiny-GGUF:Q8", hub_options(hub))
+    hub.files = {"tiny-Q8_0.gguf": tiny(2)}
+    bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub))
+
+
+def test_shards_come_together(hub: LoopbackHub, target: ModelStore) -> None:
+    for number in (0, 1):
+        metadata = {"general.architecture": "llama", "split.no": number, "split.count": 2, "split.tensors.count": 2}
+        data = gguf_bytes(metadata, tensors=[Tensor(f"t{number}")])
+        hub.files[f"Q4_K_M/tiny-Q4_K_M-{number + 1:05}-of-00002.gguf"] = data
+    bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub))
+    assert len(target.files("hf.co/Org/Tiny-GGUF").weights) == 2
+    del hub.files["Q4_K_M/tiny-Q4_K_M-00002-of-00002.gguf"]
+    with pytest.raises(RemoteModelNotFound, match="1 of 2 shards"):
+        bring(target, "hf.co/Org/Tiny-GGUF:Q4_K_M", hub_options(hub))
+
+
+def test_gated_missing_and_limited_repositories_are_told(hub: LoopbackHub, target: ModelStore) -> None:
+    hub.files = {"tiny-Q8_0.gguf": tiny(2)}
+    hub.token = "hf_secret"
+    with pytest.raises(Unauthorized, match="HF_TOKEN"):
+        bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub))
+    bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub, HF_TOKEN="hf_secret"))
+    with pytest.raises(RemoteModelNotFound, match="does not exist"):
+        bring(target, "hf.co/Org/None", hub_options(hub, HF_TOKEN="hf_secret"))
+    hub.limit_reached = True
+    with pytest.raises(RegistryError, match="rate limit"):
+        bring(target, "hf.co/Org/Other", hub_options(hub))
+    with pytest.raises(InvalidReference):
+        bring(target, "hf.co/../x", hub_options(hub))
