@@ -1,0 +1,152 @@
+"""Nulls are the same as fields that are not there. `name` may stand for `model`. Fields and options that Ollama does
+not document are ignored; unknown options are logged. Beside Ollama's own fields the last line of an answer has
+`prompt_eval_cached_count` and, when there is something to tell, `truncated` (messages or tokens left out of the
+prompt) and `schema_violations` (what the answer breaks of a `format` that could not be enforced whole)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dmr_server.handling import Field, Route
+
+_NO_IMAGES = "400 `does not support`: no model sees pictures here"
+_TEMPLATES = "Go's text/template, or Jinja if it has `{%`; with Go's the thought is not told apart"
+_LOADER = "how a model is loaded is the server's matter"
+
+_SAMPLING: Mapping[str, Any] = {
+    "seed": 7,
+    "top_k": 5,
+    "top_p": 0.5,
+    "min_p": 0.2,
+    "typical_p": 0.7,
+    "repeat_last_n": 16,
+    "temperature": 0.1,
+    "repeat_penalty": 1.2,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.5,
+    "mirostat": 2,
+    "mirostat_tau": 4.0,
+    "mirostat_eta": 0.2,
+    "top_n_sigma": 1.5,
+    "dynatemp_range": 0.3,
+    "dynatemp_exponent": 2.0,
+    "xtc_probability": 0.4,
+    "xtc_threshold": 0.2,
+    "dry_multiplier": 0.8,
+    "dry_base": 2.0,
+    "dry_allowed_length": 3,
+    "dry_penalty_last_n": 32,
+    "dry_sequence_breakers": ["\n"],
+    "adaptive_target": 0.5,
+    "adaptive_decay": 0.5,
+    "min_keep": 2,
+    "ignore_eos": True,
+    "logit_bias": {"7": 5},
+    "samplers": ["top_k", "temperature"],
+}
+_LOAD_TIME: Mapping[str, Any] = {
+    "num_gpu": 0,
+    "main_gpu": 1,
+    "num_batch": 64,
+    "num_thread": 2,
+    "draft_num_predict": 8,
+    "use_mmap": False,
+}
+_GONE: Mapping[str, Any] = {
+    "tfs_z": 0.5,
+    "penalize_newline": False,
+    "numa": True,
+    "low_vram": True,
+    "f16_kv": True,
+    "logits_all": True,
+    "vocab_only": True,
+    "use_mlock": True,
+}
+
+_OPTIONS: Mapping[str, Field] = {
+    **{f"options.{name}": Field("honoured", value) for name, value in _SAMPLING.items()},
+    "options.num_predict": Field("honoured", 5, "below 0: as many as there is room for"),
+    "options.num_ctx": Field("honoured", 4096, "a loaded model with less grows when nobody uses it; never shrinks"),
+    "options.num_keep": Field("honoured", 32, "tokens that stay at the front when the context is shifted"),
+    "options.stop": Field("honoured", ["END"], "a text or a list of texts"),
+    **{f"options.{name}": Field("ignored", value, _LOADER) for name, value in _LOAD_TIME.items()},
+    **{f"options.{name}": Field("ignored", value, "Ollama has dropped it too") for name, value in _GONE.items()},
+}
+
+_COMMON: Mapping[str, Field] = {
+    "stream": Field("honoured", False, "default true: one JSON object a line"),
+    "format": Field("honoured", "json", '"json" or a JSON Schema'),
+    "keep_alive": Field("honoured", "10m", 'seconds, or text like "1h30m"; negative: for ever; 0: unload afterwards'),
+    "think": Field("honoured", False, 'true, false, "low", "medium", "high" or "max"; 400 if the model cannot think'),
+    "truncate": Field("honoured", False, "default true; what was left out is told in `truncated`"),
+    "shift": Field("honoured", False, "default true: goes on when the context is full"),
+    "logprobs": Field("honoured", True),
+    "top_logprobs": Field("honoured", 3, "0 to 20", {"logprobs": True}),
+    "_debug_render_only": Field("honoured", True, "answers with the prompt that the model would get"),
+    **_OPTIONS,
+}
+
+_GENERATE: Mapping[str, Field] = {
+    "prompt": Field("honoured", "Bye", "empty: only loads the model, or unloads it with `keep_alive` 0"),
+    "suffix": Field("honoured", "the end", "fills in between; 400 if the model was not trained for it"),
+    "system": Field("honoured", "Be brief."),
+    "template": Field(
+        "honoured",
+        "Q: {{ .Prompt }}\nA: ",
+        "Go's text/template, or Jinja if it has `{%`; with Go's no thought is told apart",
+    ),
+    "context": Field("honoured", [1, 2, 3], "the `context` of an earlier answer stands before the prompt"),
+    "raw": Field("honoured", True, "the prompt as it is; 400 together with template, system or context"),
+    "images": Field("refused", ["aGk="], _NO_IMAGES),
+    "width": Field("ignored", 64, "of image models, which do not run here"),
+    "height": Field("ignored", 64, "of image models, which do not run here"),
+    "steps": Field("ignored", 4, "of image models, which do not run here"),
+    **_COMMON,
+}
+
+_USER = {"role": "user", "content": "Hi"}
+_TOOL = {
+    "type": "function",
+    "function": {"name": "f", "description": "It.", "parameters": {"type": "object", "properties": {}}},
+}
+
+_CHAT: Mapping[str, Field] = {
+    "messages": Field(
+        "honoured",
+        [{"role": "user", "content": "Bye"}],
+        "`role`, `content` (text), `thinking`, `tool_calls`, `tool_name`, `tool_call_id`; "
+        "`images`: 400. An empty list loads the model, or unloads it with `keep_alive` 0",
+    ),
+    "tools": Field("honoured", [_TOOL], "schemas are kept whole; a call comes in one line when it is complete"),
+    **_COMMON,
+}
+
+_EMBED: Mapping[str, Field] = {
+    "input": Field("honoured", ["one", "two"], "a text or a list of texts; empty: only loads the model"),
+    "truncate": Field("honoured", False, "default true"),
+    "dimensions": Field("honoured", 1, "the first so many, made length 1 again"),
+    "keep_alive": Field("honoured", "10m"),
+    "options.num_ctx": Field("honoured", 64, "tokens that a text may have"),
+    "options.temperature": Field("ignored", 0.5, "nothing is sampled; the same holds for every other option"),
+    **{f"options.{name}": Field("ignored", value, _LOADER) for name, value in _LOAD_TIME.items()},
+}
+
+_EMBEDDINGS: Mapping[str, Field] = {
+    "prompt": Field("honoured", "other", "empty: only loads the model"),
+    "keep_alive": Field("honoured", "10m"),
+    "options.num_ctx": Field("honoured", 64, "tokens that a text may have"),
+    "options.temperature": Field("ignored", 0.5, "nothing is sampled; the same holds for every other option"),
+}
+
+HANDLING: tuple[Route, ...] = (
+    Route("/api/generate", "Goes on with a text, in lines or whole.", {"prompt": "Hi"}, _GENERATE),
+    Route("/api/chat", "Answers a conversation, in lines or whole.", {"messages": [_USER]}, _CHAT),
+    Route("/api/embed", "Vectors of length 1 for texts.", {"input": "text"}, _EMBED),
+    Route(
+        "/api/embeddings",
+        "The older form: one text, its vector as the model gives it.",
+        {"prompt": "text"},
+        _EMBEDDINGS,
+    ),
+)
