@@ -115,6 +115,26 @@ class Model:
     @property
     def eot(self) -> int: ...
     @property
+    def separator(self) -> int:
+        """What stands between the two texts of a pair."""
+
+    @property
+    def fim_prefix(self) -> int:
+        """What stands before the text in front of a gap that is to be filled in."""
+
+    @property
+    def fim_suffix(self) -> int: ...
+    @property
+    def fim_middle(self) -> int: ...
+    @property
+    def fim_repository(self) -> int: ...
+    @property
+    def fim_separator(self) -> int: ...
+    @property
+    def control_tokens(self) -> list[str]:
+        """The texts that `tokenize` reads as one token with `parse_special`, and as plain text without."""
+
+    @property
     def end_tokens(self) -> list[int]:
         """All tokens that end a generation."""
 
@@ -338,6 +358,10 @@ class SamplerOptions:
     grammar_lazy: bool
     grammar_triggers: list[GrammarTrigger]
     num_logprobs: int
+    thought_budget: int
+    thought_start: str
+    thought_end: str
+    thought_is_open: bool
 
 class TokenProbability:
     @property
@@ -414,6 +438,7 @@ class ChatRequest:
     parallel_tool_calls: bool
     enable_thinking: bool
     add_generation_prompt: bool
+    continue_final: bool
     json_schema: str
     grammar: str
     template_kwargs: dict[str, str]
@@ -442,8 +467,20 @@ class ChatPrompt:
     @property
     def supports_thinking(self) -> bool: ...
     @property
+    def thought_start(self) -> str:
+        """The tag that begins a thought; empty = none is known."""
+
+    @property
+    def thought_ends(self) -> list[str]:
+        """The texts that end it."""
+
+    @property
+    def parser(self) -> str:
+        """How the answer is read: llama-common's parser as JSON."""
+
+    @property
     def generation_prompt(self) -> str:
-        """What the template already began of the answer."""
+        """What the template already began of the answer, with what is continued of it."""
 
 class ToolCallDelta:
     @property
@@ -537,4 +574,13 @@ def step(
     Raises:
         ValueError: nothing was changed.
         DecodeError: the back end failed. A row's own failure is in its `error`.
+    """
+
+def score(context: Context, rows: Sequence[tuple[int, int, int]], pool: ThreadPool) -> list[Sampled]:
+    """The log probability of a token at a place of the last batch, and those of the likeliest: (index, token, how many
+    likeliest). No sampler, nothing is changed.
+
+    Raises:
+        ValueError: a place without an output, a token that is not in the vocabulary, more than 1024 likeliest.
+        Error: a logit is not a number.
     """

@@ -31,6 +31,9 @@ void select_top(const float * logits, int32_t count, int32_t k, std::vector<llam
         }
         return;
     }
+    if (k <= 0) {
+        return;
+    }
     // A heap whose root is the smallest kept value: nearly all of a vocabulary fails the first comparison.
     selected.reserve(static_cast<size_t>(k));
     for (Token token = 0; token < count; ++token) {

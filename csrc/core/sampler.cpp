@@ -45,6 +45,9 @@ Sampler::Sampler(std::shared_ptr<Model> model, SamplerOptions options)
     build_chain();
     grammar_ = make_grammar();
     prefill_grammar();
+    if (options_.thought_budget >= 0) {
+        thought_limit_ = std::make_unique<ThoughtLimit>(model_, options_);
+    }
 }
 
 Sampler::~Sampler() = default;
@@ -267,6 +270,9 @@ Sampled Sampler::sample(const float * logits) {
             throw GrammarError(error.what());
         }
     }
+    if (thought_limit_ != nullptr) {
+        thought_limit_->accept(sampled.token);
+    }
     is_broken_ = false;
     if (options_.num_logprobs >= 0) {
         const int32_t count   = model_->num_vocabulary();
@@ -284,6 +290,11 @@ Token Sampler::choose(const float * logits) {
     const Token likeliest = argmax(logits, model_->num_vocabulary());
     if (likeliest < 0) {
         throw Error("the model's output is not a number");
+    }
+    // A grammar that does not take the end of the thought here is asked again later.
+    const Token forced = thought_limit_ == nullptr ? -1 : thought_limit_->forced();
+    if (forced >= 0 && (grammar_ == nullptr || grammar_allows(forced))) {
+        return forced;
     }
     int32_t    num_suppressed = 0;
     const bool suppresses =

@@ -1,7 +1,8 @@
 // Chooses the next token of one sequence. Owns its random state, its penalties' memory and its grammar.
 //
 // The chain: logit bias, then the stages of `order` that are switched on, then the draw. Mirostat replaces the stages
-// by temperature and itself. Different samplers may be used on different threads at the same time.
+// by temperature and itself. A thought that is too long ends before all of that. Different samplers may be used on
+// different threads at the same time.
 #pragma once
 
 #include <memory>
@@ -11,6 +12,7 @@
 #include "core/logits.h"
 #include "core/model.h"
 #include "core/sampler_options.h"
+#include "core/sampler_thought.h"
 
 struct llama_sampler;
 
@@ -63,6 +65,7 @@ class Sampler {
     SamplerOptions                options_;
     Handle                        chain_;
     Handle                        grammar_;
+    std::unique_ptr<ThoughtLimit> thought_limit_;  // null = none
     bool                          preselects_top_k_ = false;
     bool                          is_broken_        = false;
     std::vector<llama_token_data> candidates_;

@@ -10,10 +10,10 @@
 namespace dmr {
 namespace {
 
-constexpr size_t  max_trigger_bytes = 4096;  // std::regex parses and matches recursively
-constexpr size_t  max_triggers      = 256;
-constexpr size_t  max_breakers      = 64;
-constexpr int32_t max_logprobs      = 1024;
+constexpr size_t max_trigger_bytes = 4096;  // std::regex parses and matches recursively
+constexpr size_t max_triggers      = 256;
+constexpr size_t max_breakers      = 64;
+constexpr size_t max_tag_bytes     = 256;
 
 constexpr int32_t max_infill_candidates = 256;
 
@@ -39,6 +39,16 @@ void require_infill(const SamplerOptions & o, const Model & model) {
                 "infill needs top_k before it, with at most " + std::to_string(max_infill_candidates));
         require(model.eot() >= 0 || model.eos() >= 0, "infill needs a model with an end token");
     }
+}
+
+void require_thought(const SamplerOptions & o) {
+    require(o.thought_budget >= -1, "thought_budget is out of range");
+    if (o.thought_budget >= 0) {
+        require(!o.thought_end.empty(), "thought_end is empty");
+        require(o.thought_is_open || !o.thought_start.empty(), "thought_start is empty");
+    }
+    require(o.thought_start.size() <= max_tag_bytes, "thought_start is too long");
+    require(o.thought_end.size() <= max_tag_bytes, "thought_end is too long");
 }
 
 void require_finite(float value, const char * name) {
@@ -67,6 +77,7 @@ void check_options(const SamplerOptions & o, const Model & model) {
     }
     require_stages(o.order);
     require_infill(o, model);
+    require_thought(o);
     require_range(o.top_p, 0.0F, 1.0F, "top_p");
     require_range(o.min_p, 0.0F, 1.0F, "min_p");
     require_range(o.typical_p, 0.0F, 1.0F, "typical_p");

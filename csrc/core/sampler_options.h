@@ -10,6 +10,8 @@
 
 namespace dmr {
 
+constexpr int32_t max_logprobs = 1024;
+
 struct GrammarTrigger {
     enum class Kind { word, pattern, full_pattern } kind = Kind::word;
     std::string value;
@@ -51,7 +53,11 @@ struct SamplerOptions {
     std::string                          grammar_prefill;       // text it takes before the first token
     bool                                 grammar_lazy = false;  // starts at a trigger
     std::vector<GrammarTrigger>          grammar_triggers;
-    int32_t                              num_logprobs = -1;  // -1 = none; k = chosen token and k likeliest
+    int32_t                              num_logprobs   = -1;      // -1 = none; k = chosen token and k likeliest
+    int32_t                              thought_budget = -1;      // tokens of a thought; -1 = no limit
+    std::string                          thought_start;            // the tag that begins one; empty = none begins
+    std::string                          thought_end;              // the tag that ends it
+    bool                                 thought_is_open = false;  // one has begun before the first token
 };
 
 // Throws std::invalid_argument for values out of range, GrammarError for a grammar that llama.cpp must not see.

@@ -24,6 +24,19 @@ RowResult finish_row(const Model & model, const Row & row, const float * logits)
     return result;
 }
 
+// The token of the result is -1 when the logits are no numbers.
+Sampled score_row(const Model & model, const ScoreRow & row, const float * logits) {
+    const int32_t count = model.num_vocabulary();
+    Sampled       scored;
+    if (argmax(logits, count) >= 0) {
+        const float log_sum = log_sum_exp(logits, count);
+        scored.token        = row.target;
+        scored.logprob      = logits[row.target] - log_sum;
+        scored.top          = top_probabilities(logits, count, row.num_top, log_sum);
+    }
+    return scored;
+}
+
 }  // namespace
 
 StepResult run_step(Context & context, const Batch & batch, const std::vector<Row> & rows, ThreadPool & pool) {
@@ -44,6 +57,23 @@ StepResult run_step(Context & context, const Batch & batch, const std::vector<Ro
     result.rows.resize(rows.size());
     pool.run(rows.size(), [&](size_t i) { result.rows[i] = finish_row(*context.model(), rows[i], logits[i]); });
     return result;
+}
+
+std::vector<Sampled> score_rows(const Context & context, const std::vector<ScoreRow> & rows, ThreadPool & pool) {
+    std::vector<const float *> logits;
+    for (const auto & row : rows) {
+        context.model()->require_token(row.target);
+        require(row.num_top >= 0 && row.num_top <= max_logprobs, "num_top is out of range");
+        logits.push_back(context.logits(row.index));
+    }
+    std::vector<Sampled> results(rows.size());
+    pool.run(rows.size(), [&](size_t i) { results[i] = score_row(*context.model(), rows[i], logits[i]); });
+    for (const auto & result : results) {
+        if (result.token < 0) {
+            throw Error("the model's output is not a number");
+        }
+    }
+    return results;
 }
 
 }  // namespace dmr

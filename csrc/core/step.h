@@ -26,6 +26,12 @@ struct RowResult {
     std::string error;               // this row failed; the others did not
 };
 
+struct ScoreRow {
+    int32_t index;    // in the batch; must have an output
+    Token   target;   // whose log-probability is wanted
+    int32_t num_top;  // how many of the likeliest are wanted too
+};
+
 struct StepResult {
     DecodeStatus           status = DecodeStatus::done;
     std::vector<RowResult> rows;  // one for each Row, in order; empty unless done
@@ -33,5 +39,10 @@ struct StepResult {
 
 // Throws as Context::decode does. A row's own failure (grammar, numbers) stays in its result.
 StepResult run_step(Context & context, const Batch & batch, const std::vector<Row> & rows, ThreadPool & pool);
+
+// Log-probabilities under the model's own distribution, from the outputs of the last decode; one result for each row.
+// Throws std::invalid_argument for a row that has no output or a wrong target, and Error for logits that are no
+// numbers.
+std::vector<Sampled> score_rows(const Context & context, const std::vector<ScoreRow> & rows, ThreadPool & pool);
 
 }  // namespace dmr

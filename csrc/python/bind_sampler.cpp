@@ -67,7 +67,11 @@ void register_options(py::module_ & module) {
         .def_readwrite("grammar_prefill", &SamplerOptions::grammar_prefill)
         .def_readwrite("grammar_lazy", &SamplerOptions::grammar_lazy)
         .def_readwrite("grammar_triggers", &SamplerOptions::grammar_triggers)
-        .def_readwrite("num_logprobs", &SamplerOptions::num_logprobs);
+        .def_readwrite("num_logprobs", &SamplerOptions::num_logprobs)
+        .def_readwrite("thought_budget", &SamplerOptions::thought_budget)
+        .def_readwrite("thought_start", &SamplerOptions::thought_start)
+        .def_readwrite("thought_end", &SamplerOptions::thought_end)
+        .def_readwrite("thought_is_open", &SamplerOptions::thought_is_open);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 
 #include "python/handles.h"
 
@@ -66,6 +67,17 @@ StepResult step(ContextHandle & context, const Batch & batch, const py::sequence
     });
 }
 
+std::vector<Sampled> score(ContextHandle & context, const std::vector<std::tuple<int32_t, Token, int32_t>> & items,
+                           ThreadPoolHandle & pool) {
+    std::vector<ScoreRow> rows;
+    rows.reserve(items.size());
+    for (const auto & [index, target, num_top] : items) {
+        rows.push_back({index, target, num_top});
+    }
+    return pool.alone(
+        [&](ThreadPool & threads) { return context.alone([&](Context & c) { return score_rows(c, rows, threads); }); });
+}
+
 }  // namespace
 
 void register_step(py::module_ & module) {
@@ -89,6 +101,9 @@ void register_step(py::module_ & module) {
     module.def("step", step, py::arg("context"), py::arg("batch"), py::arg("rows"), py::arg("pool"),
                "Decode the batch; sample, detokenize and stop-search each (index, sampler, detokenizer).\n\n"
                "Raises ValueError (nothing was changed) and DecodeError. A row's own failure is in its `error`.");
+    module.def(
+        "score", score, py::arg("context"), py::arg("rows"), py::arg("pool"), ReleaseGil(),
+        "Log probabilities of each (index, token, number of likeliest tokens), from the outputs of the last decode.");
 }
 
 }  // namespace dmr::python

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from dmr.engine.model_runner import Generator, NextToken, NoRoom, StepFailed
-from dmr.engine.scheduler import Schedule, Scheduler
+import msgspec
+
+from dmr.engine.model_runner import Generator, NextToken, NoRoom, StepFailed, StepOutput
+from dmr.engine.scheduler import Chunk, Schedule, Scheduler
 from dmr.engine.sequence import Sequence
 from dmr.errors import DmrError, InternalError
 from dmr.types import FinishReason, Timings, TokenLogprob, Usage
-from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, WireError
+from dmr.wire import EngineCompleted, EngineEcho, EngineMessage, EngineOutput, WireError
 
 MAX_FAILED_STEPS = 3  # of a sequence without a new token in between, before its request is given up
 
@@ -22,20 +24,40 @@ logger = logging.getLogger(__name__)
 class Runner(Protocol):
     """What the engine needs of a model runner."""
 
-    def run(self, schedule: Schedule, generators: dict[int, Generator]) -> dict[int, NextToken]: ...
+    def run(self, schedule: Schedule, generators: dict[int, Generator]) -> StepOutput: ...
     def forget_all(self) -> None: ...
+
+
+class PendingEcho:
+    """A prompt that is given back before the choice's first output."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.logprobs: list[TokenLogprob] = []  # of the prompt's tokens from the second on, if they are wanted
 
 
 class Request:
     """One request in flight: its sequences and their native state."""
 
     def __init__(
-        self, sequences: list[Sequence], generators: list[Generator], num_prompt_tokens: int, num_choices: int = 1
+        self,
+        sequences: list[Sequence],
+        generators: list[Generator],
+        num_prompt_tokens: int,
+        num_choices: int = 1,
+        *,
+        num_dropped_tokens: int = 0,
+        echoes: dict[int, PendingEcho] | None = None,
+        wants_token_ids: bool = False,
     ) -> None:
+        """`echoes`: by index of the choice."""
         self.sequences = sequences
         self.generators = generators
         self.num_prompt_tokens = num_prompt_tokens
         self.num_choices = num_choices  # of each prompt
+        self.num_dropped_tokens = num_dropped_tokens  # so that the prompts fit; `num_prompt_tokens` is without them
+        self.echoes = echoes or {}
+        self.wants_token_ids = wants_token_ids
         self.num_unfinished = len(sequences)
         self.num_completion_tokens = 0
         self.arrived = time.monotonic()
@@ -109,7 +131,7 @@ class Engine:
         schedule = self._scheduler.schedule(self._pacer.budget)
         began = time.monotonic()
         try:
-            tokens = self._runner.run(schedule, self._generators)
+            output = self._runner.run(schedule, self._generators)
         except NoRoom:
             self._make_room(schedule)
             return
@@ -119,12 +141,17 @@ class Engine:
         now = time.monotonic()
         self._pacer.observe(sum(chunk.num_tokens for chunk in schedule.chunks), now - began)
         for chunk in schedule.chunks:
-            request = self._requests.get(chunk.sequence.id)
+            sequence = chunk.sequence
+            request = self._requests.get(sequence.id)
             if request is None:  # another choice of the same request has failed in this very step
                 continue
             request.started = request.started or began
+            if sequence.id in output.scores:
+                self._take_scores(request, sequence, output.scores[sequence.id])
             if chunk.wants_output:
-                self._update(request, chunk.sequence, tokens[chunk.sequence.id], now)
+                self._update(request, sequence, output.tokens[sequence.id], now)
+            elif sequence.is_done:
+                self._end_without_answer(request, chunk, now)
 
     def give_up_all(self, error: DmrError) -> None:
         """End every request with an error and empty the native memory: what either holds is no longer known."""
@@ -144,6 +171,8 @@ class Engine:
         if token.error:
             self._fail(request, InternalError(f"No next token could be chosen: {token.error}."))
             return
+        if request.echoes:
+            self._deliver_echo(request, sequence)
         sequence.append(token.token)
         request.num_completion_tokens += 1
         request.first_token = request.first_token or now
@@ -152,10 +181,46 @@ class Engine:
         if reason is FinishReason.LENGTH:
             text += self._generators[sequence.id].detokenizer.flush()
         logprobs: tuple[TokenLogprob, ...] = (token.logprob,) if token.logprob and not token.is_end else ()
-        if text or logprobs or reason is not None:
-            self._deliver(request, EngineOutput(sequence.index, text, logprobs, reason, token.stop_sequence))
         if reason is not None:
-            self._forget(sequence)
+            self._finish(request, sequence, EngineOutput(sequence.index, text, logprobs, reason, token.stop_sequence))
+            self._complete_if_done(request, now)
+            return
+        if text or logprobs:
+            num_tokens = _take_untold(sequence)
+            self._deliver(request, EngineOutput(sequence.index, text, logprobs, num_tokens=num_tokens))
+        if sequence.shift is not None and sequence.is_full:
+            self._scheduler.shift(sequence)
+
+    def _finish(self, request: Request, sequence: Sequence, output: EngineOutput) -> None:
+        """Deliver a choice's last output."""
+        self._forget(sequence)
+        last = msgspec.structs.replace(
+            output,
+            num_tokens=_take_untold(sequence),
+            is_context_full=output.finish_reason is FinishReason.LENGTH
+            and sequence.num_completion_tokens < sequence.max_new_tokens,
+            token_ids=tuple(sequence.all_token_ids) if request.wants_token_ids else (),
+        )
+        self._deliver(request, last)
+
+    def _take_scores(self, request: Request, sequence: Sequence, scores: list[TokenLogprob]) -> None:
+        request.echoes[sequence.index].logprobs += scores
+        sequence.num_scored_tokens += len(scores)
+
+    def _deliver_echo(self, request: Request, sequence: Sequence) -> None:
+        echo = request.echoes.pop(sequence.index, None)
+        if echo is not None:
+            is_scored = self._generators[sequence.id].num_logprobs is not None
+            logprobs = (None, *echo.logprobs) if is_scored else ()
+            self._deliver(request, EngineEcho(sequence.index, echo.text, logprobs))
+
+    def _end_without_answer(self, request: Request, chunk: Chunk, now: float) -> None:
+        """Only the prompt was asked for. It is there when its last token is computed."""
+        sequence = chunk.sequence
+        if chunk.start + chunk.num_tokens == sequence.num_tokens:
+            request.first_token = request.first_token or now
+            self._deliver_echo(request, sequence)
+            self._finish(request, sequence, EngineOutput(sequence.index, "", finish_reason=FinishReason.LENGTH))
             self._complete_if_done(request, now)
 
     def _complete_if_done(self, request: Request, now: float) -> None:
@@ -183,13 +248,17 @@ class Engine:
             self._recover(schedule, "the KV memory has no room for this sequence")
 
     def _recover(self, schedule: Schedule, reason: str) -> None:
-        """Compute everything anew, and give up the requests that this has not helped."""
+        """Compute everything anew, and give up the requests that this has not helped.
+
+        Where several sequences may be the cause, each is a suspect from here on: the scheduler lets one of them at a
+        time join those that have since got a token, so that the next failure names the one that is to blame.
+        """
         logger.error("a step failed: %s", reason)
         self._scheduler.preempt_all()
         self._runner.forget_all()
         error = InternalError(f"The model could not be computed: {reason}.")
-        for chunk in schedule.chunks:
-            sequence = chunk.sequence
+        sequences = [chunk.sequence for chunk in schedule.chunks]
+        for sequence in [sequence for sequence in sequences if sequence.is_suspect] or sequences:
             # Counted for each sequence: on the way back to a bad place, step after step goes well.
             sequence.num_failed_steps += 1
             if sequence.num_failed_steps >= MAX_FAILED_STEPS and sequence.id in self._requests:
@@ -199,4 +268,11 @@ class Engine:
 def _finish_reason(sequence: Sequence, token: NextToken) -> FinishReason | None:
     if token.is_end or token.stop_sequence is not None:
         return FinishReason.STOP
-    return FinishReason.LENGTH if sequence.is_full else None
+    return FinishReason.LENGTH if sequence.is_done else None
+
+
+def _take_untold(sequence: Sequence) -> int:
+    """How many tokens the sequence has got since this was last asked."""
+    num_tokens = sequence.num_completion_tokens - sequence.num_told_tokens
+    sequence.num_told_tokens = sequence.num_completion_tokens
+    return num_tokens

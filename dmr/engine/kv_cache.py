@@ -106,10 +106,10 @@ class KVCache:
         return self._holding_of(sequence).num_ready
 
     def match(self, sequence: Sequence) -> Match:
-        """The slot whose cells the sequence could share most of. One token at least is left to compute."""
+        """The slot whose cells the sequence could share most of. What it wants an output for is left to compute."""
         best = NO_MATCH
         if self.shares_prefixes:
-            longest = sequence.num_tokens - 1
+            longest = sequence.num_shareable_tokens
             for holdings in (self._parked, self._active):
                 for slot, holding in holdings.items():
                     limit = min(longest, holding.num_ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from dmr import _core
 from dmr.config import EngineSettings
 from dmr.engine.core_budget import CoreBudget
 from dmr.engine.kv_cache import Copy
-from dmr.engine.scheduler import Schedule
+from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
 from dmr.errors import InvalidRequest, ModelLoadFailed
 from dmr.types import SamplingParams, TokenLogprob, TokenProbability
@@ -39,6 +40,13 @@ class NextToken(NamedTuple):
     error: str
 
 
+class StepOutput(NamedTuple):
+    """What a step gave, by sequence id."""
+
+    tokens: dict[int, NextToken]  # of the chunks that want an output
+    scores: dict[int, list[TokenLogprob]]  # of those whose prompt is scored: one for each of `scored_positions`
+
+
 class StepFailed(Exception):
     """The step gave nothing, and what the native memory holds is unknown."""
 
@@ -53,11 +61,14 @@ class Generator(NamedTuple):
     sampler: _core.Sampler
     detokenizer: _core.Detokenizer
     stop: tuple[str, ...]
-    wants_logprobs: bool
+    num_logprobs: int | None  # None = none; k = the chosen token's and those of the k likeliest
 
 
 class ModelRunner:
-    """Owns model and context. All methods but `tokenize` and `make_generator` belong to the engine's one thread."""
+    """Owns model and context.
+
+    Tokenizing, detokenizing and `make_generator` are for any thread; all else belongs to the engine's one thread.
+    """
 
     def __init__(self, model: _core.Model, context: _core.Context, settings: EngineSettings, template: str) -> None:
         self._model = model
@@ -74,6 +85,7 @@ class ModelRunner:
         # A sliding window forgets early cells, also where they are shared.
         self.shares_prefixes = not (model.is_recurrent or model.is_hybrid or model.sliding_window)
         self.max_batch_tokens = context.max_batch
+        self.max_outputs = context.max_outputs
         self.num_cells = context.context_size
         self.context_size = context.sequence_context_size
 
@@ -109,15 +121,38 @@ class ModelRunner:
             adds_bos=model.adds_bos,
         )
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids, with begin and end tokens as the model wants them. Any thread."""
-        return self._model.tokenize(text, add_special=True, parse_special=True)
+    @property
+    def begin_token(self) -> int:
+        """What the model wants before a text; -1 = nothing."""
+        return self._model.bos if self._model.adds_bos else -1
 
-    def check_tokens(self, token_ids: tuple[int, ...]) -> list[int]:
-        """Raises InvalidRequest for ids that the vocabulary does not have. Any thread."""
+    @functools.cached_property
+    def control_tokens(self) -> tuple[str, ...]:
+        """The texts that are tokens of their own when control tokens are parsed, and plain text otherwise."""
+        return tuple(text for text in self._model.control_tokens if text)
+
+    @property
+    def infill_tokens(self) -> tuple[int, int, int]:
+        """What stands before the prefix, before the suffix and before what is to be filled in; -1 = there is none."""
+        return self._model.fim_prefix, self._model.fim_suffix, self._model.fim_middle
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids; `add_special`: with begin and end tokens as the model wants them. Any thread."""
+        return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token, control tokens included."""
+        return self._model.piece(token, special=True)
+
+    def detokenize(self, token_ids: list[int]) -> str:
+        """The text of the tokens, control tokens included; bytes that are no character come out as U+FFFD."""
+        return _core.valid_utf8(self._model.detokenize(token_ids, special=True))
+
+    def check_tokens(self, token_ids: tuple[int, ...], param: str = "prompt") -> list[int]:
+        """Raises InvalidRequest, naming `param`, for ids that the vocabulary does not have. Any thread."""
         for token in token_ids:
             if not 0 <= token < self._model.num_vocabulary:
-                raise InvalidRequest(f"Token {token} is not in the model's vocabulary.", param="prompt")
+                raise InvalidRequest(f"Token {token} is not in the model's vocabulary.", param=param)
         return list(token_ids)
 
     def make_generator(self, request: EngineRequest, seed: int, prompt: list[int]) -> Generator:
@@ -134,10 +169,10 @@ class ModelRunner:
             )
         except (ValueError, _core.GrammarError) as error:
             raise InvalidRequest(f"{error}.") from error
-        return Generator(sampler, detokenizer, request.stop, request.num_logprobs is not None)
+        return Generator(sampler, detokenizer, request.stop, request.num_logprobs)
 
-    def run(self, schedule: Schedule, generators: dict[int, Generator]) -> dict[int, NextToken]:
-        """Compute the chunks; the next token of each sequence whose chunk wants one, by sequence id.
+    def run(self, schedule: Schedule, generators: dict[int, Generator]) -> StepOutput:
+        """Compute the chunks; the next token of each sequence whose chunk wants one, and what prompts are scored.
 
         Raises:
             NoRoom: nothing was computed.
@@ -147,11 +182,16 @@ class ModelRunner:
         batch.clear()
         rows: list[tuple[int, _core.Sampler, _core.Detokenizer]] = []
         sequences: list[Sequence] = []
+        scored: list[tuple[Chunk, int]] = []  # and the place of its first token in the batch
         # Ascending slots are what the native side computes fastest.
-        for sequence, start, num_tokens, wants_output in sorted(schedule.chunks, key=lambda c: c.sequence.slot or 0):
+        for chunk in sorted(schedule.chunks, key=lambda c: c.sequence.slot or 0):
+            sequence, start, num_tokens, wants_output = chunk
             assert sequence.slot is not None
             tokens = sequence.token_ids[start : start + num_tokens]
-            index = batch.add(sequence.slot, tokens, start, output_last=wants_output)
+            wants_scores = sequence.wants_scores
+            index = batch.add(sequence.slot, tokens, start, output_all=wants_scores, output_last=wants_output)
+            if wants_scores:
+                scored.append((chunk, index + 1 - num_tokens))
             if wants_output:
                 generator = generators[sequence.id]
                 rows.append((index, generator.sampler, generator.detokenizer))
@@ -164,16 +204,25 @@ class ModelRunner:
                 else:
                     self._context.remove(operation.slot)
             result = _core.step(self._context, batch, rows, self._pool)
+            if result.status == _core.DecodeStatus.NO_ROOM:
+                raise NoRoom
+            if result.status == _core.DecodeStatus.ABORTED:
+                raise StepFailed("the step was aborted")
+            scores = {chunk.sequence.id: self._score(chunk, first, generators) for chunk, first in scored}
         except (_core.Error, ValueError) as error:
             raise StepFailed(str(error)) from error
-        if result.status == _core.DecodeStatus.NO_ROOM:
-            raise NoRoom
-        if result.status == _core.DecodeStatus.ABORTED:
-            raise StepFailed("the step was aborted")
-        return {
+        tokens_by_id = {
             sequence.id: self._next_token(row, generators[sequence.id])
             for sequence, row in zip(sequences, result.rows, strict=True)
         }
+        return StepOutput(tokens_by_id, scores)
+
+    def _score(self, chunk: Chunk, first: int, generators: dict[int, Generator]) -> list[TokenLogprob]:
+        """Log probabilities of prompt tokens, from the outputs of the last step. `first`: the chunk's place in it."""
+        token_ids = chunk.sequence.token_ids
+        num_top = generators[chunk.sequence.id].num_logprobs or 0
+        rows = [(first + place - chunk.start, token_ids[place + 1], num_top) for place in chunk.scored_positions]
+        return [_logprob(entry, self.piece) for entry in _core.score(self._context, rows, self._pool)]
 
     def _adapt_threads(self) -> None:
         if self._core_budget is None:
@@ -189,15 +238,8 @@ class ModelRunner:
 
     def _next_token(self, row: _core.RowResult, generator: Generator) -> NextToken:
         stop_sequence = generator.stop[row.stopped_by] if row.stopped_by >= 0 else None
-        logprob = self._logprob(row, generator.detokenizer) if generator.wants_logprobs else None
+        logprob = None if generator.num_logprobs is None else _logprob(row, generator.detokenizer.piece)
         return NextToken(row.token, row.text, row.is_end, stop_sequence, logprob, row.error)
-
-    def _logprob(self, row: _core.RowResult, detokenizer: _core.Detokenizer) -> TokenLogprob:
-        def probability(token: int, logprob: float) -> TokenProbability:
-            return TokenProbability(token, detokenizer.piece(token), logprob)
-
-        top = tuple(probability(entry.token, entry.logprob) for entry in row.top)
-        return TokenLogprob(probability(row.token, row.logprob), top)
 
     def _token_text(self, token: int) -> str:
         return self._model.piece(token, special=True).decode(errors="replace") if token >= 0 else ""
@@ -221,6 +263,12 @@ def _context_options(model: _core.Model, settings: EngineSettings) -> _core.Cont
     return options
 
 
+def _logprob(row: _core.RowResult | _core.Sampled, piece: Callable[[int], bytes]) -> TokenLogprob:
+    """`piece`: the bytes of a token, as they are to be shown."""
+    top = tuple(TokenProbability(entry.token, piece(entry.token), entry.logprob) for entry in row.top)
+    return TokenLogprob(TokenProbability(row.token, piece(row.token), row.logprob), top)
+
+
 def _sampler_options(request: EngineRequest, seed: int) -> _core.SamplerOptions:
     options = _core.SamplerOptions()
     params = request.sampling
@@ -237,6 +285,11 @@ def _sampler_options(request: EngineRequest, seed: int) -> _core.SamplerOptions:
         options.grammar_triggers = [
             _core.GrammarTrigger(_TRIGGER_KINDS[kind], text) for kind, text in request.grammar.triggers
         ]
+    limit = request.thought_limit
+    if limit is not None:
+        _set_option(options, "thought_budget", limit.budget)
+        options.thought_start, options.thought_end = limit.start, limit.end
+        options.thought_is_open = limit.is_open
     return options
 
 

@@ -25,6 +25,12 @@ class Chunk(NamedTuple):
     num_tokens: int
     wants_output: bool
 
+    @property
+    def scored_positions(self) -> range:
+        """The positions whose outputs give the log probability of the prompt's token after each."""
+        first = max(self.start, self.sequence.num_scored_tokens - 1)
+        return range(first, min(self.start + self.num_tokens, self.sequence.num_prompt_tokens - 1))
+
 
 class Schedule(NamedTuple):
     chunks: list[Chunk]
@@ -34,7 +40,10 @@ class Schedule(NamedTuple):
 class Scheduler:
     """Owns the waiting and the running sequences; each known sequence is in exactly one of the two."""
 
-    def __init__(self, kv_cache: KVCache, max_num_seqs: int, max_batch_tokens: int) -> None:
+    def __init__(
+        self, kv_cache: KVCache, max_num_seqs: int, max_batch_tokens: int, max_outputs: int | None = None
+    ) -> None:
+        """`max_outputs`: places of a step that can have an output; None = one for each sequence."""
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of admission: the last one is the youngest
         self.num_preemptions = 0
@@ -43,6 +52,10 @@ class Scheduler:
         self._kv_cache = kv_cache
         self._max_num_seqs = max_num_seqs
         self._max_batch_tokens = max_batch_tokens
+        # One output is kept for each sequence; the rest is for prompts whose every token wants one.
+        self._num_extra_outputs = 0 if max_outputs is None else max_outputs - max_num_seqs
+        assert self._num_extra_outputs >= 0, "a step must have an output for each sequence"
+        self._num_outputs_left = 0  # of the extra ones, in the step that is being planned
         self._is_full = False  # the native memory said so; nobody joins until somebody leaves
 
     @property
@@ -67,6 +80,7 @@ class Scheduler:
         `prefill_budget`: the most prompt tokens to take while others generate; at least 1, so that prompts get on.
         """
         self._kv_cache.settle()
+        self._num_outputs_left = self._num_extra_outputs
         chunks = self._schedule_generating()
         budget = self._max_batch_tokens - len(chunks)
         if chunks:
@@ -102,6 +116,14 @@ class Scheduler:
         self.waiting.appendleft(victim)
         self.num_preemptions += 1
         return victim
+
+    def shift(self, sequence: Sequence) -> None:
+        """Let a running sequence that is full go on: it drops old tokens and is computed anew, before all that wait."""
+        self.running.remove(sequence)
+        self._kv_cache.close(sequence)
+        sequence.drop_old_tokens()
+        self.waiting.appendleft(sequence)
+        self._is_full = False
 
     def preempt_all(self) -> None:
         """Start all running sequences again, with nothing: what the native memory holds is no longer known."""
@@ -139,8 +161,13 @@ class Scheduler:
             budget -= self._take_prompt(chunks, sequence, budget)
 
     def _next_to_admit(self) -> tuple[Sequence, Match] | None:
-        """The first that waits and fits. Only who waits for another's prefix is passed over."""
-        if len(self.running) >= self._max_num_seqs or not self._kv_cache.has_free_slot:
+        """The first that waits and fits. Only who waits for another's prefix is passed over.
+
+        Nobody joins a suspect: when its next step fails again, nobody else can have been the cause.
+        """
+        if not self.waiting or len(self.running) >= self._max_num_seqs or not self._kv_cache.has_free_slot:
+            return None
+        if any(other.is_suspect for other in self.running):
             return None
         for sequence in itertools.islice(self.waiting, MAX_LOOKED_AT):
             match = self._kv_cache.match(sequence)
@@ -151,10 +178,10 @@ class Scheduler:
     def _is_prefix_under_way(self, sequence: Sequence, match: Match) -> bool:
         """Whether a running sequence is about to compute much of what this one needs."""
         worth = match.num_tokens + LEAST_WORTH_WAITING_FOR
-        if not self._kv_cache.shares_prefixes or sequence.num_tokens <= worth:
+        if not self._kv_cache.shares_prefixes or sequence.num_shareable_tokens < worth:
             return False
         for other in self.running:
-            limit = min(other.num_prompt_tokens, sequence.num_tokens - 1)
+            limit = min(other.num_prompt_tokens, sequence.num_shareable_tokens)
             is_ready = self._kv_cache.num_ready(other) >= limit
             if limit >= worth and not is_ready and num_shared(sequence.token_ids, other.token_ids, limit) >= worth:
                 return True
@@ -173,6 +200,9 @@ class Scheduler:
 
     def _take_prompt(self, chunks: list[Chunk], sequence: Sequence, budget: int) -> int:
         num_tokens = min(sequence.num_uncomputed_tokens, budget, self._kv_cache.num_free_cells)
+        if sequence.wants_scores and num_tokens > 0:
+            num_tokens = min(num_tokens, 1 + self._num_outputs_left)
+            self._num_outputs_left -= num_tokens - 1
         if num_tokens > 0:
             chunks.append(self._take(sequence, num_tokens))
         return num_tokens
@@ -181,4 +211,4 @@ class Scheduler:
         self._kv_cache.allocate(sequence, num_tokens)
         start = sequence.num_computed_tokens
         sequence.num_computed_tokens += num_tokens
-        return Chunk(sequence, start, num_tokens, sequence.num_uncomputed_tokens == 0)
+        return Chunk(sequence, start, num_tokens, sequence.num_uncomputed_tokens == 0 and sequence.max_new_tokens > 0)

@@ -180,3 +180,37 @@ def test_wrong_rows_change_nothing(random_model: _core.Model) -> None:
 def test_pools_of_impossible_size(count: int) -> None:
     with pytest.raises(ValueError, match="out of range"):
         _core.ThreadPool(count)
+
+
+# --- log probabilities without a sampler -----------------------------------------------------------------------------
+
+
+def test_scores_are_the_models_log_probabilities(random_model: _core.Model) -> None:
+    context, pool = make_context(random_model, max_outputs=16, max_sequences=2), _core.ThreadPool(2)
+    batch = _core.Batch()
+    batch.add(0, PROMPTS[0], 0, output_all=True)
+    last = batch.add(1, PROMPTS[1], 0)
+    assert _core.step(context, batch, [], pool).status == DONE
+    rows = [(0, 20, 0), (1, 30, 3), (last, 7, 500), (1, 30, 3)]
+    for (place, target, num_top), scored in zip(rows, _core.score(context, rows, pool), strict=True):
+        logits = context.logits(place).astype(np.float64)
+        expected = logits - np.log(np.exp(logits).sum())
+        assert (scored.token, len(scored.top)) == (target, min(num_top, random_model.num_vocabulary))
+        assert scored.logprob == pytest.approx(expected[target], abs=1e-4)
+        order = np.argsort(-expected)[: len(scored.top)]
+        assert [entry.logprob for entry in scored.top] == pytest.approx(list(expected[order]), abs=1e-4)
+    assert _core.score(context, [], pool) == []
+
+
+def test_what_cannot_be_scored(random_model: _core.Model) -> None:
+    context, pool = make_context(random_model), _core.ThreadPool(1)
+    with pytest.raises(ValueError):  # nothing has been decoded
+        _core.score(context, [(0, 1, 0)], pool)
+    prefill(context, 0, [1, 2, 3])
+    for row in [(0, 1, 0), (3, 1, 0), (-1, 1, 0), (2, -1, 0), (2, 437, 0), (2, 1, -1), (2, 1, 1025)]:
+        with pytest.raises(ValueError):
+            _core.score(context, [row], pool)
+    for nonsense in ([(2, 1)], [None], [(2, 1, None)], 5, [(2, 2**40, 0)]):
+        with pytest.raises(TypeError):
+            _core.score(context, nonsense, pool)  # type: ignore[arg-type]
+    assert _core.score(context, [(2, 1, 0)], pool)[0].token == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -9,12 +10,14 @@ from typing import Any
 
 from unit.engine.cell_memory import CellMemory
 
-from dmr.engine.engine import Engine, PrefillPacer, Request
+from dmr.engine.engine import Engine, PendingEcho, PrefillPacer, Request
 from dmr.engine.kv_cache import KVCache
-from dmr.engine.model_runner import Generator, NextToken, NoRoom
-from dmr.engine.scheduler import Schedule, Scheduler
+from dmr.engine.model_runner import Generator, NextToken, NoRoom, StepOutput
+from dmr.engine.scheduler import Chunk, Schedule, Scheduler
 from dmr.engine.sequence import Sequence
-from dmr.wire import EngineMessage
+from dmr.errors import InvalidRequest
+from dmr.types import TokenLogprob, TokenProbability
+from dmr.wire import EngineMessage, EngineRequest
 
 Choose = Callable[[Sequence], NextToken]
 
@@ -32,6 +35,11 @@ def answer_to(prompt: list[int], num_tokens: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
+def score_of(tokens: list[int]) -> TokenLogprob:
+    """The log probability of the last token after those before it."""
+    return TokenLogprob(TokenProbability(tokens[-1], b"", -float(next_token(tokens))))
+
+
 def text_of(tokens: list[int]) -> str:
     return "".join(f"<{token}>" for token in tokens)
 
@@ -43,29 +51,34 @@ def choose(sequence: Sequence, **changes: Any) -> NextToken:
 
 
 class ScriptedRunner:
-    """`failures` are raised by the next steps, None lets one pass; `choose` may be replaced."""
+    """`failures` are raised by the next steps, None lets one pass; `choose` and `fails` may be replaced."""
 
     def __init__(self, num_cells: int) -> None:
         self.num_cells = num_cells
+        self.max_outputs: int | None = None
+        self.fails: Callable[[Schedule], Exception | None] = lambda schedule: None
         self.memory = CellMemory()
         self.failures: deque[Exception | None] = deque()
         self.choose: Choose = choose
         self.num_steps = 0
 
-    def run(self, schedule: Schedule, generators: dict[int, Generator]) -> dict[int, NextToken]:
+    def run(self, schedule: Schedule, generators: dict[int, Generator]) -> StepOutput:
         self.num_steps += 1
         self.memory.perform(schedule.operations)
-        failure = self.failures.popleft() if self.failures else None
+        failure = self.failures.popleft() if self.failures else self.fails(schedule)
         if failure is not None:
             raise failure
         wanted = sum(chunk.num_tokens for chunk in schedule.chunks)
         if self.memory.num_used + wanted > self.num_cells:
             raise NoRoom
-        return {
+        num_outputs = sum(c.num_tokens if c.sequence.wants_scores else c.wants_output for c in schedule.chunks)
+        assert self.max_outputs is None or num_outputs <= self.max_outputs, "more outputs than a step can have"
+        tokens = {
             chunk.sequence.id: self.choose(chunk.sequence)
             for chunk in schedule.chunks
             if self._compute(*chunk) and generators[chunk.sequence.id]
         }
+        return StepOutput(tokens, {c.sequence.id: self._score(c) for c in schedule.chunks if c.sequence.wants_scores})
 
     def forget_all(self) -> None:
         self.memory.clear()
@@ -77,6 +90,14 @@ class ScriptedRunner:
             "an output before all was computed, or from foreign cells"
         )
         return wants_output
+
+    def _score(self, chunk: Chunk) -> list[TokenLogprob]:
+        """From the cells, as far as they go; a place outside of the chunk has no output."""
+        sequence, places = chunk.sequence, chunk.scored_positions
+        assert sequence.slot is not None
+        assert all(chunk.start <= place < chunk.start + chunk.num_tokens for place in places)
+        cells = self.memory.tokens(sequence.slot)
+        return [score_of([*cells[: place + 1], sequence.token_ids[place + 1]]) for place in places]
 
 
 class HeldText:
@@ -90,36 +111,133 @@ class HeldText:
         return text
 
 
-def make_generator(held: str = "") -> Generator:
+def make_generator(held: str = "", num_logprobs: int | None = None) -> Generator:
     native: Any = HeldText(held)
-    return Generator(sampler=native, detokenizer=native, stop=(), wants_logprobs=False)
+    return Generator(sampler=native, detokenizer=native, stop=(), num_logprobs=num_logprobs)
+
+
+class PieceTokenizer:
+    """Three characters are a token, counted from the last control token; as some tokenizers do, with a space before.
+
+    `<r>` takes away the spaces after it, `<l>` those before it.
+    """
+
+    context_size = 20
+    begin_token = 1
+    infill_tokens = (-1, -1, -1)
+    control_tokens = ("<s>", "</s>", "<u>", "<e>", "<r>", "<l>", "e><u")
+
+    def __init__(self) -> None:
+        self._pieces = ["", *self.control_tokens]
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        places = [(m.start(), m.end()) for token in self.control_tokens for m in re.finditer(token, text)]
+        tokens = self.tokenize_where(text, set(places if parse_special else ()))
+        return [1, *tokens, 2] if add_special else tokens
+
+    def tokenize_where(self, text: str, controls: set[tuple[int, int]]) -> list[int]:
+        """`controls`: where control tokens could stand; the longest come first."""
+        places: list[tuple[int, int]] = []
+        for start, end in sorted(controls, key=lambda place: (place[0] - place[1], place)):
+            if all(end <= other[0] or other[1] <= start for other in places):
+                places.append((start, end))
+        tokens: list[int] = []
+        done, before = 0, ""
+        for start, end in [*sorted(places), (len(text), len(text))]:
+            after = text[start:end]
+            part = text[done:start]
+            part = part.lstrip(" \n") if before == "<r>" else part
+            part = part.rstrip(" \n") if after == "<l>" else part
+            if part:
+                tokens += [self._id(f" {part}"[at : at + 3]) for at in range(0, len(part) + 1, 3)]
+            tokens += [1 + self.control_tokens.index(after)] if after else []
+            done, before = end, after
+        return tokens
+
+    def pieces(self, tokens: list[int]) -> list[str]:
+        return [self._pieces[token] for token in tokens]
+
+    def piece(self, token: int) -> bytes:
+        return self._pieces[token].encode()
+
+    def detokenize(self, token_ids: list[int]) -> str:
+        return "".join(self.pieces(token_ids))
+
+    def check_tokens(self, token_ids: tuple[int, ...], param: str = "prompt") -> list[int]:
+        if not all(0 <= token < len(self._pieces) for token in token_ids):
+            raise InvalidRequest("Token is not in the model's vocabulary.", param=param)
+        return list(token_ids)
+
+    def make_generator(self, request: EngineRequest, seed: int, prompt: list[int]) -> Generator:
+        return make_generator(num_logprobs=request.num_logprobs)
+
+    def _id(self, piece: str) -> int:
+        """The control tokens' texts as plain text are tokens too, but others."""
+        first_plain = 1 + len(self.control_tokens)
+        if piece not in self._pieces[first_plain:]:
+            self._pieces.append(piece)
+        return self._pieces.index(piece, first_plain)
 
 
 class Bench:
     """An engine on a scripted runner, and the messages of each request."""
 
-    def __init__(self, num_cells: int = 1000, num_slots: int = 8, max_batch: int = 64, real_cells: int = 0) -> None:
+    def __init__(
+        self,
+        num_cells: int = 1000,
+        num_slots: int = 8,
+        max_batch: int = 64,
+        real_cells: int = 0,
+        max_outputs: int | None = None,
+    ) -> None:
         """`real_cells`: what the native memory really has, if that is less than it says."""
         self.runner = ScriptedRunner(real_cells or num_cells)
-        self.scheduler = Scheduler(KVCache(num_cells, num_slots), num_slots, max_batch)
+        self.runner.max_outputs = max_outputs or num_slots
+        self.scheduler = Scheduler(KVCache(num_cells, num_slots), num_slots, max_batch, max_outputs)
         self.messages: dict[Request, list[EngineMessage]] = {}
         pacer = PrefillPacer(target=0.1, smallest=8, largest=max_batch)
         self.engine = Engine(self.runner, self.scheduler, pacer, lambda r, m: self.messages[r].append(m))
         self._num_sequences = 0
 
-    def add(self, *prompts: list[int], max_new: int = 3, held: str = "") -> Request:
-        """A request with one choice for each prompt."""
-        request = self.make_request(*prompts, max_new=max_new, held=held)
+    def add(self, *prompts: list[int], **options: Any) -> Request:
+        """A request with one choice for each prompt; `options` as those of `make_request`."""
+        request = self.make_request(*prompts, **options)
         self.messages[request] = []
         self.engine.add(request)
         return request
 
-    def make_request(self, *prompts: list[int], max_new: int = 3, held: str = "") -> Request:
+    def make_request(
+        self,
+        *prompts: list[int],
+        max_new: int = 3,
+        held: str = "",
+        echo: bool = False,
+        num_logprobs: int | None = None,
+        max_length: int | None = None,
+        shift: int | None = None,
+        wants_token_ids: bool = False,
+    ) -> Request:
+        """`max_length`: of each choice at a time, if that is not what its prompt and its answer take."""
         sequences = []
         for index, prompt in enumerate(prompts):
-            sequences.append(Sequence(self._num_sequences, index, list(prompt), len(prompt) + max_new))
+            sequence = Sequence(
+                self._num_sequences,
+                index,
+                list(prompt),
+                len(prompt) + max_new if max_length is None else max_length,
+                max_new_tokens=max_new,
+                shift=shift,
+                is_scored=echo and num_logprobs is not None,
+            )
+            sequences.append(sequence)
             self._num_sequences += 1
-        return Request(sequences, [make_generator(held) for _ in prompts], sum(map(len, prompts)))
+        return Request(
+            sequences,
+            [make_generator(held, num_logprobs) for _ in prompts],
+            sum(map(len, prompts)),
+            echoes={index: PendingEcho(text_of(prompt)) for index, prompt in enumerate(prompts)} if echo else {},
+            wants_token_ids=wants_token_ids,
+        )
 
     def run(self, max_steps: int = 2000) -> None:
         """Step until nothing is left to do; integrity is checked after each step."""

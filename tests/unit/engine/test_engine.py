@@ -74,6 +74,7 @@ def test_a_stop_string_is_named() -> None:
     bench.runner.choose = lambda s: choose(s, text="until ", stop_sequence="END" if s.num_tokens == 3 else None)
     bench.run()
     assert outputs(bench, request)[-1] == EngineOutput(0, "until ", (), FinishReason.STOP, "END")
+    assert sum(output.num_tokens for output in outputs(bench, request)) == 3
     assert completed(bench, request).usage.num_completion_tokens == 3
 
 
@@ -82,7 +83,7 @@ def test_text_that_was_held_back_comes_with_the_last_token() -> None:
     request = bench.add([1], max_new=2, held="EN")
     bench.runner.choose = lambda s: choose(s, text="")
     bench.run()
-    assert outputs(bench, request) == [EngineOutput(0, "EN", (), FinishReason.LENGTH)]  # and none without content
+    assert outputs(bench, request) == [EngineOutput(0, "EN", (), FinishReason.LENGTH, num_tokens=2)]  # and none before
 
 
 def test_a_token_without_text_still_brings_its_probability_but_the_end_has_none() -> None:
@@ -190,7 +191,8 @@ def test_a_step_that_always_fails_is_given_up_and_those_who_wait_survive() -> No
     bench = Bench(num_slots=2)
     doomed = [bench.add([1]), bench.add([2])]
     waiting = bench.add([3])
-    bench.runner.failures += [StepFailed("out of memory")] * MAX_FAILED_STEPS
+    ids = {request.sequences[0].id for request in doomed}
+    bench.runner.fails = lambda s: StepFailed("out of memory") if ids & {c.sequence.id for c in s.chunks} else None
     bench.run()
     for request in doomed:
         assert error_of(bench, request).message == "The model could not be computed: out of memory."

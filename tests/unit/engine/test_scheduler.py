@@ -205,6 +205,7 @@ class Job(NamedTuple):
     num_new_tokens: int
     aborted_after: int | None  # steps after its arrival
     family: int = 0  # jobs of one family have the same tokens
+    kind: str = "plain"  # "scored": each token of the prompt wants an output; "shift": goes on when it is full
 
 
 JOBS = st.lists(
@@ -215,6 +216,7 @@ JOBS = st.lists(
         num_new_tokens=st.integers(1, 20),
         aborted_after=st.none() | st.integers(0, 30),
         family=st.integers(0, 2),
+        kind=st.sampled_from(["plain", "plain", "scored", "shift"]),
     ),
     min_size=1,
     max_size=12,
@@ -224,9 +226,10 @@ JOBS = st.lists(
 class Simulation:
     """Drives a scheduler as an engine would, and checks at each step what must hold."""
 
-    def __init__(self, jobs: list[Job], num_cells: int, num_slots: int, max_batch: int) -> None:
+    def __init__(self, jobs: list[Job], num_cells: int, num_slots: int, max_batch: int, more_outputs: int = 0) -> None:
         self.kv_cache = KVCache(num_cells, num_slots + 2)
-        self.scheduler = Scheduler(self.kv_cache, num_slots, max_batch)
+        self.max_outputs = num_slots + more_outputs
+        self.scheduler = Scheduler(self.kv_cache, num_slots, max_batch, self.max_outputs)
         self.max_batch = max_batch
         self.jobs = dict(enumerate(jobs))
         self.sequences: dict[int, Sequence] = {}
@@ -238,6 +241,8 @@ class Simulation:
         jobs = self.jobs.values()
         # Each token is computed anew at most once for each other sequence that may push its owner out.
         bound = 21 + sum(job.num_prompt_tokens + job.num_new_tokens for job in jobs) * (len(self.jobs) + 1)
+        # And once for each shift, at most one for each new token.
+        bound += sum(job.num_prompt_tokens * job.num_new_tokens for job in jobs if job.kind == "shift")
         while len(self.ended) < len(self.jobs):
             assert self.now < bound, "no end in sight"
             self._arrive_and_leave()
@@ -250,8 +255,16 @@ class Simulation:
     def _arrive_and_leave(self) -> None:
         for key, job in self.jobs.items():
             if job.arrives == self.now:
-                length = job.num_prompt_tokens + job.num_new_tokens
-                self.sequences[key] = Sequence(key, 0, [job.family] * job.num_prompt_tokens, length)
+                length = job.num_prompt_tokens + (3 if job.kind == "shift" else job.num_new_tokens)
+                self.sequences[key] = Sequence(
+                    key,
+                    0,
+                    [job.family] * job.num_prompt_tokens,
+                    length,
+                    max_new_tokens=job.num_new_tokens,
+                    shift=2 if job.kind == "shift" else None,
+                    is_scored=job.kind == "scored",
+                )
                 self.scheduler.add(self.sequences[key])
             if job.aborted_after is not None and job.arrives + job.aborted_after == self.now:
                 self._end(key)
@@ -275,6 +288,8 @@ class Simulation:
         fed = [chunk for chunk in chunks if chunk.sequence in generating and chunk.start > 0]
         if fed:
             assert sum(c.num_tokens for c in chunks) - len(fed) <= budget, "prompts took more than was theirs"
+        wanted = sum(c.num_tokens if c.sequence.wants_scores else c.wants_output for c in chunks)
+        assert wanted <= self.max_outputs, "more outputs than a step can have"
         self.memory.perform(schedule.operations)
         for chunk in chunks:
             self._compute(chunk)
@@ -288,11 +303,17 @@ class Simulation:
         assert self.memory.tokens(sequence.slot) == sequence.token_ids[:end], "foreign cells were shared"
         assert self.memory.num_used <= self.kv_cache.num_cells
         assert chunk.wants_output == (chunk.start + chunk.num_tokens == sequence.num_tokens)
+        if sequence.wants_scores:
+            assert chunk.scored_positions.start == sequence.num_scored_tokens - 1, "a prompt's token is left out"
+            sequence.num_scored_tokens += len(chunk.scored_positions)
+        assert not (chunk.wants_output and sequence.wants_scores), "the answer begins before all is scored"
         if chunk.wants_output:
             sequence.append(self.jobs[sequence.id].family if len(sequence.token_ids) % 5 else sequence.id + 10)
-            if sequence.is_full:
+            if sequence.is_done:
                 assert sequence.num_completion_tokens == self.jobs[sequence.id].num_new_tokens
                 self._end(sequence.id)
+            elif sequence.is_full:
+                self.scheduler.shift(sequence)
 
 
 @settings(max_examples=400, deadline=None)
@@ -301,13 +322,14 @@ class Simulation:
     spare_cells=st.integers(0, 60),
     num_slots=st.integers(1, 6),
     spare_batch=st.integers(0, 20),
+    more_outputs=st.integers(0, 20),
     budgets=st.lists(st.integers(1, 30), min_size=1, max_size=5),
 )
 def test_every_sequence_gets_its_tokens_whatever_comes(
-    jobs: list[Job], spare_cells: int, num_slots: int, spare_batch: int, budgets: list[int]
+    jobs: list[Job], spare_cells: int, num_slots: int, spare_batch: int, more_outputs: int, budgets: list[int]
 ) -> None:
     largest = max(job.num_prompt_tokens + job.num_new_tokens for job in jobs)
-    Simulation(jobs, largest + spare_cells, num_slots, num_slots + spare_batch).run(budgets)
+    Simulation(jobs, largest + spare_cells, num_slots, num_slots + spare_batch, more_outputs).run(budgets)
 
 
 def test_a_pool_for_one_serves_many() -> None:

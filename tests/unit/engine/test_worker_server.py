@@ -38,11 +38,20 @@ class NumberTokenizer:
     """Prompts are token ids."""
 
     context_size = 500
+    begin_token = -1
+    control_tokens = ()
+    infill_tokens = (-1, -1, -1)
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
         raise RuntimeError("a defect")
 
-    def check_tokens(self, token_ids: tuple[int, ...]) -> list[int]:
+    def piece(self, token: int) -> bytes:
+        return b"%d " % token
+
+    def detokenize(self, token_ids: list[int]) -> str:
+        return " ".join(map(str, token_ids))
+
+    def check_tokens(self, token_ids: tuple[int, ...], param: str = "prompt") -> list[int]:
         return list(token_ids)
 
     def make_generator(self, request: EngineRequest, seed: int, prompt: list[int]) -> Generator:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmr.go_template import MAX_LENGTH, GoTemplate, GoTemplateError
+from dmr.go_template import GoTemplate, GoTemplateError
+from dmr.go_template.template import MAX_LENGTH
 
 TODAY = date(2026, 1, 2)
 CALL = {"id": "x", "function": {"name": "f", "arguments": {"a": 1, "b": "ö"}}}
