@@ -131,7 +131,6 @@ def test_a_stream_that_breaks_ends_with_an_error_and_without_done(step: Step | N
     ("error", "status", "type", "code"),
     [
         (errors.InvalidRequest("no", param="x"), 400, "invalid_request_error", None),
-        (errors.ContextLengthExceeded(9000, 8192), 400, "invalid_request_error", "context_length_exceeded"),
         (errors.InvalidReference("no"), 400, "invalid_request_error", "invalid_reference"),
         (errors.Unsupported("no"), 400, "invalid_request_error", "unsupported_value"),
         (errors.ModelNotFound("x"), 404, "invalid_request_error", "model_not_found"),
@@ -160,6 +159,55 @@ def test_errors_before_the_first_byte_get_a_true_status(
     assert service.streams[0].closed
 
 
+SERVER_FAULTS = (
+    errors.Unavailable,
+    errors.StoreError,
+    errors.RegistryError,
+    errors.ModelLoadFailed,
+    errors.InternalError,
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("chat/completions", BODY, "messages"),
+        ("chat/completions", {**BODY, "stream": True}, "messages"),
+        ("completions", {"model": "ai/smollm2", "prompt": "Hi"}, "prompt"),
+        ("infill", {"model": "ai/smollm2"}, "input_prefix"),
+        ("embeddings", {"model": "ai/smollm2", "input": "Hi"}, "input"),
+        ("rerank", {"model": "ai/smollm2", "query": "a", "documents": ["b"]}, "documents"),
+        ("score", {"model": "ai/smollm2", "text_1": "a", "text_2": "b"}, "text_2"),
+        ("chat/completions/input_tokens", BODY, "messages"),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_told_with_both_numbers(
+    client: falcon.testing.TestClient, service: FakeService, path: str, body: dict[str, Any], param: str
+) -> None:
+    error = errors.ContextLengthExceeded(9000, 8192)
+    service.enqueue(Tick(), error)
+    service.replies.append(error)
+    result = client.simulate_post(f"/v1/{path}", json=body)
+    assert result.status_code == 400
+    assert result.json["error"] == {
+        "message": error.message,
+        "type": "invalid_request_error",
+        "param": param,
+        "code": "context_length_exceeded",
+        "n_prompt_tokens": 9000,
+        "n_ctx": 8192,
+    }
+    assert "9000" in error.message
+    assert "8192" in error.message
+
+
+def test_the_numbers_may_be_lost_on_the_way(client: falcon.testing.TestClient, service: FakeService) -> None:
+    error = errors.error_from_code("context_length_exceeded", "Too long.", "messages", None)
+    service.enqueue(error)
+    told = client.simulate_post("/v1/completions", json={"model": "ai/smollm2", "prompt": "Hi"}).json["error"]
+    assert (told["code"], told["param"], "n_ctx" in told) == ("context_length_exceeded", "prompt", False)
+
+
 def subclasses(kind: type[errors.DmrError]) -> Iterator[type[errors.DmrError]]:
     yield kind
     for child in kind.__subclasses__():
@@ -172,10 +220,7 @@ def test_every_error_has_a_status_of_its_own_kind() -> None:
             continue
         error = kind.__new__(kind)
         status = row_of(error).status
-        assert (400 <= status < 500) == (
-            not isinstance(error, (errors.Unavailable, errors.StoreError, errors.ModelLoadFailed, errors.InternalError))
-            and kind is not errors.DmrError
-        ), kind
+        assert (400 <= status < 500) == (not isinstance(error, SERVER_FAULTS) and kind is not errors.DmrError), kind
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,37 @@ def test_sampling(chat: Any, field: str, value: Any, expected: dict[str, Any]) -
             "response_format",
             ResponseFormat('{"enum":[null,1]}'),
         ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {}}}},
+            "response_format",
+            ResponseFormat("{}", strict=True),
+        ),
         ({"grammar": 'root ::= "a"'}, "response_format", ResponseFormat(grammar='root ::= "a"')),
+        ({"json_schema": {"enum": [1]}}, "response_format", ResponseFormat('{"enum":[1]}')),
+        ({"guided_json": '{"enum": [1]}'}, "response_format", ResponseFormat('{"enum":[1]}')),
+        ({"guided_json": {"enum": [1]}}, "response_format", ResponseFormat('{"enum":[1]}')),
+        ({"guided_grammar": 'root ::= "a"'}, "response_format", ResponseFormat(grammar='root ::= "a"')),
+        (
+            {"guided_choice": ["red", 'a "b"\\\n']},
+            "response_format",
+            ResponseFormat(grammar='root ::= "red" | "a \\"b\\"\\\\\\n"'),
+        ),
+        ({"structured_outputs": {"choice": ["a"]}}, "response_format", ResponseFormat(grammar='root ::= "a"')),
+        ({"structured_outputs": {"json": {"enum": [1]}}}, "response_format", ResponseFormat('{"enum":[1]}')),
+        ({"structured_outputs": {"json_object": True}}, "response_format", ResponseFormat('{"type":"object"}')),
+        (
+            {"structured_outputs": {"grammar": "root ::= [a]"}},
+            "response_format",
+            ResponseFormat(grammar="root ::= [a]"),
+        ),
+        ({"structured_outputs": {}}, "response_format", None),
+        ({"response_format": {"type": "text"}, "grammar": "  "}, "response_format", None),
+        ({"n_predict": 5}, "max_tokens", 5),
+        ({"n_predict": -1}, "max_tokens", None),
+        ({"n_predict": 9, "max_tokens": 5}, "max_tokens", 5),
+        ({"max_tokens": 5, "stop": "a", "top_k": 3}, "given", frozenset({"max_tokens", "stop", "top_k"})),
+        ({"max_completion_tokens": 5}, "given", frozenset({"max_tokens"})),
+        ({"stop": []}, "given", frozenset()),
         ({"user": "me", "store": True, "metadata": {"a": "b"}, "unheard_of": [1]}, "max_tokens", None),
         ({"guided_json": None, "min_tokens": 0}, "max_tokens", None),
     ],
@@ -157,6 +187,13 @@ def test_limits_and_constraints(chat: Any, body: dict[str, Any], field: str, exp
             {"role": "assistant", "content": "Hi", "reasoning_content": "Greet."},
             Message(Role.ASSISTANT, (TextPart("Hi"),), reasoning="Greet."),
         ),
+        (
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "c1", "type": "custom", "custom": {"name": "shell", "input": 'echo "a"'}}],
+            },
+            Message(Role.ASSISTANT, tool_calls=(ToolCall("c1", "shell", '{"input":"echo \\"a\\""}'),)),
+        ),
         ({"role": "assistant", "refusal": "No."}, Message(Role.ASSISTANT, (TextPart("No."),))),
         (
             {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
@@ -172,40 +209,74 @@ WEATHER_TOOL = Tool("weather", "", '{"type":"object","default":null}')
 CLOCK_TOOL = Tool("clock", "Tells the time")
 
 
+SHELL = {"type": "custom", "custom": {"name": "shell", "description": "Runs it", "format": {"type": "text"}}}
+SHELL_TOOL = Tool(
+    "shell",
+    "Runs it",
+    '{"type":"object","properties":{"input":{"type":"string"}},"required":["input"],"additionalProperties":false}',
+    strict=True,
+)
+ONLY_CLOCK = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "clock"}}]}
+
+
 @pytest.mark.parametrize(
-    ("body", "tools", "choice"),
+    ("body", "tools", "choice", "allowed"),
     [
-        ({"tools": [WEATHER, CLOCK]}, (WEATHER_TOOL, CLOCK_TOOL), ToolChoice.AUTO),
-        ({"tools": [WEATHER], "tool_choice": "none"}, (WEATHER_TOOL,), ToolChoice.NONE),
-        ({"tools": [WEATHER], "tool_choice": "required"}, (WEATHER_TOOL,), ToolChoice.REQUIRED),
-        ({"tool_choice": "auto"}, (), ToolChoice.AUTO),
+        ({"tools": [WEATHER, CLOCK]}, (WEATHER_TOOL, CLOCK_TOOL), ToolChoice.AUTO, None),
+        ({"tools": [WEATHER], "tool_choice": "none"}, (WEATHER_TOOL,), ToolChoice.NONE, None),
+        ({"tools": [WEATHER], "tool_choice": "required"}, (WEATHER_TOOL,), ToolChoice.REQUIRED, None),
+        ({"tool_choice": "auto"}, (), ToolChoice.AUTO, None),
+        (
+            {"tools": [{"type": "function", "function": {"name": "clock", "strict": True}}]},
+            (Tool("clock", strict=True),),
+            ToolChoice.AUTO,
+            None,
+        ),
         (
             {"tools": [WEATHER, CLOCK], "tool_choice": {"type": "function", "function": {"name": "clock"}}},
-            (CLOCK_TOOL,),
+            (WEATHER_TOOL, CLOCK_TOOL),
             ToolChoice.REQUIRED,
+            ("clock",),
         ),
         (
-            {
-                "tools": [WEATHER, CLOCK],
-                "tool_choice": {
-                    "type": "allowed_tools",
-                    "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "clock"}}]},
-                },
-            },
-            (CLOCK_TOOL,),
+            {"tools": [WEATHER, CLOCK], "tool_choice": {"type": "allowed_tools", "allowed_tools": ONLY_CLOCK}},
+            (WEATHER_TOOL, CLOCK_TOOL),
             ToolChoice.AUTO,
+            ("clock",),
         ),
-        ({"functions": [CLOCK["function"]]}, (CLOCK_TOOL,), ToolChoice.AUTO),
+        (
+            {"tools": [CLOCK], "tool_choice": {"type": "allowed_tools", "allowed_tools": {**ONLY_CLOCK, "tools": []}}},
+            (CLOCK_TOOL,),
+            ToolChoice.NONE,
+            (),
+        ),
+        ({"tools": [SHELL, CLOCK]}, (SHELL_TOOL, CLOCK_TOOL), ToolChoice.AUTO, None),
+        (
+            {"tools": [SHELL, CLOCK], "tool_choice": {"type": "custom", "custom": {"name": "shell"}}},
+            (SHELL_TOOL, CLOCK_TOOL),
+            ToolChoice.REQUIRED,
+            ("shell",),
+        ),
+        ({"functions": [CLOCK["function"]]}, (CLOCK_TOOL,), ToolChoice.AUTO, None),
+        (
+            {"functions": [CLOCK["function"]], "function_call": "none"},
+            (CLOCK_TOOL,),
+            ToolChoice.NONE,
+            None,
+        ),
         (
             {"functions": [WEATHER["function"], CLOCK["function"]], "function_call": {"name": "clock"}},
-            (CLOCK_TOOL,),
+            (WEATHER_TOOL, CLOCK_TOOL),
             ToolChoice.REQUIRED,
+            ("clock",),
         ),
     ],
 )
-def test_tools(chat: Any, body: dict[str, Any], tools: tuple[Tool, ...], choice: ToolChoice) -> None:
-    chosen = chat(**body).input
-    assert (chosen.tools, chosen.tool_choice) == (tools, choice)
+def test_tools(
+    chat: Any, body: dict[str, Any], tools: tuple[Tool, ...], choice: ToolChoice, allowed: tuple[str, ...] | None
+) -> None:
+    asked = chat(**body).input
+    assert (asked.tools, asked.tool_choice, asked.allowed_tools) == (tools, choice, allowed)
 
 
 def test_parallel_calls(chat: Any) -> None:
@@ -215,17 +286,35 @@ def test_parallel_calls(chat: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "thinking", "arguments"),
+    ("body", "expected"),
     [
-        ({}, True, {}),
-        ({"reasoning_effort": "none"}, False, {"reasoning_effort": "none"}),
-        ({"reasoning_effort": "high"}, True, {"reasoning_effort": "high"}),
-        ({"chat_template_kwargs": {"enable_thinking": False, "a": 1}}, False, {"a": 1}),
+        ({}, {}),
+        ({"reasoning_effort": None}, {}),
+        ({"reasoning_effort": "none"}, {"enable_thinking": False}),
+        ({"reasoning_effort": "high"}, {"reasoning_effort": "high"}),
+        ({"reasoning": {"effort": "low"}}, {"reasoning_effort": "low"}),
+        ({"reasoning": {"effort": "low"}, "reasoning_effort": "max"}, {"reasoning_effort": "max"}),
+        ({"reasoning": {"enabled": False}}, {"enable_thinking": False}),
+        ({"reasoning": {"max_tokens": 64}}, {"reasoning_budget": 64}),
+        ({"thinking_budget_tokens": 64}, {"reasoning_budget": 64}),
+        ({"reasoning_budget_tokens": 0}, {"reasoning_budget": 0}),
+        ({"reasoning_budget": -1, "thinking_budget": 32}, {"reasoning_budget": 32}),
+        ({"enable_thinking": False}, {"enable_thinking": False}),
+        ({"reasoning_format": "deepseek", "include_reasoning": False}, {}),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False, "a": 1}},
+            {"enable_thinking": False, "template_kwargs": {"a": 1}},
+        ),
+        ({"documents": [{"text": "a"}]}, {"template_kwargs": {"documents": [{"text": "a"}]}}),
+        ({"chat_template": "{{ messages }}"}, {"template": "{{ messages }}"}),
+        ({"continue_final_message": False}, {"continue_final": False}),
+        ({"add_generation_prompt": False}, {}),
+        ({"truncation": "auto"}, {"truncate": True}),
+        ({"truncation": "disabled"}, {}),
     ],
 )
-def test_thinking(chat: Any, body: dict[str, Any], thinking: bool, arguments: dict[str, Any]) -> None:
-    asked = chat(**body).input
-    assert (asked.enable_thinking, asked.template_kwargs) == (thinking, arguments)
+def test_thinking_and_templates(chat: Any, body: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert chat(**body).input == ChatInput((Message(Role.USER, (TextPart("Hi"),)),), **expected)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +334,26 @@ def test_prompts(complete: Any, prompt: Any, prompts: Any) -> None:
 def test_completion_defaults(complete: Any) -> None:
     request = complete(prompt="a", best_of=1, suffix="", logprobs=5)
     assert (request.max_tokens, request.num_logprobs, request.num_choices) == (16, 5, 1)
+    assert request.given == frozenset()
+    assert (request.best_of, request.input) == (None, TextInput(("a",)))
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "expected"),
+    [
+        ({"best_of": 3, "n": 2}, "best_of", 3),
+        ({"best_of": 2, "n": 2, "stream": True}, "best_of", None),
+        ({"suffix": "end"}, "input", TextInput(("a",), suffix="end")),
+        ({"echo": True}, "input", TextInput(("a",), echo=True)),
+        ({"echo": True, "prompt": [1, 2]}, "input", TextInput(((1, 2),), echo=True)),
+        ({"echo": True, "max_tokens": 0, "logprobs": 1}, "max_tokens", 0),
+        ({"logprobs": 0}, "num_logprobs", 0),
+        ({"n_predict": -1}, "max_tokens", None),
+        ({"max_tokens": 9}, "given", frozenset({"max_tokens"})),
+    ],
+)
+def test_completions(complete: Any, body: dict[str, Any], field: str, expected: Any) -> None:
+    assert getattr(complete(**{"prompt": "a", **body}), field) == expected
 
 
 def test_clients_are_told_apart_without_keeping_their_keys(
@@ -322,8 +431,13 @@ BAD_CHAT: list[tuple[dict[str, Any], str, str]] = [
     (messages({"type": "file"}), "messages[0].content[0]", "files"),
     (
         {"messages": [{"role": "assistant", "tool_calls": [{"type": "custom"}]}]},
+        "messages[0].tool_calls[0].custom",
+        "Missing",
+    ),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"type": "web"}]}]},
         "messages[0].tool_calls[0].type",
-        "custom",
+        "web",
     ),
     ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function", "Missing"),
     (
@@ -333,7 +447,14 @@ BAD_CHAT: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"tools": {}}, "tools", "expected array"),
     ({"tools": ["a"]}, "tools[0]", "expected object"),
-    ({"tools": [{"type": "custom"}]}, "tools[0].type", "custom"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'web_search'"),
+    ({"tools": [{"type": "custom"}]}, "tools[0].custom", "expected object"),
+    (
+        {"tools": [{"type": "custom", "custom": {"name": "a", "format": {"type": "grammar"}}}]},
+        "tools[0].custom.format",
+        "'text'",
+    ),
+    ({"tools": [{"type": "function", "function": {"name": "a", "strict": 1}}]}, "tools[0].function.strict", "bool"),
     ({"tools": [{"type": "function"}]}, "tools[0].function", "expected object"),
     ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "Missing"),
     ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name", "printable"),
@@ -347,7 +468,9 @@ BAD_CHAT: list[tuple[dict[str, Any], str, str]] = [
     (tool_choice("maybe"), "tool_choice", "'required'"),
     (tool_choice({"type": "function"}), "tool_choice.function", "expected object"),
     (tool_choice({"type": "function", "function": {"name": "clock"}}), "tool_choice", "'clock'"),
-    (tool_choice({"type": "custom", "custom": {"name": "a"}}), "tool_choice.type", "custom"),
+    (tool_choice({"type": "custom", "custom": {"name": "a"}}), "tool_choice", "'a'"),
+    (tool_choice({"type": "custom"}), "tool_choice.custom", "expected object"),
+    (tool_choice({"type": "allowed_tools"}), "tool_choice.allowed_tools", "expected object"),
     (tool_choice({"type": "web"}), "tool_choice.type", "'function'"),
     (
         tool_choice({"type": "allowed_tools", "allowed_tools": {"mode": "all", "tools": []}}),
@@ -372,7 +495,34 @@ BAD_CHAT: list[tuple[dict[str, Any], str, str]] = [
     ({"chat_template_kwargs": []}, "chat_template_kwargs", "expected object"),
     ({"chat_template_kwargs": {"enable_thinking": "no"}}, "chat_template_kwargs.enable_thinking", "bool"),
     ({"modalities": ["text", "audio"]}, "modalities", "audio"),
-    ({"guided_json": {"type": "object"}}, "guided_json", "response_format"),
+    ({"guided_json": "{"}, "guided_json", "not JSON"),
+    ({"guided_json": "[]"}, "guided_json", "expected object"),
+    ({"guided_choice": []}, "guided_choice", "length >= 1"),
+    ({"guided_regex": "a+"}, "guided_regex", "not supported"),
+    ({"structured_outputs": {"regex": "a+"}}, "structured_outputs.regex", "not supported"),
+    ({"structured_outputs": {"json": {}, "choice": ["a"]}}, "structured_outputs", "more than one"),
+    ({"structured_outputs": {"json": True}}, "structured_outputs.json", "expected object"),
+    (
+        schema({"type": "json_schema", "json_schema": {"name": "a", "strict": "yes"}}),
+        "response_format.json_schema.strict",
+        "expected bool",
+    ),
+    ({"reasoning": {"effort": "huge"}}, "reasoning.effort", "invalid enum"),
+    ({"reasoning_budget": -2}, "reasoning_budget", ">= -1"),
+    ({"reasoning_format": "none"}, "reasoning_format", "'deepseek'"),
+    ({"truncation": "always"}, "truncation", "invalid enum"),
+    (
+        {"add_generation_prompt": False, "continue_final_message": False},
+        "add_generation_prompt",
+        "cannot be false",
+    ),
+    ({"skip_special_tokens": False}, "skip_special_tokens", "cannot be false"),
+    ({"echo": True}, "echo", "/v1/completions"),
+    (
+        {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+        "stream_options.continuous_usage_stats",
+        "include_usage",
+    ),
     ({"min_tokens": 5}, "min_tokens", "not supported"),
     ({"model": 5}, "model", "expected str"),
     ({"model": ""}, "model", "required"),
@@ -390,13 +540,11 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": [2**31]}, "prompt[0]", "<= 2147483647"),
     ({"prompt": {"text": "a"}}, "prompt", "got object"),
     ({"max_tokens": 0}, "max_tokens", ">= 1"),
-    ({"max_tokens": 0, "echo": True}, "max_tokens", "not supported"),
     ({"max_tokens": -1}, "max_tokens", ">= 0"),
     ({"logprobs": 6}, "logprobs", "<= 5"),
-    ({"echo": True, "logprobs": 1}, "echo", "not supported"),
-    ({"echo": True, "prompt": [1, 2]}, "echo", "token ids"),
-    ({"suffix": "end"}, "suffix", "not supported"),
-    ({"best_of": 2}, "best_of", "not supported"),
+    ({"suffix": 5}, "suffix", "got int"),
+    ({"n_predict": 0}, "max_tokens", ">= 1"),
+    ({"best_of": 2, "stream": True}, "best_of", "streamed"),
     ({"best_of": 1, "n": 2}, "best_of", "smaller"),
 ]
 

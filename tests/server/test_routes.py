@@ -9,40 +9,60 @@ import pytest
 from fakes import FakeService, model_record
 
 from dmr.config import Settings
-from dmr.errors import StoreError
-from dmr_server.app import create_app, routes
+from dmr.errors import Conflict, StoreError
+from dmr_server import docker
+from dmr_server.app import create_app
 from dmr_server.generation import Stamps
+from dmr_server.openai import resources as openai
+from dmr_server.openai.missing import NotServed, StoredChat
 from dmr_server.openai.resources import ROOTS as TEMPLATES
 
 CHAT = {"model": "ai/smollm2", "messages": [{"role": "user", "content": "Hi"}]}
 ROOTS = [root.replace("{backend}", "llama.cpp") for root in TEMPLATES]
 
 
-def test_the_table_of_routes(service: FakeService) -> None:
-    assert sorted(routes(cast(Any, service), Settings(), Stamps())) == [
+def test_dockers_own_routes(service: FakeService) -> None:
+    assert sorted(docker.routes(cast(Any, service), Settings())) == [
         "/",
         "/engines/df",
         "/engines/ps",
         "/engines/status",
         "/engines/unload",
-        "/engines/v1/chat/completions",
-        "/engines/v1/completions",
-        "/engines/v1/models",
-        "/engines/v1/models/{name:model}",
-        "/engines/{backend}/v1/chat/completions",
-        "/engines/{backend}/v1/completions",
-        "/engines/{backend}/v1/models",
-        "/engines/{backend}/v1/models/{name:model}",
         "/health",
         "/models",
         "/models/{name:model}",
         "/ready",
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/models",
-        "/v1/models/{name:model}",
         "/version",
     ]
+
+
+EVERYWHERE = [
+    "/apply-template",
+    "/chat/completions",
+    "/chat/completions/input_tokens",
+    "/completions",
+    "/detokenize",
+    "/embeddings",
+    "/infill",
+    "/rerank",
+    "/reranking",
+    "/score",
+    "/tokenize",
+]
+
+
+def test_openais_routes_under_every_root(service: FakeService) -> None:
+    table = openai.routes(cast(Any, service), Settings(), Stamps())
+    assert [path for path in sorted(table) if path.count("/") == 1 or path.startswith("/chat")] == EVERYWHERE
+    for root in TEMPLATES:
+        found = sorted(
+            path.removeprefix(root)
+            for path, resource in table.items()
+            if path.startswith(f"{root}/") and not isinstance(resource, (NotServed, StoredChat))
+        )
+        assert found == sorted([*EVERYWHERE, "/models", "/models/{name:model}"])
+    for root in ("/engines", "/engines/{backend}"):
+        assert {f"{root}/rerank", f"{root}/reranking", f"{root}/score"} <= table.keys()
 
 
 GET = [
@@ -70,7 +90,7 @@ def test_head_answers_where_get_does(client: falcon.testing.TestClient, path: st
     assert head.headers["content-length"] == str(len(get.content))
 
 
-@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("root", [*ROOTS, ""])
 def test_text_is_generated_under_every_root(
     client: falcon.testing.TestClient, service: FakeService, answer: Any, root: str
 ) -> None:
@@ -87,7 +107,7 @@ def test_slashes_are_cleaned(client: falcon.testing.TestClient, path: str) -> No
     assert client.simulate_get(path).json["object"] == "list"
 
 
-@pytest.mark.parametrize("path", ["/v1/nope", "/v1/embeddings", "/v1", "/engines/nope", "/engines/v1/chat"])
+@pytest.mark.parametrize("path", ["/v1/nope", "/v1/embeddings/x", "/v1", "/engines/nope", "/engines/v1/chat"])
 def test_unknown_addresses_get_json_beside_openai(client: falcon.testing.TestClient, path: str) -> None:
     result = client.simulate_get(path)
     assert result.status_code == 404
@@ -109,6 +129,9 @@ def test_unknown_addresses_get_text_elsewhere(client: falcon.testing.TestClient,
         ("POST", "/v1/models", {"GET", "HEAD"}),
         ("PUT", "/models/ai/smollm2", {"GET", "HEAD", "DELETE", "POST"}),
         ("GET", "/engines/unload", {"POST"}),
+        ("GET", "/v1/embeddings", {"POST"}),
+        ("GET", "/rerank", {"POST"}),
+        ("POST", "/v1/models/a", {"GET", "HEAD", "DELETE"}),
     ],
 )
 def test_wrong_methods_are_told_the_right_ones(
@@ -223,6 +246,19 @@ def test_a_model_is_shown_under_the_tag_that_was_asked_for(client: falcon.testin
 def test_an_unknown_model_is_a_404(client: falcon.testing.TestClient) -> None:
     result = client.simulate_get("/v1/models/nope")
     assert (result.status_code, result.json["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_model_is_deleted(client: falcon.testing.TestClient, service: FakeService) -> None:
+    from openai.types import ModelDeleted
+
+    result = client.simulate_delete("/v1/models/ai/smollm2")
+    assert result.json == {"id": "ai/smollm2", "object": "model", "deleted": True}
+    ModelDeleted.model_validate(result.json)
+    assert service.removed == [("ai/smollm2", False)]
+    assert client.simulate_delete("/v1/models/ai/smollm2").status_code == 404
+    service.failure = Conflict("The model is in use.")
+    result = client.simulate_delete("/engines/v1/models/ai/smollm2")
+    assert (result.status_code, result.json["error"]["code"]) == (409, "conflict")
 
 
 @pytest.mark.parametrize("sent", ["abc-123", "req_A.b:c"])

@@ -12,21 +12,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from dmr.errors import DmrError
-from dmr.types import (
-    Completed,
-    Event,
-    Finished,
-    FinishReason,
-    ReasoningDelta,
-    Started,
-    TextDelta,
-    ToolCallDelta,
-    ToolCallStart,
-)
+from dmr.types import Completed, Event, Finished, ReasoningDelta, Started, TextDelta, ToolCallDelta, ToolCallStart
 from dmr_server.dialect import COMMENT_INTERVAL, EVENT_STREAM
-from dmr_server.generation import Stamp
+from dmr_server.openai.chat_answer import AnswerStyle, to_chat_reason
+from dmr_server.openai.custom_input import CustomInput
 from dmr_server.openai.logprobs import ChatLogprobs, to_chat_logprobs
-from dmr_server.openai.wire import COMMENT, DONE, WireUsage, frame, to_error, to_usage
+from dmr_server.openai.wire import COMMENT, DONE, WireTimings, WireUsage, frame, to_error, to_timings, to_usage
 
 
 class FunctionDelta(msgspec.Struct, frozen=True):
@@ -34,17 +25,24 @@ class FunctionDelta(msgspec.Struct, frozen=True):
     name: Union[str, UnsetType] = UNSET
 
 
+class CustomDelta(msgspec.Struct, frozen=True):
+    input: str
+    name: Union[str, UnsetType] = UNSET
+
+
 class ToolDelta(msgspec.Struct, frozen=True):
     index: int
-    function: FunctionDelta
+    function: Union[FunctionDelta, UnsetType] = UNSET
     id: Union[str, UnsetType] = UNSET
     type: Union[str, UnsetType] = UNSET
+    custom: Union[CustomDelta, UnsetType] = UNSET
 
 
 class Delta(msgspec.Struct, frozen=True):
     role: Union[str, UnsetType] = UNSET
     content: Union[str, UnsetType] = UNSET
     reasoning_content: Union[str, UnsetType] = UNSET
+    reasoning: Union[str, UnsetType] = UNSET
     tool_calls: Union[list[ToolDelta], UnsetType] = UNSET
     function_call: Union[FunctionDelta, UnsetType] = UNSET
 
@@ -54,6 +52,7 @@ class ChunkChoice(msgspec.Struct, frozen=True):
     delta: Delta
     logprobs: Union[ChatLogprobs, None] = None
     finish_reason: Union[str, None] = None
+    schema_violations: Union[tuple[str, ...], UnsetType] = UNSET
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,45 +63,34 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[ChunkChoice]
     usage: Union[WireUsage, UnsetType, None] = UNSET
     service_tier: Union[str, UnsetType] = UNSET
+    timings: Union[WireTimings, UnsetType] = UNSET
 
 
 class ChatEncoder:
-    """Encodes the events of one chat answer. `legacy` answers `functions` with `function_call`."""
+    """Encodes the events of one chat answer."""
 
     media_type = EVENT_STREAM
     comment_interval = COMMENT_INTERVAL
 
-    def __init__(
-        self,
-        *,
-        stamp: Stamp,
-        model: str,
-        num_choices: int,
-        include_usage: bool,
-        with_logprobs: bool,
-        legacy: bool,
-        service_tier: str | UnsetType,
-    ) -> None:
-        self._stamp = stamp
-        self._model = model
-        self._num_choices = num_choices
-        self._include_usage = include_usage
-        self._with_logprobs = with_logprobs
-        self._legacy = legacy
-        self._service_tier = service_tier
+    def __init__(self, style: AnswerStyle) -> None:
+        self._style = style
+        self._custom: dict[tuple[int, int], CustomInput] = {}  # by choice and call
+        self._bare: set[tuple[int, int]] = set()  # calls that have no arguments yet
 
     def encode(self, event: Event) -> bytes:
         if isinstance(event, TextDelta):
             return self._text(event)
         if isinstance(event, ReasoningDelta):
-            return self._delta(event.index, Delta(reasoning_content=event.text)) if event.text else b""
-        if isinstance(event, (ToolCallStart, ToolCallDelta)):
-            return self._delta(event.index, self._tool(event))
+            return self._thought(event)
+        if isinstance(event, ToolCallDelta):
+            return self._arguments(event)
+        if isinstance(event, ToolCallStart):
+            return self._call(event)
         if isinstance(event, Started):
             role = Delta(role="assistant", content="")
-            return b"".join(self._delta(index, role) for index in range(self._num_choices))
+            return b"".join(self._delta(index, role) for index in range(self._style.num_choices))
         if isinstance(event, Finished):
-            return self._chunk([ChunkChoice(event.index, Delta(), finish_reason=self._reason(event.reason))])
+            return self._ends_of_calls(event.index) + self._finish(event)
         if isinstance(event, Completed):
             return self._usage(event) + DONE
         return b""
@@ -116,37 +104,83 @@ class ChatEncoder:
     def _text(self, event: TextDelta) -> bytes:
         if not event.text and not event.logprobs:
             return b""
-        logprobs = to_chat_logprobs(event.logprobs) if self._with_logprobs else None
+        logprobs = to_chat_logprobs(event.logprobs) if self._style.with_logprobs else None
         return self._chunk([ChunkChoice(event.index, Delta(content=event.text), logprobs)])
 
-    def _tool(self, event: ToolCallStart | ToolCallDelta) -> Delta:
-        if isinstance(event, ToolCallDelta):
-            function = FunctionDelta(event.arguments)
-            return self._legacy_or(function, ToolDelta(event.call_index, function))
+    def _thought(self, event: ReasoningDelta) -> bytes:
+        if not event.text or not self._style.with_reasoning:
+            return b""
+        return self._delta(event.index, Delta(reasoning_content=event.text, reasoning=event.text))
+
+    def _call(self, event: ToolCallStart) -> bytes:
+        key = (event.index, event.call_index)
+        if event.name in self._style.custom:
+            self._custom[key] = CustomInput()
+            custom = CustomDelta("", event.name)
+            tool = ToolDelta(event.call_index, id=event.id, type="custom", custom=custom)
+            return self._delta(event.index, Delta(tool_calls=[tool]))
+        self._bare.add(key)
         function = FunctionDelta("", event.name)
-        return self._legacy_or(function, ToolDelta(event.call_index, function, event.id, "function"))
+        tool = ToolDelta(event.call_index, function, event.id, "function")
+        return self._function(event.index, function, tool)
 
-    def _legacy_or(self, function: FunctionDelta, tool: ToolDelta) -> Delta:
-        return Delta(function_call=function) if self._legacy else Delta(tool_calls=[tool])
+    def _arguments(self, event: ToolCallDelta) -> bytes:
+        key = (event.index, event.call_index)
+        if custom := self._custom.get(key):
+            return self._input(key, custom.feed(event.arguments))
+        if not event.arguments:
+            return b""
+        self._bare.discard(key)
+        function = FunctionDelta(event.arguments)
+        return self._function(event.index, function, ToolDelta(event.call_index, function))
 
-    def _reason(self, reason: FinishReason) -> str:
-        return "function_call" if self._legacy and reason is FinishReason.TOOL_CALLS else reason.value
+    def _ends_of_calls(self, index: int) -> bytes:
+        """What is owed to the calls of a choice: the rest of a text, and arguments where none came."""
+        owed = [self._input(key, custom.finish()) for key, custom in self._custom.items() if key[0] == index]
+        nothing = FunctionDelta("{}")
+        for key in sorted(key for key in self._bare if key[0] == index):
+            owed.append(self._function(index, nothing, ToolDelta(key[1], nothing)))
+        return b"".join(owed)
+
+    def _input(self, key: tuple[int, int], text: str) -> bytes:
+        tool = ToolDelta(key[1], custom=CustomDelta(text))
+        return self._delta(key[0], Delta(tool_calls=[tool])) if text else b""
+
+    def _function(self, index: int, function: FunctionDelta, tool: ToolDelta) -> bytes:
+        legacy = self._style.legacy
+        return self._delta(index, Delta(function_call=function) if legacy else Delta(tool_calls=[tool]))
+
+    def _finish(self, event: Finished) -> bytes:
+        reason = to_chat_reason(event.reason, self._style.legacy)
+        violations = event.schema_violations or UNSET
+        return self._chunk(
+            [ChunkChoice(event.index, Delta(), finish_reason=reason, schema_violations=violations)],
+        )
 
     def _usage(self, event: Completed) -> bytes:
-        return self._chunk([], to_usage(event.usage)) if self._include_usage else b""
+        if not self._style.include_usage:
+            return b""
+        return self._chunk([], to_usage(event.usage), to_timings(event.usage, event.timings))
 
     def _delta(self, index: int, delta: Delta) -> bytes:
         return self._chunk([ChunkChoice(index, delta)])
 
-    def _chunk(self, choices: list[ChunkChoice], usage: WireUsage | None = None) -> bytes:
+    def _chunk(
+        self,
+        choices: list[ChunkChoice],
+        usage: WireUsage | None = None,
+        timings: WireTimings | UnsetType = UNSET,
+    ) -> bytes:
+        style = self._style
         return frame(
             Chunk(
-                id=self._stamp.id,
-                created=self._stamp.created,
-                model=self._model,
+                id=style.stamp.id,
+                created=style.stamp.created,
+                model=style.model,
                 choices=choices,
                 # With include_usage every chunk has the key; without it none has.
-                usage=usage if self._include_usage else UNSET,
-                service_tier=self._service_tier,
+                usage=usage if style.include_usage else UNSET,
+                service_tier=style.service_tier,
+                timings=timings,
             )
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable
+from typing import Union
 
 import msgspec
 
-from dmr.types import TokenLogprob, TokenProbability
+from dmr.types import Echo, TokenLogprob, TokenProbability
 
 LOWEST = -9999.0  # JSON has no infinity; this is OpenAI's own stand-in
 
@@ -32,8 +33,8 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
 
 class TextLogprobs(msgspec.Struct, frozen=True):
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[Union[float, None]]
+    top_logprobs: list[Union[dict[str, float], None]]
     text_offset: list[int]  # characters
 
 
@@ -60,17 +61,49 @@ class TextOffsets:
         self._offset += len(self._decoder.decode(data))
         return begin
 
+    def skip(self, text: str) -> None:
+        """Text whose tokens are not told."""
+        self._offset += len(text)
 
-def to_text_logprobs(logprobs: Iterable[TokenLogprob], offsets: TextOffsets) -> TextLogprobs:
-    """`choices[].logprobs` of completions. The chosen token is always among the top ones."""
+
+def to_text_logprobs(logprobs: Iterable[TokenLogprob], offsets: TextOffsets, echo: Echo | None = None) -> TextLogprobs:
+    """`choices[].logprobs` of completions, those of the echoed prompt first."""
     wire = TextLogprobs([], [], [], [])
+    if echo is not None:
+        _add_echo(wire, echo, offsets)
     for entry in logprobs:
-        token, logprob = _unique(entry.chosen.data), _finite(entry.chosen)
-        wire.tokens.append(token)
-        wire.token_logprobs.append(logprob)
-        wire.top_logprobs.append({**{_unique(each.data): _finite(each) for each in entry.top}, token: logprob})
-        wire.text_offset.append(offsets.next(entry.chosen.data))
+        _add(wire, entry, offsets)
     return wire
+
+
+def _add(wire: TextLogprobs, entry: TokenLogprob, offsets: TextOffsets) -> None:
+    # The chosen token is always among the top ones.
+    token, logprob = _unique(entry.chosen.data), _finite(entry.chosen)
+    wire.tokens.append(token)
+    wire.token_logprobs.append(logprob)
+    wire.top_logprobs.append({**{_unique(each.data): _finite(each) for each in entry.top}, token: logprob})
+    wire.text_offset.append(offsets.next(entry.chosen.data))
+
+
+def _add_echo(wire: TextLogprobs, echo: Echo, offsets: TextOffsets) -> None:
+    if not echo.logprobs:
+        offsets.skip(echo.text)
+    for position, entry in enumerate(echo.logprobs):
+        if entry is not None:
+            _add(wire, entry, offsets)
+            continue
+        data = _unscored(echo, position)
+        wire.tokens.append(_unique(data))
+        wire.token_logprobs.append(None)
+        wire.top_logprobs.append(None)
+        wire.text_offset.append(offsets.next(data))
+
+
+def _unscored(echo: Echo, position: int) -> bytes:
+    """The bytes of the first token, which has no log probability: what the others leave of the text."""
+    rest = b"".join(entry.chosen.data for entry in echo.logprobs if entry is not None)
+    text = echo.text.encode()
+    return text[: max(0, len(text) - len(rest))] if position == 0 else b""
 
 
 def _finite(probability: TokenProbability) -> float:

@@ -34,8 +34,14 @@ class WireFunction(msgspec.Struct, frozen=True):
     arguments: Union[str, dict[str, Any], None] = None
 
 
+class WireCustom(msgspec.Struct, frozen=True):
+    name: str
+    input: str = ""
+
+
 class WireCall(msgspec.Struct, frozen=True):
     function: Union[WireFunction, None] = None
+    custom: Union[WireCustom, None] = None
     id: Union[str, None] = None
     type: Union[str, None] = None
 
@@ -94,6 +100,11 @@ def _assistant(wire: WireMessage, path: str) -> Message:
 
 
 def _call(wire: WireCall, path: str) -> ToolCall:
+    if wire.type == "custom":
+        if wire.custom is None:
+            raise InvalidRequest(f"Missing required parameter: '{path}.custom'.", param=f"{path}.custom")
+        arguments = msgspec.json.encode({"input": wire.custom.input}).decode()
+        return ToolCall(wire.id or "", wire.custom.name, arguments)
     if wire.type not in (None, "function"):
         raise Unsupported(f"Tool calls of type '{wire.type}' are not supported.", param=f"{path}.type")
     if wire.function is None:

@@ -37,6 +37,12 @@ class ModelPage(msgspec.Struct, frozen=True):
     data: list[Model]
 
 
+class Deleted(msgspec.Struct, frozen=True):
+    id: str
+    object: str = "model"
+    deleted: bool = True
+
+
 def to_models(records: Iterable[ModelRecord]) -> ModelPage:
     """One entry for each tag, so that every id can be used as a model name; an untagged model goes by its digest."""
     return ModelPage("list", [_model(record, id) for record in records for id in _ids(record)])
