@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from dmr.errors import EngineCrashed, InternalError, Unavailable
-from dmr.types import ModelRecord, Removal, RunningModel
+from dmr.types import ModelRecord, Removal, RunningModel, TransferProgress
 from dmr.wire import (
     AcquireLease,
     Connection,
     EngineMessage,
+    EngineQuery,
+    EngineReply,
     EngineRequest,
     Imported,
     ImportModel,
@@ -21,19 +26,28 @@ from dmr.wire import (
     ManagerReply,
     Ping,
     Pong,
+    PullModel,
+    PushModel,
     Removed,
     RemoveModel,
     Running,
+    Tagged,
+    TagModel,
+    TransferDone,
+    TransferStep,
     Unloaded,
     UnloadModels,
     WireError,
     engine_message_decoder,
+    engine_reply_decoder,
     manager_reply_decoder,
 )
 
 TICK = 0.5  # seconds of silence after which a caller gets the chance to look for its own client
 
 Reply = TypeVar("Reply", bound=ManagerReply)
+EngineAnswer = TypeVar("EngineAnswer", bound=EngineReply)
+Message = TypeVar("Message")
 
 
 class Lease:
@@ -55,8 +69,12 @@ class ManagerClient:
     def __init__(self, socket_path: Path) -> None:
         self._path = str(socket_path)
 
-    def acquire(self, reference: str, keep_alive: float | None) -> Generator[Lease | None, None, None]:
+    def acquire(
+        self, reference: str, keep_alive: float | None, context_size: int | None = None
+    ) -> Generator[Lease | None, None, None]:
         """Yields None while the model loads, then the lease, once. Closing the iterator earlier gives it up.
+
+        `context_size`: at least so many tokens, if the model can have them.
 
         Raises:
             ModelNotFound, ModelLoadFailed, Unavailable
@@ -64,7 +82,7 @@ class ManagerClient:
         connection = self._connect()
         handed_over = False
         try:
-            connection.send(AcquireLease(reference, keep_alive))
+            connection.send(AcquireLease(reference, keep_alive, context_size))
             for reply in connection.frames(manager_reply_decoder):
                 if isinstance(reply, WireError):
                     raise reply.to_error()
@@ -81,6 +99,28 @@ class ManagerClient:
 
     def import_model(self, path: Path, reference: str) -> ModelRecord:
         return self._ask(ImportModel(str(path), reference), Imported).record
+
+    def tag_model(self, source: str, target: str) -> ModelRecord:
+        return self._ask(TagModel(source, target), Tagged).record
+
+    def transfer(self, command: PullModel | PushModel) -> Generator[TransferProgress | None, None, None]:
+        """The steps of a pull or push, None after each `TICK` of silence. Closing the iterator cancels.
+
+        Raises: as `dmr.store.transfers`, and Unavailable
+        """
+        connection = self._connect()
+        try:
+            connection.send(command)
+            for reply in connection.frames(manager_reply_decoder):
+                if isinstance(reply, WireError):
+                    raise reply.to_error()
+                if isinstance(reply, TransferDone):
+                    return
+                yield reply.progress if isinstance(reply, TransferStep) else None
+        except (EngineCrashed, OSError):
+            raise _manager_gone() from None
+        finally:
+            connection.close()
 
     def remove_model(self, reference: str, force: bool) -> Removal:
         return self._ask(RemoveModel(reference, force), Removed).removal
@@ -129,16 +169,38 @@ class EngineClient:
         Raises:
             EngineCrashed: the engine is gone; it may have been before the request was sent.
         """
+        return self._converse(request, engine_message_decoder)
+
+    def ask(self, query: EngineQuery, expected: type[EngineAnswer]) -> Generator[EngineAnswer | None, None, None]:
+        """The one answer of a query that generates nothing; None after each `TICK` of silence before it.
+
+        Raises:
+            EngineCrashed: as `generate`.
+            DmrError: the engine's own refusal.
+        """
+        with contextlib.closing(self._converse(query, engine_reply_decoder)) as replies:
+            for reply in replies:
+                if isinstance(reply, WireError):
+                    raise reply.to_error()
+                if reply is not None and not isinstance(reply, expected):
+                    raise InternalError("The engine gave an answer to another question.")
+                yield reply
+                if reply is not None:
+                    return
+
+    def _converse(
+        self, query: EngineQuery, decoder: msgspec.msgpack.Decoder[Message]
+    ) -> Generator[Message | None, None, None]:
         try:
             connection = Connection(self._path, TICK)
         except OSError:
             raise EngineUnreachable("The engine is not there.") from None
         try:
             try:
-                connection.send(request)
+                connection.send(query)
             except OSError:
                 raise EngineUnreachable("The engine is not there.") from None
-            yield from connection.frames(engine_message_decoder)
+            yield from connection.frames(decoder)
         finally:
             connection.close()
 

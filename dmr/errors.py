@@ -5,6 +5,8 @@ Whatever a client, a file or the network can cause is raised as a `DmrError`, an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class DmrError(Exception):
     """Base of every error that dmr reports to a user.
@@ -17,12 +19,18 @@ class DmrError(Exception):
     """
 
     code = "internal_error"
+    detail_names: tuple[str, ...] = ()  # attributes that are numbers, and cross process borders as such
 
     def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after = retry_after
+
+    @property
+    def details(self) -> dict[str, int]:
+        """The numbers behind the message, as far as they are known."""
+        return {name: getattr(self, name) for name in self.detail_names if hasattr(self, name)}
 
 
 class InvalidRequest(DmrError):
@@ -35,6 +43,7 @@ class ContextLengthExceeded(InvalidRequest):
     """The prompt does not fit into the model's context."""
 
     code = "context_length_exceeded"
+    detail_names = ("num_prompt_tokens", "context_size")
 
     def __init__(self, num_prompt_tokens: int, context_size: int) -> None:
         super().__init__(
@@ -156,9 +165,14 @@ def _tree(root: type[DmrError]) -> dict[str, type[DmrError]]:
     return found
 
 
-def error_from_code(code: str, message: str, param: str | None, retry_after: float | None) -> DmrError:
-    """Rebuild an error that crossed a process border as (code, message, param, retry_after)."""
+def error_from_code(
+    code: str, message: str, param: str | None, retry_after: float | None, details: Mapping[str, int] | None = None
+) -> DmrError:
+    """Rebuild an error that crossed a process border; `details` are its numbers, by name."""
     kind = _tree(DmrError).get(code, InternalError)
     error = kind.__new__(kind)
     DmrError.__init__(error, message, param=param, retry_after=retry_after)
+    for name in kind.detail_names:
+        if details and name in details:
+            setattr(error, name, details[name])
     return error

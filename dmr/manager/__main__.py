@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from dmr.config import Settings, read_settings
 from dmr.errors import DmrError, InternalError
 from dmr.manager.engine_process import COMMAND
 from dmr.manager.model_manager import LoadedModel, ModelManager
+from dmr.manager.transfers import Transfers
 from dmr.store.store import ModelStore
 from dmr.wire import (
     AcquireLease,
@@ -26,9 +28,15 @@ from dmr.wire import (
     ManagerCommand,
     ManagerReply,
     Pong,
+    PullModel,
+    PushModel,
     Removed,
     RemoveModel,
     Running,
+    Tagged,
+    TagModel,
+    TransferDone,
+    TransferStep,
     Unloaded,
     UnloadModels,
     WireError,
@@ -47,14 +55,17 @@ logger = logging.getLogger("dmr.manager")
 class ManagerServer:
     """One connection is one command; a lease lasts as long as its connection."""
 
-    def __init__(self, manager: ModelManager) -> None:
+    def __init__(self, manager: ModelManager, transfers: Transfers) -> None:
         self._manager = manager
+        self._transfers = transfers
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             command = await read_frame(reader, manager_command_decoder)
             if isinstance(command, AcquireLease):
                 await self._lease(command, reader, writer)
+            elif isinstance(command, (PullModel, PushModel)):
+                await self._transfer(command, reader, writer)
             elif command is not None:
                 writer.write(pack(await self._obey(command)))
         except DmrError as error:
@@ -70,6 +81,8 @@ class ManagerServer:
     async def _obey(self, command: ManagerCommand) -> ManagerReply:
         if isinstance(command, ImportModel):
             return Imported(await self._manager.import_model(Path(command.path), command.reference))
+        if isinstance(command, TagModel):
+            return Tagged(await self._manager.tag(command.source, command.target))
         if isinstance(command, RemoveModel):
             return Removed(await self._manager.remove(command.reference, command.force))
         if isinstance(command, UnloadModels):
@@ -78,18 +91,61 @@ class ManagerServer:
             return Running(self._manager.running())
         return Pong()
 
-    async def _lease(self, command: AcquireLease, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        model = await self._manager.acquire(command.reference, command.keep_alive)
+    async def _transfer(
+        self, command: PullModel | PushModel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if isinstance(command, PullModel):
+            steps = self._transfers.pull(command.reference, command.token, command.insecure)
+        else:
+            steps = self._transfers.push(command.reference, command.target, command.token, command.insecure)
         gone = asyncio.ensure_future(until_closed(reader))
         try:
-            await self._report_until_ready(model, gone, writer)
-            if not gone.done():
-                info = await self._manager.wait_ready(model)
-                writer.write(pack(LeaseGranted(model.model_id, model.process.spec.socket, info)))
-                await gone
+            async with contextlib.aclosing(steps):
+                while not gone.done():
+                    following = asyncio.ensure_future(anext(steps, None))
+                    changes: set[asyncio.Future[Any]] = {following, gone}
+                    await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
+                    if not following.done():
+                        following.cancel()
+                        await asyncio.wait({following})
+                        return
+                    step = following.result()
+                    writer.write(pack(TransferDone() if step is None else TransferStep(step)))
+                    if step is None:
+                        return
         finally:
             gone.cancel()
-            self._manager.release(model)
+
+    async def _lease(self, command: AcquireLease, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        gone = asyncio.ensure_future(until_closed(reader))
+        try:
+            model = await self._acquire(command, gone)
+            if model is not None:
+                try:
+                    await self._hold(model, gone, writer)
+                finally:
+                    self._manager.release(model)
+        finally:
+            gone.cancel()
+
+    async def _acquire(self, command: AcquireLease, gone: asyncio.Future[None]) -> LoadedModel | None:
+        """A lease, or None if who wanted it has left before: it may have to wait until others are done."""
+        acquiring = asyncio.ensure_future(
+            self._manager.acquire(command.reference, command.keep_alive, command.context_size)
+        )
+        either: set[asyncio.Future[Any]] = {acquiring, gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not acquiring.done():
+            acquiring.cancel()
+            await asyncio.wait({acquiring})
+        return None if acquiring.cancelled() else acquiring.result()
+
+    async def _hold(self, model: LoadedModel, gone: asyncio.Future[None], writer: asyncio.StreamWriter) -> None:
+        await self._report_until_ready(model, gone, writer)
+        if not gone.done():
+            info = await self._manager.wait_ready(model)
+            writer.write(pack(LeaseGranted(model.model_id, model.process.spec.socket, info)))
+            await gone
 
     async def _report_until_ready(
         self, model: LoadedModel, gone: asyncio.Future[None], writer: asyncio.StreamWriter
@@ -109,16 +165,19 @@ async def run_manager(settings: Settings, runtime_dir: Path, engine_command: Seq
         loop.add_signal_handler(number, stopped.set)
     life_line = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(life_line), sys.stdin)
-    manager = ModelManager(settings, ModelStore(settings.models_path), runtime_dir, engine_command)
+    store = ModelStore(settings.models_path, settings.registry.default)
+    manager = ModelManager(settings, store, runtime_dir, engine_command)
+    transfers = Transfers(store, settings, os.environ)
     path = runtime_dir / SOCKET_NAME
     path.unlink(missing_ok=True)
-    listener = await asyncio.start_unix_server(ManagerServer(manager).serve, path, backlog=1024)
+    listener = await asyncio.start_unix_server(ManagerServer(manager, transfers).serve, path, backlog=1024)
     eviction = asyncio.ensure_future(manager.evict_idle())
     cut = asyncio.ensure_future(until_closed(life_line))
     cut.add_done_callback(lambda _: stopped.set())
     await stopped.wait()
     eviction.cancel()
     listener.close()
+    await transfers.stop()
     await manager.stop()
     path.unlink(missing_ok=True)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dmr.config import Settings
+import msgspec
+
+from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings, Settings
 from dmr.errors import Conflict, ModelLoadFailed, ShuttingDown, Unavailable
 from dmr.manager.engine_process import COMMAND, EngineProcess
 from dmr.store.store import ModelStore
@@ -24,8 +27,10 @@ logger = logging.getLogger("dmr.manager")
 class LoadedModel:
     """A model with an engine, loading or ready. `num_leases` counts who holds or awaits it."""
 
-    def __init__(self, model_id: str, reference: str, process: EngineProcess, keep_alive: float) -> None:
-        self.model_id = model_id
+    def __init__(self, record: ModelRecord, reference: str, process: EngineProcess, keep_alive: float) -> None:
+        self.model_id = record.id
+        self.size = record.size
+        self.planned_context = process.spec.settings.context_size or _default_context(record)
         self.reference = reference
         self.process = process
         self.keep_alive = keep_alive
@@ -33,10 +38,42 @@ class LoadedModel:
         self.loaded_at = time.time()
         self.last_used = time.time()
         self.supervision: asyncio.Task[None] | None = None
+        self.is_idle = asyncio.Event()  # nobody holds or awaits it
+        self.is_idle.set()
 
     @property
     def is_loading(self) -> bool:
         return not self.process.ready.done()
+
+    @property
+    def context_size(self) -> int:
+        """Tokens; 0 while it loads."""
+        if self.is_loading or self.process.has_failed:
+            return 0
+        return self.process.ready.result().context_size
+
+    def has_context(self, num_tokens: int) -> bool:
+        """Whether it holds so many tokens, or was started for so many and can hold no more."""
+        return num_tokens <= max(self.context_size, self.planned_context)
+
+    def take(self) -> None:
+        self.num_leases += 1
+        self.is_idle.clear()
+
+    def give_back(self) -> None:
+        self.num_leases -= 1
+        self.last_used = time.time()
+        if self.num_leases == 0:
+            self.is_idle.set()
+
+    async def until_free(self) -> None:
+        """Wait until nobody uses this engine any more, or until it has ended."""
+        ends = [asyncio.ensure_future(self.is_idle.wait()), asyncio.ensure_future(self.process.wait_ended())]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
 
     def is_expired(self, now: float) -> bool:
         idle = self.num_leases == 0 and not self.is_loading
@@ -52,6 +89,8 @@ class LoadedModel:
             last_used=self.last_used,
             keep_alive=self.keep_alive,
             pid=self.process.pid,
+            context_size=self.context_size,
+            size=self.size,
         )
 
 
@@ -65,25 +104,27 @@ class ModelManager:
         self._engine_command = engine_command
         self._loaded: dict[str, LoadedModel] = {}  # by model id
         self._locks: dict[str, asyncio.Lock] = {}  # by model id: one start or removal at a time
+        self._queues: dict[str, asyncio.Lock] = {}  # by model id: who has asked for a lease first gets it first
         self._ending: set[asyncio.Task[None]] = set()  # engines that still hold memory
         self._socket_numbers = itertools.count(1)
         self._stopping = False
 
-    async def acquire(self, reference: str, keep_alive: float | None) -> LoadedModel:
+    async def acquire(self, reference: str, keep_alive: float | None, context_size: int | None = None) -> LoadedModel:
         """A lease on the model; it may still be loading, see `wait_ready`. Give it back with `release`.
+
+        With `context_size`, an engine that holds fewer tokens is replaced by one that holds as many, or the most that
+        the model can have: as soon as nobody uses it, and until then all further leases wait behind this one.
 
         Raises:
             ModelNotFound, InvalidReference, ModelLoadFailed, ShuttingDown
         """
         record = await asyncio.to_thread(self._store.get, reference)
-        # Concurrent first requests start one engine.
-        async with self._lock(record.id):
-            if self._stopping:
-                raise ShuttingDown("The server is stopping.")
-            model = self._loaded.get(record.id)
-            if model is None or not model.process.is_alive:
-                model = await self._start(record, reference)
-            model.num_leases += 1
+        wanted = None if context_size is None else _possible_context(record, context_size)
+        async with self._queues.setdefault(record.id, asyncio.Lock()):
+            while (model := await self._grant(record, reference, wanted)) is None:
+                smaller = self._loaded.get(record.id)
+                if smaller is not None:
+                    await smaller.until_free()
         if keep_alive is not None:
             model.keep_alive = keep_alive
         return model
@@ -93,8 +134,7 @@ class ModelManager:
         return await asyncio.shield(model.process.ready)
 
     def release(self, model: LoadedModel) -> None:
-        model.num_leases -= 1
-        model.last_used = time.time()
+        model.give_back()
         if model.is_expired(model.last_used):
             self._end(model)
 
@@ -111,17 +151,30 @@ class ModelManager:
         return tuple(model.describe() for model in self._loaded.values() if model.process.is_alive)
 
     async def unload(self, references: tuple[str, ...] | None) -> int:
-        """End idle engines; busy ones are left alone. Returns how many ended."""
+        """End idle engines; busy ones are left alone. Returns how many ended.
+
+        Raises:
+            ModelNotFound, InvalidReference
+            Conflict: one that was named is in use; the idle ones have ended.
+        """
         models = list(self._loaded.values())
         if references is not None:
             records = [await asyncio.to_thread(self._store.get, reference) for reference in references]
             models = [self._loaded[model_id] for model_id in {record.id for record in records} & self._loaded.keys()]
+        busy = sorted(model.reference for model in models if model.num_leases > 0)
         ends = [self._end(model) for model in models if model.num_leases == 0]
         await asyncio.gather(*ends)
+        if busy and references is not None:
+            names = ", ".join(f"'{name}'" for name in busy)
+            raise Conflict(f"In use and not unloaded: {names}. Try again when the requests under way are done.")
         return len(ends)
 
     async def import_model(self, path: Path, reference: str) -> ModelRecord:
         return await asyncio.to_thread(self._store.import_gguf, path, reference, True)
+
+    async def tag(self, source: str, target: str) -> ModelRecord:
+        """Raises ModelNotFound, InvalidReference."""
+        return await asyncio.to_thread(self._store.tag, source, target)
 
     async def remove(self, reference: str, force: bool) -> Removal:
         """Remove a name or a model. A model in use stays, unless `force`.
@@ -150,14 +203,48 @@ class ModelManager:
     def _lock(self, model_id: str) -> asyncio.Lock:
         return self._locks.setdefault(model_id, asyncio.Lock())
 
-    async def _start(self, record: ModelRecord, reference: str) -> LoadedModel:
+    async def _grant(self, record: ModelRecord, reference: str, wanted: int | None) -> LoadedModel | None:
+        """A lease, or None as long as a smaller engine is in use. Who gives up waiting leaves no half-made engine."""
+        granting = asyncio.ensure_future(self._grant_locked(record, reference, wanted))
+        try:
+            return await asyncio.shield(granting)
+        except asyncio.CancelledError:
+            granting.add_done_callback(self._take_back)
+            raise
+
+    def _take_back(self, granting: asyncio.Future[LoadedModel | None]) -> None:
+        if not granting.cancelled() and granting.exception() is None and (model := granting.result()) is not None:
+            self.release(model)
+
+    async def _grant_locked(self, record: ModelRecord, reference: str, wanted: int | None) -> LoadedModel | None:
+        # Concurrent first requests start one engine.
+        async with self._lock(record.id):
+            if self._stopping:
+                raise ShuttingDown("The server is stopping.")
+            model = self._loaded.get(record.id)
+            keep_alive = self._settings.keep_alive
+            if model is not None and model.process.is_alive and wanted is not None and not model.has_context(wanted):
+                if model.num_leases > 0:
+                    return None
+                logger.info("restarting %s with a context of %d tokens", reference, wanted)
+                keep_alive = model.keep_alive
+                self._end(model)
+                model = None
+            if model is None or not model.process.is_alive:
+                model = await self._start(record, reference, wanted, keep_alive)
+            model.take()
+        return model
+
+    async def _start(
+        self, record: ModelRecord, reference: str, context_size: int | None, keep_alive: float
+    ) -> LoadedModel:
         files = await asyncio.to_thread(self._store.files, record.id)
         spec = EngineSpec(
             reference=reference,
             weights=tuple(map(str, files.weights)),
             chat_template=str(files.chat_template) if files.chat_template else None,
             socket=str(self._runtime_dir / f"engine-{next(self._socket_numbers)}.sock"),
-            settings=self._settings.engine,
+            settings=self._engine_settings(record, context_size),
             log_level=self._settings.log_level,
         )
         if self._ending:  # the memory they hold is needed
@@ -166,13 +253,20 @@ class ModelManager:
             process = await EngineProcess.start(spec, self._engine_command)
         except OSError as error:
             raise Unavailable(f"No engine can be started: {error}.") from error
-        model = LoadedModel(record.id, reference, process, self._settings.keep_alive)
+        model = LoadedModel(record, reference, process, keep_alive)
         self._loaded[record.id] = model
         if self._stopping:  # since a moment ago
             await self._end(model)
             raise ShuttingDown("The server is stopping.")
         model.supervision = asyncio.ensure_future(self._supervise(model))
         return model
+
+    def _engine_settings(self, record: ModelRecord, context_size: int | None) -> EngineSettings:
+        settings = self._settings.engine
+        if context_size is None:
+            return settings
+        default = settings.context_size or _default_context(record)
+        return msgspec.structs.replace(settings, context_size=max(default, context_size))
 
     def _end(self, model: LoadedModel) -> asyncio.Task[None]:
         """From now on a new request starts a new engine; the task is done when this one is gone."""
@@ -198,3 +292,23 @@ class ModelManager:
     def _forget(self, model: LoadedModel) -> None:
         if self._loaded.get(model.model_id) is model:
             del self._loaded[model.model_id]
+
+
+def _possible_context(record: ModelRecord, context_size: int) -> int:
+    """What can be had of a wished context: no more than the model was trained for."""
+    trained = _trained_context(record)
+    return max(1, context_size if trained is None else min(context_size, trained))
+
+
+def _default_context(record: ModelRecord) -> int:
+    """What an engine chooses that was not told."""
+    return min(_trained_context(record) or DEFAULT_CONTEXT_LIMIT, DEFAULT_CONTEXT_LIMIT)
+
+
+def _trained_context(record: ModelRecord) -> int | None:
+    """Tokens; None if nobody knows."""
+    if record.config.context_size is not None:
+        return record.config.context_size
+    with contextlib.suppress(ValueError):
+        return int(record.config.gguf.get(f"{record.config.architecture}.context_length", "")) or None
+    return None

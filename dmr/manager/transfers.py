@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import NamedTuple
 
 from dmr.config import Settings
@@ -67,7 +67,7 @@ class Transfers:
         self._room = asyncio.Semaphore(MAX_TRANSFERS)
         self._is_stopping = False
 
-    def pull(self, reference: str, token: str | None, insecure: bool) -> AsyncIterator[TransferProgress]:
+    def pull(self, reference: str, token: str | None, insecure: bool) -> AsyncGenerator[TransferProgress, None]:
         """Ends when the model is in the store. Leaving early cancels, unless others follow.
 
         Raises: as `dmr.store.transfers.pull`
@@ -76,7 +76,7 @@ class Transfers:
         key = _Key("pull", reference.strip(), "", token, insecure)
         return self._follow(key, lambda report, cancelled: pull(self._store, reference, options, report, cancelled))
 
-    def push(self, reference: str, target: str, token: str | None, insecure: bool) -> AsyncIterator[TransferProgress]:
+    def push(self, reference: str, target: str, token: str | None, insecure: bool) -> AsyncGenerator[TransferProgress, None]:
         options = self._options(token, insecure)
         key = _Key("push", reference.strip(), target.strip(), token, insecure)
         return self._follow(
@@ -95,7 +95,7 @@ class Transfers:
         registry = self._settings.registry
         return RegistryOptions(insecure or registry.insecure, registry.mirrors, token, self._environ)
 
-    async def _follow(self, key: _Key, work: Work) -> AsyncIterator[TransferProgress]:
+    async def _follow(self, key: _Key, work: Work) -> AsyncGenerator[TransferProgress, None]:
         if self._is_stopping:
             raise ShuttingDown("The server is stopping.")
         transfer = self._running.get(key)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -30,13 +30,14 @@ class WireError(Frame, frozen=True, tag="error"):
     message: str
     param: str | None = None
     retry_after: float | None = None
+    details: Mapping[str, int] = {}  # the numbers behind the message
 
     @classmethod
     def of(cls, error: DmrError) -> WireError:
-        return cls(error.code, error.message, error.param, error.retry_after)
+        return cls(error.code, error.message, error.param, error.retry_after, error.details)
 
     def to_error(self) -> DmrError:
-        return error_from_code(self.code, self.message, self.param, self.retry_after)
+        return error_from_code(self.code, self.message, self.param, self.retry_after, self.details)
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -6,7 +6,7 @@ from typing import Union
 
 import msgspec
 
-from dmr.types import ModelRecord, Removal, RunningModel
+from dmr.types import ModelRecord, Removal, RunningModel, TransferProgress
 from dmr.wire.engine_messages import EngineInfo, LoadProgress
 from dmr.wire.frames import Frame, WireError
 
@@ -37,6 +37,28 @@ class RemoveModel(Frame, frozen=True, tag="remove"):
     force: bool = False
 
 
+class TagModel(Frame, frozen=True, tag="tag"):
+    """Give a model one more name, taking it from any other model."""
+
+    source: str
+    target: str
+
+
+class PullModel(Frame, frozen=True, tag="pull"):
+    """Bring a model into the store. Steps follow, then the end; leaving early cancels."""
+
+    reference: str
+    token: str | None = None
+    insecure: bool = False
+
+
+class PushModel(Frame, frozen=True, tag="push"):
+    reference: str
+    target: str
+    token: str | None = None
+    insecure: bool = False
+
+
 class UnloadModels(Frame, frozen=True, tag="unload"):
     references: tuple[str, ...] | None = None  # None = all
 
@@ -51,6 +73,18 @@ class Ping(Frame, frozen=True, tag="ping"):
 
 class Imported(Frame, frozen=True, tag="imported"):
     record: ModelRecord
+
+
+class Tagged(Frame, frozen=True, tag="tagged"):
+    record: ModelRecord
+
+
+class TransferStep(Frame, frozen=True, tag="step"):
+    progress: TransferProgress
+
+
+class TransferDone(Frame, frozen=True, tag="transferred"):
+    pass
 
 
 class Removed(Frame, frozen=True, tag="removed"):
@@ -69,8 +103,22 @@ class Pong(Frame, frozen=True, tag="pong"):
     pass
 
 
-ManagerCommand = Union[AcquireLease, ImportModel, RemoveModel, UnloadModels, ListRunning, Ping]
-ManagerReply = Union[LoadProgress, LeaseGranted, Imported, Removed, Unloaded, Running, Pong, WireError]
+ManagerCommand = Union[
+    AcquireLease, ImportModel, PullModel, PushModel, TagModel, RemoveModel, UnloadModels, ListRunning, Ping
+]
+ManagerReply = Union[
+    LoadProgress,
+    LeaseGranted,
+    Imported,
+    Tagged,
+    TransferStep,
+    TransferDone,
+    Removed,
+    Unloaded,
+    Running,
+    Pong,
+    WireError,
+]
 
 manager_command_decoder = msgspec.msgpack.Decoder(ManagerCommand)
 manager_reply_decoder = msgspec.msgpack.Decoder(ManagerReply)

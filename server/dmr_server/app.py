@@ -21,6 +21,7 @@ from dmr_server.ollama import resources as ollama
 from dmr_server.ollama.wire import OllamaDialect
 from dmr_server.openai import resources as openai
 from dmr_server.openai.wire import OpenAIDialect
+from dmr_server.openapi import OpenApi
 from dmr_server.responses import resources as responses
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ App = falcon.App[falcon.Request, falcon.Response]
 
 # Who words the error when no route matched; the longest prefix first.
 DIALECTS: Mapping[str, Dialect] = {
+    "/engines/v1/messages": AnthropicDialect(),
     "/v1/messages": AnthropicDialect(),
     "/anthropic": AnthropicDialect(),
+    "/messages": AnthropicDialect(),
     "/api": OllamaDialect(),
     "/v1": OpenAIDialect(),
     "/responses": OpenAIDialect(),
@@ -57,13 +60,15 @@ def create_app(service: Service, settings: Settings, stamps: Stamps | None = Non
 
 def routes(service: Service, settings: Settings, stamps: Stamps) -> dict[str, object]:
     """Every route there is."""
-    return {
+    table: dict[str, object] = {
         **docker.routes(service, settings),
         **openai.routes(service, settings, stamps),
         **responses.routes(service, settings, stamps),
         **anthropic.routes(service, settings, stamps),
         **ollama.routes(service, settings, stamps),
     }
+    table["/openapi.json"] = OpenApi(service, table)
+    return table
 
 
 def _on_error(req: falcon.Request, resp: falcon.Response, error: DmrError, params: dict[str, Any]) -> None:

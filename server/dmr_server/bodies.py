@@ -115,10 +115,15 @@ def read_json(req: falcon.Request, max_bytes: int) -> dict[str, Any]:
     Raises:
         PayloadTooLarge, UnsupportedMediaType, InvalidBody, RequestTimeout
     """
+    return parse_json(read_body(req, max_bytes))
+
+
+def read_body(req: falcon.Request, max_bytes: int) -> bytes:
+    """The whole body, unpacked. Raises as `read_json` does."""
     _refuse_forms(req)
     encoding = _content_encoding(req, ("gzip", "x-gzip"))
     data = _read_all(RequestBody(req), max_bytes)
-    return parse_json(_gunzip(data, max_bytes) if encoding else data)
+    return _gunzip(data, max_bytes) if encoding else data
 
 
 def parse_json(data: bytes) -> dict[str, Any]:

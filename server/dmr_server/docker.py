@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from dmr.config import Settings
 from dmr.errors import DmrError, InvalidRequest, ModelNotFound, Unsupported
 from dmr.types import ModelConfig, ModelRecord, Removal, RunningModel
-from dmr_server import health
+from dmr_server import docker_transfers, health
 from dmr_server.bodies import open_body, read_json
 from dmr_server.errors import RouteNotFound, row_of
 
@@ -81,8 +81,9 @@ class Model:
 
     dialect = DockerDialect()
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, max_body_bytes: int) -> None:
         self._service = service
+        self._max_body_bytes = max_body_bytes
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, name: str) -> None:
         req.context.dialect = DockerDialect("error while getting model: ")
@@ -97,9 +98,27 @@ class Model:
         resp.data = encode(to_removal(self._service.remove_model(name, _is_set(req, "force"))))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, name: str) -> None:
-        if name != "import":
-            raise RouteNotFound(f'unknown action "{name.rpartition("/")[2]}"')
-        self._import(req, resp)
+        model, _, action = name.rpartition("/")
+        if name == "import":
+            self._import(req, resp)
+        elif name == "create":
+            docker_transfers.pull(req, resp, self._service, self._max_body_bytes)
+        elif action == "push" and model:
+            docker_transfers.push(req, resp, self._service, model, self._max_body_bytes)
+        elif action == "tag" and model:
+            self._tag(req, resp, model)
+        else:
+            raise RouteNotFound(f'unknown action "{action}"')
+
+    def _tag(self, req: falcon.Request, resp: falcon.Response, name: str) -> None:
+        req.context.dialect = DockerDialect("error while tagging model: ")
+        repository, tag = req.get_param("repo"), req.get_param("tag")
+        if not repository or not tag:
+            raise InvalidRequest("missing repo or tag query parameter", param="repo")
+        target = f"{repository}:{tag}"
+        self._service.copy_model(name, target)
+        resp.status = falcon.HTTP_201
+        resp.data = encode({"message": f'Model tagged successfully with "{target}"', "target": target})
 
     def _import(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The body is a GGUF file; it goes to the store piece by piece."""
@@ -222,7 +241,7 @@ def routes(service: Service, settings: Settings) -> dict[str, object]:
         "/ready": health.Ready(service),
         "/version": Version(service),
         "/models": Models(service),
-        "/models/{name:model}": Model(service),
+        "/models/{name:model}": Model(service, settings.max_body_bytes),
         "/engines/df": DiskUsage(service),
         "/engines/ps": Running(service),
         "/engines/status": Status(service),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import falcon.testing
 import pytest
 from fakes import FakeService
 
+from dmr.config import Settings
 from dmr.types import Embeddings, Scores, TokenCount, Tokens
 from dmr_server.handling import Field, Route
 
@@ -86,6 +88,11 @@ class Observer:
         if "embed" in path:
             return Embeddings((b"\x00\x00\x80\x3f\x00\x00\x00\x00",), (3,))
         return TokenCount(12, 2048)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(max_body_bytes=100_000, models_path=tmp_path)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ and `schema_violations` (what an answer breaks of a `format` that could not be e
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from dmr.errors import DmrError
 from dmr.types import (
@@ -39,7 +39,7 @@ encode = msgspec.json.encode
 class CalledFunction(msgspec.Struct, frozen=True):
     index: int
     name: str
-    arguments: msgspec.Raw
+    arguments: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -88,9 +88,8 @@ def to_end(created: float, started: Started, finished: Finished, usage: Usage, t
     """Everything that the last line tells."""
     total = timings.load + timings.queued + timings.prefill + timings.decode
     truncated = Truncated(started.num_dropped_messages, started.num_dropped_tokens)
-    fields = {
+    fields: dict[str, Any] = {
         "done_reason": "length" if finished.reason is FinishReason.LENGTH else "stop",
-        "context": finished.token_ids or UNSET,
         "total_duration": nanoseconds(total),
         "load_duration": nanoseconds(timings.load),
         "prompt_eval_count": usage.num_prompt_tokens,
@@ -101,6 +100,8 @@ def to_end(created: float, started: Started, finished: Finished, usage: Usage, t
         "truncated": UNSET if truncated == Truncated() else truncated,
         "schema_violations": finished.schema_violations or UNSET,
     }
+    if finished.token_ids:  # generate asks for them, chat does not
+        fields["context"] = finished.token_ids
     return End(created + total, fields)
 
 

@@ -43,7 +43,6 @@ class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: Union[list[Logprob], UnsetType] = UNSET
     truncated: Union[Truncated, UnsetType] = UNSET
     schema_violations: Union[tuple[str, ...], UnsetType] = UNSET
-    context: UnsetType = UNSET  # of generate only
 
 
 class ChatExchange:

@@ -30,6 +30,9 @@ _REFUSED: Mapping[str, str] = {
 }
 
 
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+
+
 class EmbeddingFields(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     input: Union[str, list[Any]]
@@ -43,7 +46,7 @@ class EmbeddingFields(msgspec.Struct, frozen=True, kw_only=True):
 class WireEmbedding(msgspec.Struct, frozen=True):
     object: str
     index: int
-    embedding: Union[str, msgspec.Raw]
+    embedding: Union[str, Annotated[msgspec.Raw, Meta(extra_json_schema=_NUMBERS)]]
 
 
 class EmbeddingList(msgspec.Struct, frozen=True):

@@ -49,7 +49,13 @@ class TokenPiece(msgspec.Struct, frozen=True):
 class TokenList(msgspec.Struct, frozen=True):
     """llama-server's answer."""
 
-    tokens: Union[tuple[int, ...], list[TokenPiece]]
+    tokens: tuple[int, ...]
+
+
+class PieceList(msgspec.Struct, frozen=True):
+    """The same `with_pieces`."""
+
+    tokens: list[TokenPiece]
 
 
 class CountedTokens(msgspec.Struct, frozen=True):
@@ -87,7 +93,7 @@ class TokenizeExchange:
     def to_result(self, reply: Tokens) -> bytes:
         if not self.request.with_pieces:
             return encode(TokenList(reply.ids))
-        return encode(TokenList([TokenPiece(*each) for each in zip(reply.ids, map(_piece, reply.pieces), strict=True)]))
+        return encode(PieceList([TokenPiece(*each) for each in zip(reply.ids, map(_piece, reply.pieces), strict=True)]))
 
 
 class CountedExchange:

@@ -1,0 +1,72 @@
+"""Docker Model Runner's own routes, in types."""
+
+from __future__ import annotations
+
+from typing import Any, Union
+
+import msgspec
+
+from dmr.errors import InvalidModelFile
+from dmr_server.docker import DockerDialect, Unload, WireModel, WireRunning
+from dmr_server.operation import BAD_QUERY, IN_USE, OCTETS, TEXT, Operation, Parameter, Surface
+
+
+class Health(msgspec.Struct, frozen=True):
+    status: str
+
+
+class Versions(msgspec.Struct, frozen=True):
+    version: str
+    llama_cpp_commit: Union[str, None] = None
+
+
+class Unloaded(msgspec.Struct, frozen=True):
+    unloaded_runners: int
+
+
+class DiskUsage(msgspec.Struct, frozen=True):
+    """Bytes."""
+
+    models_disk_usage: int
+    default_backend_disk_usage: int
+
+
+_REMOTE = Parameter("remote", "of a model in its registry: not supported")
+_FORCE = Parameter("force", "remove all names of the model, and the model")
+_REFERENCE = Parameter("reference", "the model's new name", required=True)
+
+SURFACE = Surface(
+    name="docker",
+    description="Docker Model Runner's models and engines, and the probes.",
+    dialect=DockerDialect(),
+    error=None,
+    roots=("",),
+    operations={
+        "/": {"get": Operation("a line that says that the server is there", str, answer_type=TEXT)},
+        "/health": {"get": Operation("whether the process lives", Health)},
+        "/ready": {"get": Operation("whether it can serve", Health, own_statuses={503: Health})},
+        "/version": {"get": Operation("versions of dmr and llama.cpp", Versions)},
+        "/openapi.json": {"get": Operation("this document", dict[str, Any])},
+        "/models": {"get": Operation("the models of the store", list[WireModel])},
+        "/models/{name:model}": {
+            "get": Operation("one model", WireModel, query=(_REMOTE,), errors=BAD_QUERY),
+            "delete": Operation("remove a model", list[dict[str, str]], query=(_FORCE,), errors=IN_USE),
+        },
+        "/engines/df": {"get": Operation("disk space in use", DiskUsage)},
+        "/engines/ps": {"get": Operation("which models are loaded", list[WireRunning])},
+        "/engines/status": {"get": Operation("the state of the engine", dict[str, str])},
+        "/engines/unload": {"post": Operation("unload models", Unloaded, body=Unload, errors=IN_USE)},
+    },
+    actions={
+        "/models/import": {
+            "post": Operation(
+                "take the GGUF file that is the body into the store",
+                WireModel,
+                upload=OCTETS,
+                status=201,
+                query=(_REFERENCE,),
+                errors=(InvalidModelFile(""), *IN_USE),
+            )
+        }
+    },
+)
