@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Union
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from dmr.errors import InvalidRequest
 from dmr.types import Embeddings, EmbedRequest
@@ -22,9 +23,9 @@ MAX_INPUTS = 100_000
 class EmbedAnswer(msgspec.Struct, frozen=True):
     model: str
     embeddings: list[list[float]]
-    total_duration: int
-    load_duration: int
-    prompt_eval_count: int
+    total_duration: Union[int, UnsetType] = UNSET  # these three only if anything was embedded
+    load_duration: Union[int, UnsetType] = UNSET
+    prompt_eval_count: Union[int, UnsetType] = UNSET
 
 
 def read_embed(body: Mapping[str, Any]) -> EmbedRequest:

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from dmr.types import Choice, Completion, FinishReason, ToolCall
+from dmr_server.custom_input import input_of
 from dmr_server.generation import Stamp
-from dmr_server.openai.custom_input import input_of
 from dmr_server.openai.logprobs import ChatLogprobs, to_chat_logprobs
 from dmr_server.openai.wire import WireTimings, WireUsage, encode, to_timings, to_usage
 

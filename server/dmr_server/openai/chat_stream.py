@@ -13,9 +13,9 @@ from msgspec import UNSET, UnsetType
 
 from dmr.errors import DmrError
 from dmr.types import Completed, Event, Finished, ReasoningDelta, Started, TextDelta, ToolCallDelta, ToolCallStart
+from dmr_server.custom_input import CustomInput
 from dmr_server.dialect import COMMENT_INTERVAL, EVENT_STREAM
 from dmr_server.openai.chat_answer import AnswerStyle, to_chat_reason
-from dmr_server.openai.custom_input import CustomInput
 from dmr_server.openai.logprobs import ChatLogprobs, to_chat_logprobs
 from dmr_server.openai.wire import COMMENT, DONE, WireTimings, WireUsage, frame, to_error, to_timings, to_usage
 

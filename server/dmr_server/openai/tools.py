@@ -12,16 +12,10 @@ import msgspec
 
 from dmr.errors import InvalidRequest, Unsupported
 from dmr.types import Tool, ToolChoice
+from dmr_server.custom_input import CUSTOM_PARAMETERS
 from dmr_server.fields import check_names, check_tools, checked
 
-CUSTOM_PARAMETERS = msgspec.json.encode(
-    {
-        "type": "object",
-        "properties": {"input": {"type": "string"}},
-        "required": ["input"],
-        "additionalProperties": False,
-    }
-).decode()
+_CUSTOM_PARAMETERS = msgspec.json.encode(CUSTOM_PARAMETERS).decode()
 
 
 class WireFunction(msgspec.Struct, frozen=True):
@@ -95,7 +89,7 @@ def _custom(value: Any, path: str) -> Tool:
     kind = (wire.format or {}).get("type", "text")
     if kind != "text":
         raise Unsupported(f"'{path}.format' other than 'text' is not supported.", param=f"{path}.format")
-    return Tool(wire.name, wire.description or "", CUSTOM_PARAMETERS, strict=True)
+    return Tool(wire.name, wire.description or "", _CUSTOM_PARAMETERS, strict=True)
 
 
 def _check_name(name: str, path: str) -> None:

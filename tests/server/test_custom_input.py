@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dmr_server.openai.custom_input import CustomInput, input_of
+from dmr_server.custom_input import CustomInput, input_of
 
 TEXTS = ["", "ls -l", 'echo "a"\n\tb\\c/', "héllo 😀 \u2028", "\x00\x1f", "\\", "😀"]
 
