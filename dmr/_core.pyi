@@ -89,6 +89,10 @@ class Model:
     @property
     def embedding_length(self) -> int: ...
     @property
+    def vector_length(self) -> int:
+        """Numbers of an embedding; mostly `embedding_length`."""
+
+    @property
     def num_layers(self) -> int: ...
     @property
     def num_vocabulary(self) -> int: ...
@@ -96,6 +100,10 @@ class Model:
     def has_encoder(self) -> bool: ...
     @property
     def has_decoder(self) -> bool: ...
+    @property
+    def has_classifier(self) -> bool:
+        """Whether there is a head that scores. Reads the headers of the model's files."""
+
     @property
     def is_recurrent(self) -> bool: ...
     @property
@@ -108,6 +116,8 @@ class Model:
     def adds_bos(self) -> bool: ...
     @property
     def adds_eos(self) -> bool: ...
+    @property
+    def adds_separator(self) -> bool: ...
     @property
     def bos(self) -> int: ...
     @property
@@ -251,10 +261,10 @@ class Context:
         """A copy of the row [num_vocabulary] of a place of the last batch. Raises ValueError: it had no output."""
 
     def embedding(self, index: int) -> numpy.typing.NDArray[numpy.float32]:
-        """A copy of the row [embedding_length], pooling "none" only. Raises ValueError."""
+        """A copy of the row [vector_length], pooling "none" only. Raises ValueError."""
 
     def sequence_embedding(self, sequence: int) -> numpy.typing.NDArray[numpy.float32]:
-        """The pooled vector [embedding_length], or the scores of a "rank" model. Raises ValueError."""
+        """The pooled vector [vector_length], or the scores of a "rank" model. Raises ValueError."""
 
     def remove(self, sequence: int, begin: int = 0, end: int = -1) -> bool:
         """Forget positions. False: this memory cannot remove a part (recurrent)."""
@@ -583,4 +593,16 @@ def score(context: Context, rows: Sequence[tuple[int, int, int]], pool: ThreadPo
     Raises:
         ValueError: a place without an output, a token that is not in the vocabulary, more than 1024 likeliest.
         Error: a logit is not a number.
+    """
+
+# --- smaller weights -------------------------------------------------------------------------------------------------
+
+def quantize(source: str, target: str, *, file_type: int, num_threads: int, max_buffer_bytes: int) -> None:
+    """Write the weights of `source` (of shards the first) as one file of another type; for a process of its own.
+
+    Progress shows in the log only: a line for each tensor, when it is done. What was written before an error stays.
+
+    Raises:
+        ValueError: a number is out of range.
+        Error: with llama.cpp's own reason.
     """

@@ -19,8 +19,6 @@ constexpr size_t max_template_depth = 256;
 constexpr size_t max_template_terms = 2000;  // names, numbers and operators of one tag
 constexpr size_t max_template_tags  = 4000;
 
-constexpr size_t max_answer_depth = 512;
-
 constexpr size_t max_schema_bytes      = 1U << 18;
 constexpr int    max_schema_depth      = 48;
 constexpr size_t max_schema_properties = 256;  // of one object; the grammar grows with their square
@@ -149,10 +147,13 @@ common_chat_templates_inputs inputs_of(const ChatRequest & request) {
     inputs.parallel_tool_calls   = request.parallel_tool_calls;
     inputs.enable_thinking       = request.enable_thinking;
     inputs.add_generation_prompt = request.add_generation_prompt;
-    inputs.json_schema           = request.json_schema;
-    inputs.grammar               = request.grammar;
-    inputs.chat_template_kwargs  = request.template_kwargs;
-    inputs.reasoning_format      = COMMON_REASONING_FORMAT_DEEPSEEK;
+    if (request.continue_final) {
+        inputs.continue_final_message = COMMON_CHAT_CONTINUATION_AUTO;
+    }
+    inputs.json_schema          = request.json_schema;
+    inputs.grammar              = request.grammar;
+    inputs.chat_template_kwargs = request.template_kwargs;
+    inputs.reasoning_format     = COMMON_REASONING_FORMAT_DEEPSEEK;
     // Templates ask for it by this name.
     inputs.chat_template_kwargs.emplace("enable_thinking", request.enable_thinking ? "true" : "false");
     return inputs;
@@ -170,11 +171,6 @@ bool starts_with(const std::string & text, const std::string & beginning) {
     return text.compare(0, beginning.size(), beginning) == 0;
 }
 
-// What `now` has beyond `before`; nothing while a partial parse looks back on itself.
-std::string growth(const std::string & before, const std::string & now) {
-    return starts_with(now, before) ? now.substr(before.size()) : "";
-}
-
 }  // namespace
 
 ChatTemplate::ChatTemplate(const std::string & source, const std::string & bos, const std::string & eos, bool adds_bos)
@@ -190,7 +186,9 @@ ChatTemplate::ChatTemplate(const std::string & source, const std::string & bos, 
 ChatTemplate::~ChatTemplate() = default;
 
 ChatPrompt ChatTemplate::render(const ChatRequest & request) const {
-    const auto         inputs = inputs_of(request);
+    const auto inputs = inputs_of(request);
+    require(!request.continue_final || (!inputs.messages.empty() && inputs.messages.back().role == "assistant"),
+            "messages end with no assistant to continue");
     common_chat_params params;
     try {
         params = common_chat_templates_apply(templates_.get(), inputs);
@@ -220,6 +218,12 @@ ChatPrompt ChatTemplate::render(const ChatRequest & request) const {
     prompt.generation_prompt = params.generation_prompt;
     prompt.parser            = params.parser;
     prompt.supports_thinking = params.supports_thinking;
+    prompt.thought_start     = params.thinking_start_tag;
+    prompt.thought_ends      = params.thinking_end_tags;
+    if (request.continue_final) {
+        prompt.continued_content   = inputs.messages.back().render_content();
+        prompt.continued_reasoning = inputs.messages.back().reasoning_content;
+    }
     return prompt;
 }
 
@@ -228,112 +232,6 @@ std::map<std::string, bool> ChatTemplate::capabilities() const {
 }
 
 bool ChatTemplate::supports_thinking() const { return common_chat_templates_support_enable_thinking(templates_.get()); }
-
-struct ChatParser::State {
-    common_chat_parser_params params;
-    std::string               text;
-    common_chat_msg           told;             // what the deltas so far add up to
-    size_t                    num_told    = 0;  // bytes of the text up to the end of what was told of it last
-    size_t                    depth       = 0;  // of brackets, wherever they stand
-    bool                      is_too_deep = false;
-};
-
-ChatParser::ChatParser(const ChatPrompt & prompt, bool parse_tool_calls) : state_(std::make_unique<State>()) {
-    require(prompt.format >= 0 && prompt.format < COMMON_CHAT_FORMAT_COUNT, "unknown chat format");
-    auto & params            = state_->params;
-    params.format            = static_cast<common_chat_format>(prompt.format);
-    params.reasoning_format  = COMMON_REASONING_FORMAT_DEEPSEEK;
-    params.generation_prompt = prompt.generation_prompt;
-    params.parse_tool_calls  = parse_tool_calls;
-    if (!prompt.parser.empty()) {
-        try {
-            params.parser.load(prompt.parser);
-        } catch (const std::exception & error) {
-            throw std::invalid_argument(std::string("this is not a chat parser: ") + error.what());
-        }
-    }
-}
-
-ChatParser::~ChatParser()                      = default;
-ChatParser::ChatParser(ChatParser &&) noexcept = default;
-
-ChatDelta ChatParser::feed(const std::string & text) {
-    auto & state = *state_;
-    state.text += text;
-    // The parser recurses for each bracket of a call's arguments, and a model can be talked into any number of them.
-    for (const char c : text) {
-        state.depth += c == '[' || c == '{' ? 1 : 0;
-        state.depth -= (c == ']' || c == '}') && state.depth > 0 ? 1 : 0;
-        state.is_too_deep = state.is_too_deep || state.depth > max_answer_depth;
-    }
-    return state.is_too_deep ? fall_back_to_text() : advance(true);
-}
-
-ChatDelta ChatParser::finish() { return state_->is_too_deep ? fall_back_to_text() : advance(false); }
-
-ChatDelta ChatParser::advance(bool is_partial) {
-    auto &          told = state_->told;
-    ChatDelta       delta;
-    common_chat_msg now;
-    try {
-        now = common_chat_parse(state_->text, is_partial, state_->params);
-    } catch (const std::exception &) {
-        if (!is_partial) {
-            return fall_back_to_text();
-        }
-        return delta;
-    }
-    delta.reasoning = growth(told.reasoning_content, now.reasoning_content);
-    delta.content   = growth(told.content, now.content);
-    told.reasoning_content += delta.reasoning;
-    told.content += delta.content;
-    note_told(delta.reasoning);
-    note_told(delta.content);
-    for (size_t i = 0; i < now.tool_calls.size(); ++i) {
-        const auto & call = now.tool_calls[i];
-        // A name may still grow; it is certain once something follows it.
-        const bool certain = !is_partial || !call.arguments.empty() || i + 1 < now.tool_calls.size();
-        if (call.name.empty() || !certain) {
-            break;
-        }
-        ToolCallDelta more{i, "", ""};
-        if (i == told.tool_calls.size()) {
-            told.tool_calls.push_back({call.name, "", ""});
-            more.name = call.name;
-        }
-        more.arguments = growth(told.tool_calls[i].arguments, call.arguments);
-        told.tool_calls[i].arguments += more.arguments;
-        if (!more.name.empty() || !more.arguments.empty()) {
-            delta.tool_calls.push_back(std::move(more));
-        }
-    }
-    return delta;
-}
-
-// A delta is a part of the text: the next one that there is.
-void ChatParser::note_told(const std::string & part) {
-    if (part.empty()) {
-        return;
-    }
-    // Rather a repetition than a loss, should the same words stand in the text twice.
-    size_t at = state_->text.find(part, state_->num_told);
-    at        = at == std::string::npos ? state_->text.rfind(part) : at;
-    if (at != std::string::npos) {
-        state_->num_told = std::max(state_->num_told, at + part.size());
-    }
-}
-
-// The answer fits no format: whatever was not told yet is content, unless it may belong to a call that was told.
-ChatDelta ChatParser::fall_back_to_text() {
-    auto &    told = state_->told;
-    ChatDelta delta;
-    if (told.tool_calls.empty()) {
-        delta.content    = state_->text.substr(state_->num_told);
-        state_->num_told = state_->text.size();
-        told.content += delta.content;
-    }
-    return delta;
-}
 
 std::string grammar_from_schema(const std::string & schema) {
     const auto tree = parse_schema(schema);

@@ -1,5 +1,5 @@
-// Chat templates, the parsing of what a model answers, and grammars from JSON Schemas: all of llama-common, behind
-// plain strings. JSON goes in and out as text.
+// Chat templates and grammars from JSON Schemas: llama-common, behind plain strings. JSON goes in and out as text.
+// What a model answers is read by chat_parser.h.
 #pragma once
 
 #include <map>
@@ -20,9 +20,10 @@ struct ChatRequest {
     bool                               parallel_tool_calls   = true;
     bool                               enable_thinking       = true;
     bool                               add_generation_prompt = true;
-    std::string                        json_schema;      // the answer must match; empty = free
-    std::string                        grammar;          // the same as GBNF
-    std::map<std::string, std::string> template_kwargs;  // values are JSON
+    bool                               continue_final        = false;  // the last message, an assistant's, goes on
+    std::string                        json_schema;                    // the answer must match; empty = free
+    std::string                        grammar;                        // the same as GBNF
+    std::map<std::string, std::string> template_kwargs;                // values are JSON
 };
 
 // What to send to the model, and all that is needed to understand its answer.
@@ -38,6 +39,10 @@ struct ChatPrompt {
     std::string                 generation_prompt;  // what the template already began of the answer
     std::string                 parser;             // llama-common's, serialised; opaque
     bool                        supports_thinking = false;
+    std::string                 thought_start;        // the tag that begins a thought; empty = none is known
+    std::vector<std::string>    thought_ends;         // the texts that end it
+    std::string                 continued_content;    // what `generation_prompt` holds of a message that goes on
+    std::string                 continued_reasoning;  // the same
 };
 
 // Immutable; may be used by several threads.
@@ -56,38 +61,6 @@ class ChatTemplate {
     std::unique_ptr<common_chat_templates, void (*)(common_chat_templates *)> templates_;
     std::string                                                               bos_;
     bool                                                                      adds_bos_;
-};
-
-struct ToolCallDelta {
-    size_t      index;
-    std::string name;       // whole, in the first delta of a call; empty afterwards
-    std::string arguments;  // more of the JSON text
-};
-
-struct ChatDelta {
-    std::string                content;
-    std::string                reasoning;
-    std::vector<ToolCallDelta> tool_calls;
-};
-
-// Follows one answer while it grows. Never fails on what a model wrote: text that fits no format is content.
-class ChatParser {
-  public:
-    explicit ChatParser(const ChatPrompt & prompt, bool parse_tool_calls = true);
-    ~ChatParser();
-    ChatParser(ChatParser &&) noexcept;
-
-    ChatDelta feed(const std::string & text);
-    // After the last text: what was held back.
-    ChatDelta finish();
-
-  private:
-    struct State;
-    ChatDelta advance(bool is_partial);
-    ChatDelta fall_back_to_text();
-    void      note_told(const std::string & part);
-
-    std::unique_ptr<State> state_;
 };
 
 // JSON Schema (text) to GBNF. Throws GrammarError; std::invalid_argument for text that is not JSON.

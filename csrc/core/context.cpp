@@ -237,7 +237,7 @@ const float * Context::sequence_embedding(SequenceId sequence) const {
 
 int32_t Context::sequence_embedding_length() const {
     const bool rank = llama_pooling_type(handle_) == LLAMA_POOLING_TYPE_RANK;
-    return rank ? model_->num_classifier_outputs() : model_->embedding_length();
+    return rank ? model_->num_classifier_outputs() : model_->vector_length();
 }
 
 bool Context::remove(SequenceId sequence, int32_t begin, int32_t end) {

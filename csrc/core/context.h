@@ -64,9 +64,9 @@ class Context {
 
     // Row of the last decode by batch index; valid until the next decode. num_vocabulary floats.
     const float * logits(int32_t index) const;
-    // embedding_length floats; one row per output (pooling none).
+    // vector_length floats; one row per output (pooling none).
     const float * embedding(int32_t index) const;
-    // Pooled vector of a sequence: embedding_length floats, or num_classifier_outputs for rank pooling.
+    // Pooled vector of a sequence: vector_length floats, or num_classifier_outputs for rank pooling.
     const float * sequence_embedding(SequenceId sequence) const;
     int32_t       sequence_embedding_length() const;
 

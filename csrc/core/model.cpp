@@ -1,12 +1,15 @@
 #include "core/model.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <initializer_list>
 #include <limits>
 #include <system_error>
 
 #include "core/errors.h"
 #include "core/log_queue.h"
+#include "gguf.h"
 #include "llama.h"
 
 namespace dmr {
@@ -60,6 +63,14 @@ void require_readable(const std::string & path) {
     std::fclose(file);
 }
 
+bool has_tensor(const std::string & path, std::initializer_list<const char *> names) {
+    const std::unique_ptr<gguf_context, decltype(&gguf_free)> file(gguf_init_from_file(path.c_str(), {true, nullptr}),
+                                                                   gguf_free);
+    return file != nullptr && std::any_of(names.begin(), names.end(), [&](const char * name) {
+               return gguf_find_tensor(file.get(), name) >= 0;
+           });
+}
+
 }  // namespace
 
 std::shared_ptr<Model> Model::load(const std::vector<std::string> & paths, const ModelOptions & options,
@@ -89,11 +100,14 @@ std::shared_ptr<Model> Model::load(const std::vector<std::string> & paths, const
         }
         throw LoadError("cannot load " + paths.front() + ": " + last_errors());
     }
-    return std::make_shared<Model>(handle);
+    return std::make_shared<Model>(handle, paths);
 }
 
-Model::Model(llama_model * handle)
-    : handle_(handle), vocab_(llama_model_get_vocab(handle)), num_vocabulary_(llama_vocab_n_tokens(vocab_)) {
+Model::Model(llama_model * handle, std::vector<std::string> paths)
+    : handle_(handle),
+      vocab_(llama_model_get_vocab(handle)),
+      paths_(std::move(paths)),
+      num_vocabulary_(llama_vocab_n_tokens(vocab_)) {
     for (Token token = 0; token < num_vocabulary_; ++token) {
         if (llama_vocab_is_eog(vocab_, token)) {
             end_tokens_.push_back(token);
@@ -127,6 +141,7 @@ uint64_t Model::size_bytes() const { return llama_model_size(handle_); }
 uint64_t Model::num_parameters() const { return llama_model_n_params(handle_); }
 int32_t  Model::context_length() const { return llama_model_n_ctx_train(handle_); }
 int32_t  Model::embedding_length() const { return llama_model_n_embd(handle_); }
+int32_t  Model::vector_length() const { return llama_model_n_embd_out(handle_); }
 int32_t  Model::num_layers() const { return llama_model_n_layer(handle_); }
 int32_t  Model::num_vocabulary() const { return num_vocabulary_; }
 int32_t  Model::num_classifier_outputs() const { return static_cast<int32_t>(llama_model_n_cls_out(handle_)); }
@@ -137,9 +152,22 @@ bool     Model::is_hybrid() const { return llama_model_is_hybrid(handle_); }
 int32_t  Model::sliding_window() const { return llama_model_n_swa(handle_); }
 bool     Model::adds_bos() const { return llama_vocab_get_add_bos(vocab_); }
 bool     Model::adds_eos() const { return llama_vocab_get_add_eos(vocab_); }
+bool     Model::adds_separator() const { return llama_vocab_get_add_sep(vocab_); }
 Token    Model::bos() const { return llama_vocab_bos(vocab_); }
 Token    Model::eos() const { return llama_vocab_eos(vocab_); }
 Token    Model::eot() const { return llama_vocab_eot(vocab_); }
+Token    Model::separator() const { return llama_vocab_sep(vocab_); }
+Token    Model::fim_prefix() const { return llama_vocab_fim_pre(vocab_); }
+Token    Model::fim_suffix() const { return llama_vocab_fim_suf(vocab_); }
+Token    Model::fim_middle() const { return llama_vocab_fim_mid(vocab_); }
+Token    Model::fim_repository() const { return llama_vocab_fim_rep(vocab_); }
+Token    Model::fim_separator() const { return llama_vocab_fim_sep(vocab_); }
+
+bool Model::has_classifier() const {
+    return std::any_of(paths_.begin(), paths_.end(), [](const std::string & path) {
+        return has_tensor(path, {"cls.weight", "cls.output.weight"});
+    });
+}
 
 bool Model::is_end(Token token) const {
     require_token(token);
@@ -149,6 +177,18 @@ bool Model::is_end(Token token) const {
 bool Model::is_control(Token token) const {
     require_token(token);
     return llama_vocab_is_control(vocab_, token);
+}
+
+std::vector<std::string> Model::control_tokens() const {
+    // The tokenizer leaves unknown tokens alone as it does control tokens; user-defined ones it always reads.
+    constexpr int            hidden = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN;
+    std::vector<std::string> texts;
+    for (Token token = 0; token < num_vocabulary_; ++token) {
+        if ((llama_vocab_get_attr(vocab_, token) & hidden) != 0) {
+            texts.emplace_back(llama_vocab_get_text(vocab_, token));
+        }
+    }
+    return texts;
 }
 
 std::vector<Token> Model::tokenize(const std::string & text, bool add_special, bool parse_special) const {

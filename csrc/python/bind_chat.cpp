@@ -1,4 +1,4 @@
-#include "core/chat_template.h"
+#include "core/chat_parser.h"
 #include "python/handles.h"
 
 namespace dmr::python {
@@ -30,6 +30,7 @@ void register_request(py::module_ & module) {
         .def_readwrite("parallel_tool_calls", &ChatRequest::parallel_tool_calls)
         .def_readwrite("enable_thinking", &ChatRequest::enable_thinking)
         .def_readwrite("add_generation_prompt", &ChatRequest::add_generation_prompt)
+        .def_readwrite("continue_final", &ChatRequest::continue_final)
         .def_readwrite("json_schema", &ChatRequest::json_schema)
         .def_readwrite("grammar", &ChatRequest::grammar)
         .def_readwrite("template_kwargs", &ChatRequest::template_kwargs);
@@ -45,7 +46,10 @@ void register_prompt(py::module_ & module) {
         .def_readonly("preserved_tokens", &ChatPrompt::preserved_tokens)
         .def_readonly("stop", &ChatPrompt::stop)
         .def_readonly("supports_thinking", &ChatPrompt::supports_thinking)
-        .def_readonly("generation_prompt", &ChatPrompt::generation_prompt);
+        .def_readonly("thought_start", &ChatPrompt::thought_start)
+        .def_readonly("thought_ends", &ChatPrompt::thought_ends)
+        .def_readonly("parser", &ChatPrompt::parser)
+        .def_property_readonly("generation_prompt", [](const ChatPrompt & p) { return decoded(p.generation_prompt); });
 }
 
 void register_delta(py::module_ & module) {

@@ -36,7 +36,7 @@ FloatArray logits(ContextHandle & handle, int32_t index) {
 FloatArray embedding(ContextHandle & handle, int32_t index) {
     return copied_row(
         handle, [&](Context & c) { return c.embedding(index); },
-        [](Context & c) { return c.model()->embedding_length(); });
+        [](Context & c) { return c.model()->vector_length(); });
 }
 
 FloatArray sequence_embedding(ContextHandle & handle, SequenceId sequence) {
@@ -128,7 +128,7 @@ void register_context(py::module_ & module) {
             },
             py::arg("batch"), "Run the batch. Raises ValueError (nothing was changed) and DecodeError.")
         .def("logits", logits, py::arg("index"), "float32 [num_vocabulary] of a place of the last batch.")
-        .def("embedding", embedding, py::arg("index"), "float32 [embedding_length] (pooling none).")
+        .def("embedding", embedding, py::arg("index"), "float32 [vector_length] (pooling none).")
         .def("sequence_embedding", sequence_embedding, py::arg("sequence"), "float32 vector of a pooled sequence.")
         .def("remove", alone(&Context::remove), py::arg("sequence"), py::arg("begin") = 0, py::arg("end") = -1,
              ReleaseGil())

@@ -61,6 +61,14 @@ py::dict metadata(const ModelHandle & handle) {
     return dict;
 }
 
+std::vector<py::str> control_tokens(const ModelHandle & handle) {
+    std::vector<py::str> texts;
+    for (const auto & text : handle.shared()->control_tokens()) {
+        texts.push_back(decoded(text));
+    }
+    return texts;
+}
+
 }  // namespace
 
 void register_model(py::module_ & module) {
@@ -79,18 +87,28 @@ void register_model(py::module_ & module) {
         .def_property_readonly("num_parameters", getter(&Model::num_parameters))
         .def_property_readonly("context_length", getter(&Model::context_length))
         .def_property_readonly("embedding_length", getter(&Model::embedding_length))
+        .def_property_readonly("vector_length", getter(&Model::vector_length))
         .def_property_readonly("num_layers", getter(&Model::num_layers))
         .def_property_readonly("num_vocabulary", getter(&Model::num_vocabulary))
         .def_property_readonly("has_encoder", getter(&Model::has_encoder))
         .def_property_readonly("has_decoder", getter(&Model::has_decoder))
+        .def_property_readonly("has_classifier", getter(&Model::has_classifier))
         .def_property_readonly("is_recurrent", getter(&Model::is_recurrent))
         .def_property_readonly("is_hybrid", getter(&Model::is_hybrid))
         .def_property_readonly("sliding_window", getter(&Model::sliding_window))
         .def_property_readonly("adds_bos", getter(&Model::adds_bos))
         .def_property_readonly("adds_eos", getter(&Model::adds_eos))
+        .def_property_readonly("adds_separator", getter(&Model::adds_separator))
         .def_property_readonly("bos", getter(&Model::bos))
         .def_property_readonly("eos", getter(&Model::eos))
         .def_property_readonly("eot", getter(&Model::eot))
+        .def_property_readonly("separator", getter(&Model::separator))
+        .def_property_readonly("fim_prefix", getter(&Model::fim_prefix))
+        .def_property_readonly("fim_suffix", getter(&Model::fim_suffix))
+        .def_property_readonly("fim_middle", getter(&Model::fim_middle))
+        .def_property_readonly("fim_repository", getter(&Model::fim_repository))
+        .def_property_readonly("fim_separator", getter(&Model::fim_separator))
+        .def_property_readonly("control_tokens", control_tokens)
         .def_property_readonly("end_tokens", [](const ModelHandle & h) { return h.shared()->end_tokens(); })
         .def(
             "is_end", [](const ModelHandle & h, Token token) { return h.shared()->is_end(token); }, py::arg("token"))

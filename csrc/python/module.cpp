@@ -35,6 +35,7 @@ PYBIND11_MODULE(_core, module) {
     register_detokenizer(module);
     register_chat(module);
     register_step(module);
+    register_quantize(module);
 }
 
 }  // namespace dmr::python

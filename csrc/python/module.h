@@ -81,5 +81,6 @@ void register_sampler(py::module_ & module);
 void register_detokenizer(py::module_ & module);
 void register_chat(py::module_ & module);
 void register_step(py::module_ & module);
+void register_quantize(py::module_ & module);
 
 }  // namespace dmr::python

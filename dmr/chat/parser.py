@@ -14,24 +14,39 @@ class OutputParser:
     def __init__(self, prompt: _core.ChatPrompt, index: int, parse_tool_calls: bool) -> None:
         self._parser = _core.ChatParser(prompt, parse_tool_calls)
         self._index = index
+        self._texts: list[str] = []
+        self._num_unknown = 0  # tokens whose text was held back
         self.has_tool_calls = False
+        self.num_reasoning_tokens = 0
 
-    def feed(self, text: str, logprobs: tuple[TokenLogprob, ...] = ()) -> list[Event]:
-        delta = self._parser.feed(text) if text else None
-        return self._events(delta, logprobs)
+    @property
+    def text(self) -> str:
+        """All of the answer so far, without thoughts and calls."""
+        return "".join(self._texts)
+
+    def feed(self, text: str, logprobs: tuple[TokenLogprob, ...] = (), num_tokens: int = 1) -> list[Event]:
+        """More text, which took so many tokens."""
+        self._num_unknown += num_tokens
+        return self._events(self._parser.feed(text) if text else None, logprobs)
 
     def finish(self) -> list[Event]:
         """What was held back until the answer was whole."""
         return self._events(self._parser.finish(), ())
 
     def _events(self, delta: _core.ChatDelta | None, logprobs: tuple[TokenLogprob, ...]) -> list[Event]:
+        if delta is None:
+            return [TextDelta(self._index, "", logprobs)] if logprobs else []
         events: list[Event] = []
-        if delta is not None and delta.reasoning:
-            events.append(ReasoningDelta(self._index, delta.reasoning))
-        content = delta.content if delta is not None else ""
+        content, reasoning, calls = delta.content, delta.reasoning, delta.tool_calls
+        if reasoning:
+            events.append(ReasoningDelta(self._index, reasoning))
+            self.num_reasoning_tokens += self._num_unknown
+        if reasoning or content or calls:
+            self._num_unknown = 0
         if content or logprobs:
             events.append(TextDelta(self._index, content, logprobs))
-        for call in delta.tool_calls if delta is not None else ():
+            self._texts.append(content)
+        for call in calls:
             self.has_tool_calls = True
             if call.name:
                 events.append(ToolCallStart(self._index, call.index, _call_id(), call.name))

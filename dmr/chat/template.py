@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from dmr import _core
+from dmr.chat import generic_tools
+from dmr.chat.grammars import grammar_of_format as grammar_of_format
+from dmr.chat.grammars import has_text_before_calls
+from dmr.chat.literals import Literals, put_back, special_texts, with_whole_marks
+from dmr.chat.messages import beginning_with_user, normalise, with_short_ids, without_system
+from dmr.chat.prompt import RenderedPrompt
+from dmr.chat.rendering import Asked, grammar_of_calls, prompt_of_form, render
+from dmr.chat.thinking import is_thought_open, thought_budget, thought_limit
+from dmr.chat.tools import callable_tools, json_text
 from dmr.errors import InvalidRequest, Unsupported
-from dmr.types import ChatInput, Message, ResponseFormat, Tool, ToolChoice
+from dmr.types import ChatInput, Message, ResponseFormat, Role, TextPart, ToolChoice
 from dmr.wire import EngineInfo, GrammarSpec
 
-_TRIGGER_KINDS = {
-    _core.TriggerKind.WORD: "word",
-    _core.TriggerKind.PATTERN: "pattern",
-    _core.TriggerKind.FULL_PATTERN: "full_pattern",
-}
+_REFUSALS = (_core.TemplateError, ValueError, OverflowError, RecursionError)
+_Rendered = TypeVar("_Rendered")
+_PROBE = Message(Role.USER, (TextPart("Hello"),))
+# What a template may want of the turns, the least change first.
+_CHANGES: tuple[Callable[[list[Message]], list[Message]], ...] = (
+    lambda turns: turns,
+    beginning_with_user,
+    with_short_ids,
+    lambda turns: beginning_with_user(without_system(turns)),
+    lambda turns: with_short_ids(beginning_with_user(without_system(turns))),
+)
+
+
+class _Result(NamedTuple):
+    prompt: _core.ChatPrompt  # what is sent
+    answer: _core.ChatPrompt  # what the answer is read by
+    grammar: GrammarSpec | None
 
 
 class PromptTemplate:
@@ -27,80 +50,153 @@ class PromptTemplate:
             self._template = _core.ChatTemplate(info.chat_template, info.bos, info.eos, info.adds_bos)
         except (_core.TemplateError, ValueError) as error:
             raise InvalidRequest(f"This model cannot chat: {error}.", param="model") from error
+        self._info = info
+        self._special = special_texts(info.control_tokens)
+        capabilities = self._template.capabilities
+        self._has_system_role = capabilities.get("supports_system_role", True)
+        self._knows_effort = capabilities.get("supports_reasoning_effort", False)
+        self.supports_tools = capabilities.get("supports_tools", False)
+        self.supports_thinking, self._switches_thinking = _thinking_of(self._template)
 
-    def render(self, chat: ChatInput, response_format: ResponseFormat | None) -> _core.ChatPrompt:
+    def render(self, chat: ChatInput, response_format: ResponseFormat | None) -> RenderedPrompt:
         """The prompt, and all that is needed to constrain and to read the answer.
 
         Raises:
             InvalidRequest: the template refuses this conversation, or the form of the answer cannot be enforced.
-            Unsupported: tools are offered to a template that knows none.
+            Unsupported: the form of the answer and the tools do not go together.
         """
+        if chat.template:
+            own = _template_of_request(msgspec.structs.replace(self._info, chat_template=chat.template))
+            return own.render(msgspec.structs.replace(chat, template=""), response_format)
+        literals = Literals(self._special)
+        budget = thought_budget(chat, self._knows_effort)
+        asked = self._asked(chat, response_format, literals, budget)
         try:
-            return self._template.render(self._request(chat, response_format))
-        except (_core.TemplateError, ValueError, OverflowError, RecursionError) as error:
-            raise InvalidRequest(f"{error}.", param="messages") from error
+            result = self._rendered(asked)
+        except _REFUSALS as error:
+            raise InvalidRequest(f"{put_back(str(error), literals.texts)}.", param="messages") from error
+        if not asked.thinks and not self._switches_thinking:
+            budget = 0
+        return _finished(result, literals.texts, parses_calls=bool(asked.callable), budget=budget)
 
-    def _request(self, chat: ChatInput, response_format: ResponseFormat | None) -> _core.ChatRequest:
-        tools = () if chat.tool_choice is ToolChoice.NONE else chat.tools
-        if tools and not self._template.capabilities.get("supports_tools", False):
-            raise Unsupported("This model's chat template does not support tools.", param="tools")
-        request = _core.ChatRequest()
-        request.messages = _json([_message(message) for message in chat.messages])
-        request.tools = _json([_tool(tool) for tool in tools]) if tools else ""
-        request.tool_choice = chat.tool_choice.value
-        request.parallel_tool_calls = chat.parallel_tool_calls
-        request.enable_thinking = chat.enable_thinking
-        request.template_kwargs = {key: _json(value) for key, value in chat.template_kwargs.items()}
+    def _asked(
+        self, chat: ChatInput, response_format: ResponseFormat | None, literals: Literals, budget: int | None
+    ) -> Asked:
+        allowed = callable_tools(chat)
         if response_format is not None:
-            if response_format.json_schema:
-                grammar_of_format(response_format)  # so that a schema's fault is not blamed on the messages
-            request.json_schema = response_format.json_schema
-            request.grammar = response_format.grammar
-        return request
+            grammar_of_format(response_format)  # so that a schema's fault is not blamed on the messages
+            if allowed and response_format.grammar:
+                raise Unsupported("A grammar cannot be combined with tools.", param="grammar")
+        kwargs = {key: json_text(literals.value(value)) for key, value in chat.template_kwargs.items()}
+        if chat.reasoning_effort is not None:
+            kwargs.setdefault("reasoning_effort", json_text(literals.text(chat.reasoning_effort)))
+        turns = [literals.message(turn) for turn in normalise(chat.messages)]
+        last = turns[-1]
+        continues = chat.continue_final and last.role is Role.ASSISTANT and not last.tool_calls
+        return Asked(
+            turns=turns,
+            shown=tuple(literals.tool(tool) for tool in chat.tools) if allowed else (),
+            callable=allowed,
+            is_forced=chat.tool_choice is ToolChoice.REQUIRED,
+            is_parallel=chat.parallel_tool_calls,
+            response_format=response_format,
+            kwargs=kwargs,
+            thinks=chat.template_kwargs.get("enable_thinking", chat.enable_thinking and budget != 0) is not False,
+            continues=continues,
+            begun=put_back(last.text, literals.texts) if continues else "",
+        )
+
+    def _rendered(self, asked: Asked) -> _Result:
+        if asked.callable and self.supports_tools:
+            result = self._with_own_tools(asked)
+            if result is not None:
+                return result
+        if asked.callable:
+            return self._with_generic_tools(asked)
+        if not self.supports_tools and any(turn.tool_calls for turn in asked.turns):
+            asked = asked._replace(turns=generic_tools.rewritten(asked.turns, ()))
+        form = asked.response_format
+        if form is None:
+            _, prompt = self._fitting(asked, lambda fitting: render(self._template, fitting))
+            return _Result(prompt, prompt, None)
+        _, (prompt, grammar) = self._fitting(asked, lambda fitting: prompt_of_form(self._template, fitting, form))
+        return _Result(prompt, prompt, grammar)
+
+    def _with_own_tools(self, asked: Asked) -> _Result | None:
+        """None when llama-common does not know how this template's calls are written."""
+        forced = asked.is_forced
+        asked, prompt = self._fitting(asked, lambda a: render(self._template, a, a.shown, forced=forced))
+        if not prompt.grammar:
+            return None
+        if forced and asked.continues and not has_text_before_calls(prompt):
+            return self._with_own_tools(asked._replace(continues=False, begun=""))
+        answer = prompt
+        if asked.shown != asked.callable:
+            answer = render(self._template, asked, asked.callable, forced=forced)
+        return _Result(prompt, answer, grammar_of_calls(self._template, asked, answer))
+
+    def _with_generic_tools(self, asked: Asked) -> _Result:
+        """The model's own template for the prompt, ours for the answer."""
+        written = asked._replace(turns=generic_tools.rewritten(asked.turns, asked.shown))
+        _, prompt = self._fitting(written, lambda fitting: render(self._template, fitting))
+        ends = prompt.thought_ends
+        template = _generic_template(prompt.thought_start.strip(), ends[0].strip() if ends else "")
+        reading = asked._replace(
+            turns=[_PROBE, *(asked.turns[-1:] if asked.continues else ())],
+            kwargs={"thought_is_open": json_text(is_thought_open(prompt))},
+            thinks=True,
+        )
+        answer = render(template, reading, asked.callable, forced=asked.is_forced)
+        return _Result(prompt, answer, grammar_of_calls(template, reading, answer))
+
+    def _fitting(self, asked: Asked, use: Callable[[Asked], _Rendered]) -> tuple[Asked, _Rendered]:
+        """Turns that the template takes: as they are, else a little more as the strictest ones want them."""
+        turns = asked.turns if self._has_system_role else without_system(asked.turns)
+        first_error: _core.TemplateError | None = None
+        for change in _CHANGES:
+            candidate = asked._replace(turns=change(turns))
+            try:
+                return candidate, use(candidate)
+            except _core.TemplateError as error:
+                first_error = first_error or error
+        assert first_error is not None
+        raise first_error
 
 
-def grammar_of(prompt: _core.ChatPrompt) -> GrammarSpec | None:
-    """The grammar the answer must follow, in the wire's words."""
-    if not prompt.grammar:
-        return None
-    triggers = tuple((_TRIGGER_KINDS[trigger.kind], trigger.value) for trigger in prompt.grammar_triggers)
-    return GrammarSpec(prompt.grammar, prompt.grammar_prefill, prompt.grammar_lazy, triggers)
+def _finished(result: _Result, literals: tuple[str, ...], *, parses_calls: bool, budget: int | None) -> RenderedPrompt:
+    prompt, answer, grammar = result
+    if grammar is not None and literals:
+        grammar = msgspec.structs.replace(grammar, prefill=put_back(grammar.prefill, literals))
+    return RenderedPrompt(
+        text=with_whole_marks(prompt.text) if literals else prompt.text,
+        literals=literals,
+        grammar=grammar,
+        preserved_tokens=tuple(dict.fromkeys((*prompt.preserved_tokens, *answer.preserved_tokens))),
+        stop=tuple(prompt.stop),
+        thought_limit=thought_limit(prompt, budget),
+        answer=answer,
+        parses_tool_calls=parses_calls,
+    )
 
 
-def grammar_of_format(response_format: ResponseFormat) -> GrammarSpec:
-    """The same for a raw completion, which has no template.
-
-    Raises:
-        InvalidRequest: the schema cannot be enforced.
-    """
-    if response_format.grammar:
-        return GrammarSpec(response_format.grammar)
+def _thinking_of(template: _core.ChatTemplate) -> tuple[bool, bool]:
+    """Whether a template knows thoughts, and whether it can do without them."""
+    asked = Asked([_PROBE], (), (), False, False, None, {}, thinks=True)
     try:
-        return GrammarSpec(_core.grammar_from_schema(response_format.json_schema))
-    except (_core.GrammarError, ValueError) as error:
-        raise InvalidRequest(f"{error}.", param="response_format") from error
+        thinking, silent = render(template, asked), render(template, asked._replace(thinks=False))
+    except _REFUSALS:
+        return False, False
+    return thinking.supports_thinking, thinking.text != silent.text
 
 
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+@functools.lru_cache(maxsize=8)
+def _template_of_request(info: EngineInfo) -> PromptTemplate:
+    try:
+        return PromptTemplate(info)
+    except InvalidRequest as error:
+        raise InvalidRequest(error.message, param="template") from error
 
 
-def _message(message: Message) -> dict[str, Any]:
-    encoded: dict[str, Any] = {"role": message.role.value, "content": message.text}
-    if message.reasoning:
-        encoded["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        encoded["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        encoded["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
-        encoded["name"] = message.name
-    return encoded
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": msgspec.Raw(tool.parameters.encode())}
-    return {"type": "function", "function": function}
+@functools.lru_cache(maxsize=8)
+def _generic_template(thought_start: str, thought_end: str) -> _core.ChatTemplate:
+    return _core.ChatTemplate(generic_tools.template_source(thought_start, thought_end))

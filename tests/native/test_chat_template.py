@@ -106,6 +106,41 @@ def test_thinking_can_be_switched_off(script_model: _core.Model, think_model: _c
     assert render(chat).supports_thinking
 
 
+def test_tags_of_thoughts_are_known(script_model: _core.Model, think_model: _core.Model) -> None:
+    prompt = render(template(think_model))
+    assert (prompt.thought_start, prompt.thought_ends) == ("<think>", ["</think>"])
+    prompt = render(template(script_model))
+    assert (prompt.thought_start, prompt.thought_ends) == ("", [])
+
+
+# --- an answer that was begun ----------------------------------------------------------------------------------------
+
+
+def test_last_assistant_message_goes_on(script_model: _core.Model, think_model: _core.Model) -> None:
+    begun = {"role": "assistant", "content": "One, two"}
+    assert render(template(script_model), USER, begun, continue_final=True).text.endswith("assistant\nOne, two")
+    prompt = render(template(think_model), USER, {**begun, "reasoning_content": "why"}, continue_final=True)
+    assert prompt.text.endswith("<think>\nwhy\n</think>\n\nOne, two")
+    parser = _core.ChatParser(prompt)
+    delta, rest = parser.feed(", three"), parser.finish()
+    assert (delta.content + rest.content, delta.reasoning + rest.reasoning) == (", three", "")
+
+
+def test_thought_goes_on(think_model: _core.Model) -> None:
+    begun = {"role": "assistant", "content": "", "reasoning_content": "be"}
+    parser = _core.ChatParser(render(template(think_model), USER, begun, continue_final=True))
+    deltas = [parser.feed("cause</think>\n\n"), parser.feed("Yes"), parser.finish()]
+    assert "".join(delta.reasoning for delta in deltas) == "cause"
+    assert "".join(delta.content for delta in deltas) == "Yes"
+
+
+@pytest.mark.parametrize("messages", [[], [USER]])
+def test_nothing_to_go_on_with(script_model: _core.Model, messages: list[Any]) -> None:
+    request = with_fields(_core.ChatRequest(), {"messages": json.dumps(messages), "continue_final": True})
+    with pytest.raises(ValueError, match="no assistant"):
+        template(script_model).render(request)
+
+
 # --- tools -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,15 @@
-"""Embeddings and scores: one vector for each sequence, or one for each token."""
+"""Embeddings and scores: one vector for each sequence, or one for each token; what a vocabulary has for them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from native.objects import DONE, make_context
 from tiny_models import EMBED_CONTEXT, EMBED_SIZE
+from tiny_models.bert import INFILL_TOKENS, write_embed_model, write_rerank_model
 
 from dmr import _core
 
@@ -136,3 +139,42 @@ def test_vectors_that_are_not_there(embed_model: _core.Model, random_model: _cor
         generating.sequence_embedding(0)
     with pytest.raises(ValueError, match="not made for embeddings"):
         generating.embedding(0)
+
+
+def test_the_texts_that_are_control_tokens(embed_model: _core.Model, script_model: _core.Model) -> None:
+    assert embed_model.control_tokens == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    for model in (embed_model, script_model):
+        assert model.control_tokens
+        for text in model.control_tokens:
+            assert len(model.tokenize(text, add_special=False, parse_special=True)) == 1
+            assert len(model.tokenize(text, add_special=False, parse_special=False)) > 1
+    controls = [token for token in range(script_model.num_vocabulary) if script_model.is_control(token)]
+    assert {script_model.piece(token, special=True).decode() for token in controls} <= set(script_model.control_tokens)
+
+
+def test_the_tokens_around_a_gap(embed_model: _core.Model, tmp_path: Path) -> None:
+    def infill(model: _core.Model) -> list[int]:
+        return [model.fim_prefix, model.fim_suffix, model.fim_middle, model.fim_repository, model.fim_separator]
+
+    assert infill(embed_model) == [-1] * 5
+    path = tmp_path / "infill.gguf"
+    write_embed_model(path, has_infill_tokens=True)
+    model = _core.Model([str(path)])
+    assert [model.piece(token, special=True).decode() for token in infill(model)] == list(INFILL_TOKENS)
+
+
+def test_a_head_that_scores(embed_model: _core.Model, rerank_model: _core.Model, tmp_path: Path) -> None:
+    assert rerank_model.has_classifier
+    assert not embed_model.has_classifier
+    path = tmp_path / "undeclared.gguf"
+    write_rerank_model(path, declares_pooling=False)
+    model = _core.Model([str(path)])
+    path.unlink()
+    assert not model.has_classifier  # the file is gone: nothing is known
+
+
+def test_what_stands_between_the_texts_of_a_pair(embed_model: _core.Model, random_model: _core.Model) -> None:
+    assert embed_model.piece(embed_model.separator, special=True) == b"[SEP]"
+    assert embed_model.adds_separator
+    assert (random_model.separator, random_model.adds_separator) == (-1, False)
+    assert embed_model.vector_length == EMBED_SIZE
