@@ -9,7 +9,12 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/native
+LITELLM := build/litellm
 STARTER_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+NODE_CLIENTS := tests/node/clients/node_modules/.package-lock.json
+NODE_AGENTS := tests/node/agents/node_modules/.package-lock.json
+NODE_PACKAGES := $(NODE_CLIENTS) $(NODE_AGENTS)
+NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 CXX_FILES := $(wildcard csrc/*/*.h csrc/*/*.cpp)
 BUILD_FILES := $(CXX_FILES) CMakeLists.txt pyproject.toml $(wildcard third_party/llama_cpp.*)
 
@@ -23,10 +28,10 @@ COMPILE = trap 'exit 130' INT; mkdir -p build && { $(1) 2>&1 | tee build/pip.log
 	|| { tail -n 40 build/pip.log; echo "make: the build failed; everything it said is in build/pip.log" >&2; exit 1; }; }
 EDITABLE = $(BIN)/python -m pip install -v --no-build-isolation --no-deps -C build-dir=$(BUILD) -e .
 
-.PHONY: help dev build model serve test lint format wheel test-wheel docs clean
+.PHONY: help dev build model serve clients test test-agents test-litellm lint format wheel test-wheel docs clean
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Each stamp is written last: what Ctrl-C left half done is done again.
 
@@ -68,8 +73,29 @@ serve: dev model ## put the starter model into the store and serve on 127.0.0.1:
 	@$(BIN)/python third_party/import_starter_model.py $(STARTER_MODEL)
 	@exec $(BIN)/dmr serve
 
-test: dev model ## run every test
-	@$(BIN)/python -m pytest
+# Node's tests are skipped where there is no npm, or where it cannot reach its registry.
+clients: $(if $(shell command -v npm),$(NODE_CLIENTS)) ## bring the Node clients that tests use (78 MB)
+
+$(NODE_PACKAGES): %/node_modules/.package-lock.json: %/package.json %/package-lock.json
+	@echo "==> packages of $*"
+	@$(NPM_CI) --prefix $* && touch $@ || echo "make: npm failed, so the tests that need $* will be skipped" >&2
+
+test: dev model clients ## run every test, save for those of agents
+	@$(BIN)/python -m pytest -m "not agents"
+
+test-agents: dev $(NODE_AGENTS) ## bring Claude Code and Codex (770 MB) and run them against a real server
+	@$(BIN)/python -m pytest -m agents -rP tests/e2e/test_agents.py
+
+# Instructor and LiteLLM hold openai and rich back, so they get an environment of their own.
+$(LITELLM)/complete: pyproject.toml
+	@echo "==> environment in $(LITELLM)"
+	@[ -e $@ ] || $(PYTHON) -m venv --clear $(LITELLM)
+	@sed -n 's/^clients = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '" ' | tr , '\n' > $(LITELLM)/requirements.txt
+	@$(LITELLM)/bin/python -m pip install --quiet -r $(LITELLM)/requirements.txt
+	@touch $@
+
+test-litellm: dev model $(LITELLM)/complete ## bring LiteLLM and Instructor (350 MB) and run them against a real server
+	@$(BIN)/python -m pytest -m litellm
 
 lint: dev ## check style, types, import arrows and C++ formatting
 	$(BIN)/ruff check
@@ -91,8 +117,9 @@ wheel: $(VENV)/tools ## build the portable wheel into dist/
 test-wheel: dev wheel ## test the portable wheel in a clean environment
 	@DMR_TEST_WHEEL="$$(ls dist/*.whl)" $(BIN)/python -m pytest tests/wheel
 
-docs: dev ## write docs/cli.md anew
+docs: dev ## write docs/cli.md and docs/dialects anew
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_dialects.py
 
 clean: ## remove what was built; downloads stay
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -14,6 +14,7 @@ from dmr.types import ModelRecord, Removal, RunningModel, TransferProgress
 from dmr.wire import (
     AcquireLease,
     Connection,
+    CreateModel,
     EngineMessage,
     EngineQuery,
     EngineReply,
@@ -103,10 +104,12 @@ class ManagerClient:
     def tag_model(self, source: str, target: str) -> ModelRecord:
         return self._ask(TagModel(source, target), Tagged).record
 
-    def transfer(self, command: PullModel | PushModel) -> Generator[TransferProgress | None, None, None]:
-        """The steps of a pull or push, None after each `TICK` of silence. Closing the iterator cancels.
+    def transfer(self, command: PullModel | PushModel | CreateModel) -> Generator[TransferProgress | None, None, None]:
+        """The steps of a pull, a push or the making of a model, None after each `TICK` of silence.
 
-        Raises: as `dmr.store.transfers`, and Unavailable
+        Closing the iterator cancels.
+
+        Raises: as `dmr.store.transfers` and `dmr.store.create`, and Unavailable
         """
         connection = self._connect()
         try:

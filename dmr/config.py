@@ -17,6 +17,7 @@ import msgspec
 from dmr.errors import InvalidRequest
 
 DEFAULT_PORT = 12434
+DEFAULT_CONTEXT_LIMIT = 8192  # tokens; a model trained for more gets them when they are asked for
 
 
 class EngineSettings(msgspec.Struct, frozen=True):

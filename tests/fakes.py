@@ -15,6 +15,7 @@ from dmr.types import (
     GenerateRequest,
     ModelConfig,
     ModelRecord,
+    NewModel,
     Removal,
     RerankRequest,
     RunningModel,
@@ -23,9 +24,10 @@ from dmr.types import (
     TokenCount,
     TokenizeRequest,
     Tokens,
+    TransferProgress,
 )
 
-Step = Event | Exception
+Step = Event | TransferProgress | Exception
 
 
 class FakeStream:
@@ -36,10 +38,10 @@ class FakeStream:
         self.closed = False
         self.num_played = 0
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Any]:
         return self
 
-    def __next__(self) -> Event:
+    def __next__(self) -> Any:
         if self.closed:
             raise StopIteration
         step = next(self._steps)
@@ -69,6 +71,9 @@ class FakeService:
         self.calls: list[EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest] = []
         self.counted: list[GenerateRequest] = []
         self.copied: list[tuple[str, str]] = []
+        self.transfers: list[tuple[str, str, str, str | None, bool]] = []
+        self.created: list[NewModel] = []
+        self.files: dict[str, bytes] = {}  # uploads by digest
         self.features: tuple[str, ...] = ("completion", "tools", "thinking", "insert", "embedding", "rerank")
         self.replies: deque[object] = deque()  # what the calls answer, in order; exceptions are raised
         self._scripts: deque[Iterable[Step]] = deque()
@@ -110,6 +115,28 @@ class FakeService:
         model = self.get_model(source)
         self.copied.append((source, target))
         return model
+
+    def pull(self, reference: str, token: str | None = None, insecure: bool = False) -> Iterator[Any]:
+        self.transfers.append(("pull", reference, reference, token, insecure))
+        return FakeStream(self._scripts.popleft())
+
+    def push(
+        self, source: str, target: str | None = None, token: str | None = None, insecure: bool = False
+    ) -> Iterator[Any]:
+        self.transfers.append(("push", source, target or source, token, insecure))
+        return FakeStream(self._scripts.popleft())
+
+    def create_model(self, new: NewModel) -> Iterator[Any]:
+        self.created.append(new)
+        return FakeStream(self._scripts.popleft())
+
+    def has_file(self, digest: str) -> bool:
+        self._fail()
+        return digest in self.files
+
+    def add_file(self, source: BinaryIO, size: int | None, digest: str) -> None:
+        self._fail()
+        self.files[digest] = source.read()
 
     def _reply(self, request: EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest) -> Iterator[Any]:
         self.calls.append(request)

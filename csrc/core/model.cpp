@@ -66,9 +66,8 @@ void require_readable(const std::string & path) {
 bool has_tensor(const std::string & path, std::initializer_list<const char *> names) {
     const std::unique_ptr<gguf_context, decltype(&gguf_free)> file(gguf_init_from_file(path.c_str(), {true, nullptr}),
                                                                    gguf_free);
-    return file != nullptr && std::any_of(names.begin(), names.end(), [&](const char * name) {
-               return gguf_find_tensor(file.get(), name) >= 0;
-           });
+    return file != nullptr && std::any_of(names.begin(), names.end(),
+                                          [&](const char * name) { return gguf_find_tensor(file.get(), name) >= 0; });
 }
 
 }  // namespace
@@ -164,9 +163,8 @@ Token    Model::fim_repository() const { return llama_vocab_fim_rep(vocab_); }
 Token    Model::fim_separator() const { return llama_vocab_fim_sep(vocab_); }
 
 bool Model::has_classifier() const {
-    return std::any_of(paths_.begin(), paths_.end(), [](const std::string & path) {
-        return has_tensor(path, {"cls.weight", "cls.output.weight"});
-    });
+    return std::any_of(paths_.begin(), paths_.end(),
+                       [](const std::string & path) { return has_tensor(path, {"cls.weight", "cls.output.weight"}); });
 }
 
 bool Model::is_end(Token token) const {

@@ -76,8 +76,10 @@ def inverted(ranges: Ranges) -> Ranges:
 _DIGITS: Ranges = ((0x30, 0x39),)
 _WORD = united([(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)])
 _SPACE = united(
-    [(9, 13), (0x20, 0x20), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029), (0x202F, 0x202F)]
-    + [(0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)]
+    [
+        *((9, 13), (0x20, 0x20), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029)),
+        *((0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)),
+    ]
 )
 _NOT_LINE_END = inverted(united([(10, 10), (13, 13), (0x2028, 0x2029)]))
 _CLASSES = {"d": _DIGITS, "D": inverted(_DIGITS), "w": _WORD, "W": inverted(_WORD), "s": _SPACE, "S": inverted(_SPACE)}
@@ -123,8 +125,9 @@ class _Parser:
     def _sequence(self) -> Node:
         parts: list[Node] = []
         while self._peek() not in ("", "|", ")"):
+            is_group = self._peek() == "("
             part = self._atom()
-            parts.append(part if isinstance(part, Place) else self._repeated(part))
+            parts.append(part if isinstance(part, Place) and not is_group else self._repeated(part))
         return parts[0] if len(parts) == 1 else Chain(tuple(parts))
 
     def _repeated(self, part: Node) -> Node:
@@ -252,7 +255,6 @@ def parse(text: str) -> Node:
 
 
 # --- matching --------------------------------------------------------------------------------------------------------
-
 
 
 class _Step(NamedTuple):

@@ -25,7 +25,9 @@ MAX_COPIES = 1000  # of one element, where repetitions stand in each other; the 
 # What stands for itself in a JSON string; the grammar writes it between quotation marks as it is.
 _PLAIN = inverted(united([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x7F), (0xD800, 0xDFFF)]))
 # These the converter takes word for word.
-_SIMPLE = re.compile(r"\^(?:(?:[A-Za-z0-9_]|\[(?:[A-Za-z0-9_](?:-[A-Za-z0-9])?)+-?\])(?:[*+?]|\{[0-9]{1,3}(?:,[0-9]{1,3})?\})?)*\$")
+_SIMPLE = re.compile(
+    r"\^(?:(?:[A-Za-z0-9_]|\[(?:[A-Za-z0-9_](?:-[A-Za-z0-9])?)+-?\])(?:[*+?]|\{[0-9]{1,3}(?:,[0-9]{1,3})?\})?)*\$"
+)
 
 
 class _Beyond(Exception):
@@ -53,7 +55,7 @@ def for_grammar(pattern: str) -> str | None:
 
 def _whole(branch: Node) -> str:
     """A branch that need not begin and end with the text, as one that does."""
-    parts = list(branch.parts) if isinstance(branch, Chain) else [branch]
+    parts: list[Node] = list(branch.parts) if isinstance(branch, Chain) else [branch]
     before = after = f"{_characters(_PLAIN)}*"
     while parts and parts[0] == Place("^"):
         parts.pop(0)
@@ -61,7 +63,7 @@ def _whole(branch: Node) -> str:
     while parts and parts[-1] == Place("$"):
         parts.pop()
         after = ""
-    text = before + _chain(parts) + after
+    text = before + _chain(parts) + after if parts else before or after
     if not text:
         raise _Beyond
     return text
@@ -106,7 +108,9 @@ def _characters(ranges: Ranges) -> str:
     found = _common(ranges, _PLAIN)
     if not found:
         raise _Beyond
-    return "[" + "".join(_code(first) if first == last else f"{_code(first)}-{_code(last)}" for first, last in found) + "]"
+    return (
+        "[" + "".join(_code(first) if first == last else f"{_code(first)}-{_code(last)}" for first, last in found) + "]"
+    )
 
 
 def _common(one: Ranges, other: Ranges) -> Ranges:

@@ -98,7 +98,7 @@ class PromptTemplate:
             shown=tuple(literals.tool(tool) for tool in chat.tools) if allowed else (),
             callable=allowed,
             is_forced=chat.tool_choice is ToolChoice.REQUIRED,
-            is_parallel=chat.parallel_tool_calls,
+            is_parallel=chat.parallel_tool_calls and not _names_one_tool(chat),
             response_format=response_format,
             kwargs=kwargs,
             thinks=chat.template_kwargs.get("enable_thinking", chat.enable_thinking and budget != 0) is not False,
@@ -200,3 +200,8 @@ def _template_of_request(info: EngineInfo) -> PromptTemplate:
 @functools.lru_cache(maxsize=8)
 def _generic_template(thought_start: str, thought_end: str) -> _core.ChatTemplate:
     return _core.ChatTemplate(generic_tools.template_source(thought_start, thought_end))
+
+
+def _names_one_tool(chat: ChatInput) -> bool:
+    """Who asks for one tool by its name wants one call of it."""
+    return chat.tool_choice is ToolChoice.REQUIRED and chat.allowed_tools is not None and len(chat.allowed_tools) == 1

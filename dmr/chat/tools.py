@@ -30,7 +30,7 @@ def callable_tools(chat: ChatInput) -> tuple[Tool, ...]:
         allowed = tuple(tool for tool in chat.tools if tool.name in chat.allowed_tools)
     if chat.tool_choice is ToolChoice.REQUIRED and not allowed:
         raise InvalidRequest("A tool call is required, but there is no tool that may be called.", param="tool_choice")
-    return allowed
+    return tuple(_as_enforced(tool) for tool in allowed)
 
 
 def tools_json(tools: Iterable[Tool]) -> str:
@@ -43,6 +43,11 @@ def messages_json(messages: Iterable[Message]) -> str:
 
 def json_text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _as_enforced(tool: Tool) -> Tool:
+    """With the parameters that the grammar is made of; the prompt shows the client's own."""
+    return Tool(tool.name, tool.description, tool.enforced, tool.strict) if tool.enforced else tool
 
 
 def _check_names(tools: Sequence[Tool]) -> None:

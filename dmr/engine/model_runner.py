@@ -6,13 +6,13 @@ import functools
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmr import _core
 from dmr.config import EngineSettings
 from dmr.engine.core_budget import CoreBudget
 from dmr.engine.kv_cache import Copy
+from dmr.engine.loading import LoadedModel, cannot_generate, describe, load_model
 from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
 from dmr.errors import InvalidRequest, ModelLoadFailed
@@ -96,30 +96,38 @@ class ModelRunner:
         Raises:
             ModelLoadFailed: with llama.cpp's own reason.
         """
-        settings = spec.settings
+        loaded = load_model(spec, progress)
+        runner = cls.over(loaded, spec.settings)
+        if runner is None:
+            raise ModelLoadFailed(cannot_generate(loaded.model))
+        return runner
+
+    @classmethod
+    def over(cls, loaded: LoadedModel, settings: EngineSettings, cores: CoreBudget | None = None) -> ModelRunner | None:
+        """Make a context to generate with; None: this is a model for embeddings or reranking.
+
+        `cores`: a budget that others have a part in; of no use where the settings name a number of threads.
+
+        Raises:
+            ModelLoadFailed
+        """
+        model = loaded.model
+        if loaded.declared_pooling is not None or not model.has_decoder:
+            return None
         try:
-            model = _core.Model(list(spec.weights), num_gpu_layers=settings.num_gpu_layers, progress=progress)
-            if not model.has_decoder or model.num_vocabulary == 0:
-                raise ModelLoadFailed(f"{model.description} cannot generate text.")
             context = _core.Context(model, _context_options(model, settings))
-            if not context.has_memory:
-                raise ModelLoadFailed(f"{model.description} is a model for embeddings; it cannot generate text.")
-            override = spec.chat_template
-            template = Path(override).read_text(encoding="utf-8") if override else model.chat_template
-        except (_core.Error, ValueError, OSError) as error:
+        except (_core.Error, ValueError) as error:
             raise ModelLoadFailed(str(error)) from error
-        return cls(model, context, settings, template)
+        if not context.has_memory:
+            context.close()
+            return None
+        runner = cls(model, context, settings, loaded.template)
+        if cores is not None and runner._core_budget is not None:
+            runner._core_budget = cores
+        return runner
 
     def info(self) -> EngineInfo:
-        model = self._model
-        return EngineInfo(
-            description=model.description,
-            context_size=self.context_size,
-            chat_template=self._template,
-            bos=self._token_text(model.bos),
-            eos=self._token_text(model.eos),
-            adds_bos=model.adds_bos,
-        )
+        return describe(self._model, self._template, self.context_size, ("generate", "embed"))
 
     @property
     def begin_token(self) -> int:
@@ -240,9 +248,6 @@ class ModelRunner:
         stop_sequence = generator.stop[row.stopped_by] if row.stopped_by >= 0 else None
         logprob = None if generator.num_logprobs is None else _logprob(row, generator.detokenizer.piece)
         return NextToken(row.token, row.text, row.is_end, stop_sequence, logprob, row.error)
-
-    def _token_text(self, token: int) -> str:
-        return self._model.piece(token, special=True).decode(errors="replace") if token >= 0 else ""
 
 
 def num_usable_cores() -> int:

@@ -15,24 +15,39 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from dmr import _core
+from dmr.engine.core_budget import read_cpu_times
+from dmr.engine.core_share import CoreShare
+from dmr.engine.embed_intake import EmbedIntake
+from dmr.engine.embed_runner import EmbedRunner
+from dmr.engine.embedder import Embedder
 from dmr.engine.engine import Engine, PrefillPacer, Request
 from dmr.engine.intake import Intake
 from dmr.engine.kv_cache import KVCache
-from dmr.engine.model_runner import ModelRunner, num_usable_cores
-from dmr.engine.scheduler import Scheduler
+from dmr.engine.loading import ModelTokenizer, cannot_generate, describe, load_model
+from dmr.engine.model_runner import Generator, ModelRunner, StepOutput, num_usable_cores
+from dmr.engine.scheduler import Schedule, Scheduler
 from dmr.engine.step_loop import Delivery, Publish, StepLoop
-from dmr.errors import DmrError, InternalError
+from dmr.errors import DmrError, InternalError, Unsupported
 from dmr.wire import (
     EngineCompleted,
+    EngineDetokenize,
+    EngineEmbed,
+    EngineInfo,
+    EngineQuery,
     EngineReady,
+    EngineReply,
     EngineRequest,
+    EngineRerank,
     EngineSpec,
     EngineStarted,
     EngineStatus,
+    EngineTokenize,
     LoadProgress,
     WireError,
     engine_query_decoder,
@@ -67,12 +82,28 @@ class StatusPipe:
             self.send(LoadProgress(fraction))
 
 
-class Server:
-    """Connections in, messages out. Lives on the event loop; the step loop has a thread of its own."""
+class Embedding(NamedTuple):
+    """What turns texts into vectors or scores."""
 
-    def __init__(self, intake: Intake, steps: StepLoop) -> None:
+    intake: EmbedIntake
+    embedder: Embedder
+
+
+class Server:
+    """Connections in, messages out. Lives on the event loop; step loop and embedder have threads of their own."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        steps: StepLoop | None,
+        embedding: Embedding | None = None,
+        refusal: str = "This model cannot generate text.",
+    ) -> None:
+        """`steps` None: what asks for text is refused with `refusal`."""
         self._intake = intake
         self._steps = steps
+        self._embedding = embedding
+        self._refusal = refusal
         self._executor = ThreadPoolExecutor(max_workers=max(2, num_usable_cores()), thread_name_prefix="intake")
         self._writers: dict[Request, asyncio.StreamWriter] = {}
         self._done: dict[Request, asyncio.Event] = {}
@@ -93,22 +124,46 @@ class Server:
                 writer.close()
                 await writer.wait_closed()
 
-    async def _answer(self, message: EngineRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, message: EngineQuery, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        if isinstance(message, EngineTokenize):
+            writer.write(pack(await loop.run_in_executor(self._executor, self._intake.tokenize, message)))
+        elif isinstance(message, EngineDetokenize):
+            writer.write(pack(await loop.run_in_executor(self._executor, self._intake.detokenize, message)))
+        elif isinstance(message, EngineRequest):
+            await self._generate(message, reader, writer)
+        else:
+            await self._embed(message, reader, writer)
+
+    async def _generate(
+        self, message: EngineRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if self._steps is None:
+            raise Unsupported(self._refusal)
         loop = asyncio.get_running_loop()
         request = await loop.run_in_executor(self._executor, self._intake.prepare, message)
         self._steps.submit(request)
         # No message of the request can overtake this one: they come through this same loop.
-        writer.write(pack(EngineStarted(request.num_prompt_tokens)))
+        writer.write(pack(EngineStarted(request.num_prompt_tokens, request.num_dropped_tokens)))
         done = asyncio.Event()
         self._writers[request], self._done[request] = writer, done
-        gone = asyncio.ensure_future(until_closed(reader))
-        finished = asyncio.ensure_future(done.wait())
-        await asyncio.wait({gone, finished}, return_when=asyncio.FIRST_COMPLETED)
-        if not done.is_set():
+        if not await _first_of(done.wait(), reader):
             self._steps.abort(request)
-        gone.cancel()
-        finished.cancel()
         del self._writers[request], self._done[request]
+
+    async def _embed(
+        self, message: EngineEmbed | EngineRerank, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if self._embedding is None:
+            raise Unsupported("This model makes no vectors of texts.")
+        intake, embedder = self._embedding
+        job = await asyncio.get_running_loop().run_in_executor(self._executor, intake.prepare, message)
+        embedder.submit(job)
+        reply: asyncio.Future[EngineReply] = asyncio.wrap_future(job.reply)
+        if await _first_of(reply, reader):
+            writer.write(pack(job.reply.result()))
+        else:
+            embedder.abort(job)
 
     def publish(self, deliveries: list[Delivery]) -> None:
         """Write a step's messages, one write for each connection. On the event loop."""
@@ -121,6 +176,67 @@ class Server:
             writer = self._writers.get(request)
             if writer is not None:
                 writer.write(b"".join(parts))
+
+
+async def _first_of(done: Awaitable[object], reader: asyncio.StreamReader) -> bool:
+    """Wait until it is done; False: the other side has left before."""
+    finished, gone = asyncio.ensure_future(done), asyncio.ensure_future(until_closed(reader))
+    await asyncio.wait({finished, gone}, return_when=asyncio.FIRST_COMPLETED)
+    is_done = finished.done()
+    finished.cancel()
+    gone.cancel()
+    return is_done
+
+
+class SharingRunner:
+    """A model runner that lets the embedder know while it computes."""
+
+    def __init__(self, runner: ModelRunner, cores: CoreShare) -> None:
+        self._runner = runner
+        self._cores = cores
+
+    def run(self, schedule: Schedule, generators: dict[int, Generator]) -> StepOutput:
+        with self._cores.at_work("generator"):
+            return self._runner.run(schedule, generators)
+
+    def forget_all(self) -> None:
+        self._runner.forget_all()
+
+
+class Machinery(NamedTuple):
+    """All of a loaded model. Without `steps` it is a model for embeddings or reranking."""
+
+    server: Server
+    steps: StepLoop | None
+    embedder: Embedder
+    info: EngineInfo
+
+
+def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
+    """Load the model and make what serves it. Raises ModelLoadFailed."""
+    settings = spec.settings
+    loaded = load_model(spec, progress)
+    num_cores = settings.num_threads or num_usable_cores()
+    # Who names a number of threads gets that number, whatever other processes do.
+    cores = CoreShare(num_cores, (lambda: None) if settings.num_threads else read_cpu_times)
+    runner = ModelRunner.over(loaded, settings, cores)
+    embed_runner = EmbedRunner(loaded, settings, num_cores, generates=runner is not None)
+    tokenizer = ModelTokenizer(loaded.model, embed_runner.max_input_tokens)
+    ranks = embed_runner.pooling == "rank"
+    embedder = Embedder(embed_runner, cores, settings.max_queue)
+    embedding = Embedding(EmbedIntake(tokenizer, ranks=ranks, template=loaded.rerank_template), embedder)
+    if runner is None:
+        embed_runner.open()
+        server = Server(Intake(tokenizer), None, embedding, cannot_generate(loaded.model))
+        tasks = ("rerank",) if ranks else ("embed",)
+        info = describe(loaded.model, loaded.template, embed_runner.max_input_tokens, tasks)
+        return Machinery(server, None, embedder, info)
+    kv_cache = KVCache(runner.num_cells, runner.num_slots, runner.shares_prefixes)
+    scheduler = Scheduler(kv_cache, runner.max_num_seqs, runner.max_batch_tokens, runner.max_outputs)
+    pacer = PrefillPacer(settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens)
+    shared = SharingRunner(runner, cores)
+    steps = StepLoop(lambda deliver: Engine(shared, scheduler, pacer, deliver), settings.max_queue)
+    return Machinery(Server(Intake(runner), steps, embedding), steps, embedder, runner.info())
 
 
 async def run_engine(spec: EngineSpec, status: StatusPipe, life_line: asyncio.StreamReader) -> None:
@@ -136,23 +252,22 @@ async def run_engine(spec: EngineSpec, status: StatusPipe, life_line: asyncio.St
         status.progress(fraction)
         return not stopped.is_set()
 
-    runner = await loop.run_in_executor(None, ModelRunner.load, spec, report)
-    kv_cache = KVCache(runner.num_cells, runner.num_slots, runner.shares_prefixes)
-    scheduler = Scheduler(kv_cache, runner.max_num_seqs, runner.max_batch_tokens)
-    pacer = PrefillPacer(spec.settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens)
-    steps = StepLoop(lambda deliver: Engine(runner, scheduler, pacer, deliver), spec.settings.max_queue)
-    server = Server(Intake(runner), steps)
+    server, steps, embedder, info = await loop.run_in_executor(None, build, spec, report)
 
     def publish(deliveries: list[Delivery]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
             loop.call_soon_threadsafe(server.publish, deliveries)
 
-    threading.Thread(target=run_steps, args=(steps, publish), name="steps", daemon=True).start()
+    if steps is not None:
+        threading.Thread(target=run_steps, args=(steps, publish), name="steps", daemon=True).start()
+    threading.Thread(target=run_embedder, args=(embedder,), name="embedder", daemon=True).start()
     listener = await asyncio.start_unix_server(server.serve, spec.socket, backlog=1024)
-    status.send(EngineReady(runner.info()))
+    status.send(EngineReady(info))
     await stopped.wait()
     listener.close()
-    steps.stop()
+    if steps is not None:
+        steps.stop()
+    embedder.stop()
 
 
 def run_steps(steps: StepLoop, publish: Publish) -> None:
@@ -161,6 +276,15 @@ def run_steps(steps: StepLoop, publish: Publish) -> None:
         steps.run(publish)
     except Exception:
         logger.critical("the engine cannot go on", exc_info=True)
+        os._exit(1)
+
+
+def run_embedder(embedder: Embedder) -> None:
+    """The embedder's thread; when it fails, so does the process."""
+    try:
+        embedder.run()
+    except Exception:
+        logger.critical("the embedder cannot go on", exc_info=True)
         os._exit(1)
 
 

@@ -20,6 +20,7 @@ from dmr.manager.transfers import Transfers
 from dmr.store.store import ModelStore
 from dmr.wire import (
     AcquireLease,
+    CreateModel,
     Imported,
     ImportModel,
     LeaseGranted,
@@ -64,7 +65,7 @@ class ManagerServer:
             command = await read_frame(reader, manager_command_decoder)
             if isinstance(command, AcquireLease):
                 await self._lease(command, reader, writer)
-            elif isinstance(command, (PullModel, PushModel)):
+            elif isinstance(command, (PullModel, PushModel, CreateModel)):
                 await self._transfer(command, reader, writer)
             elif command is not None:
                 writer.write(pack(await self._obey(command)))
@@ -92,9 +93,14 @@ class ManagerServer:
         return Pong()
 
     async def _transfer(
-        self, command: PullModel | PushModel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        command: PullModel | PushModel | CreateModel,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
-        if isinstance(command, PullModel):
+        if isinstance(command, CreateModel):
+            steps = self._transfers.create(command.new)
+        elif isinstance(command, PullModel):
             steps = self._transfers.pull(command.reference, command.token, command.insecure)
         else:
             steps = self._transfers.push(command.reference, command.target, command.token, command.insecure)

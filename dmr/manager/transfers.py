@@ -1,4 +1,7 @@
-"""Pulls and pushes: each in a thread of its own, one for all who ask for the same. Lives on one event loop."""
+"""Pulls, pushes and the making of models: each in a thread of its own, one for all who ask for the same.
+
+Lives on one event loop.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,25 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
+
+import msgspec
 
 from dmr.config import Settings
 from dmr.errors import DmrError, InternalError, ShuttingDown
+from dmr.manager.quantizer import Quantizer
+from dmr.store.create import create_model
+from dmr.store.draft import Quantize
 from dmr.store.pull import RegistryOptions, Report
 from dmr.store.registry.transport import Cancelled, TransferCancelled
 from dmr.store.store import ModelStore
 from dmr.store.transfers import pull, push
-from dmr.types import TransferProgress
+from dmr.store.uploads import Uploads
+from dmr.types import NewModel, TransferProgress
 
 MAX_TRANSFERS = 4  # at the same time; more wait
+MAX_CREATIONS = 2  # beside them
 REPORT_INTERVAL = 0.1  # seconds between two reports about the same layer
 
 logger = logging.getLogger("dmr.manager")
@@ -58,13 +69,20 @@ class _Transfer:
 
 
 class Transfers:
-    def __init__(self, store: ModelStore, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, store: ModelStore, settings: Settings, environ: Mapping[str, str], quantize: Quantize | None = None
+    ) -> None:
         """`environ`: where credentials are looked for."""
         self._store = store
         self._settings = settings
         self._environ = environ
         self._running: dict[_Key, _Transfer] = {}
+        self._quantize = quantize or Quantizer()
         self._room = asyncio.Semaphore(MAX_TRANSFERS)
+        self._workshop = asyncio.Semaphore(MAX_CREATIONS)
+        # Of its own: work that takes hours must not hold up whoever looks something up in the store.
+        self._threads = ThreadPoolExecutor(MAX_TRANSFERS + MAX_CREATIONS, thread_name_prefix="transfer")
+        Uploads(store.root).sweep()
         self._is_stopping = False
 
     def pull(self, reference: str, token: str | None, insecure: bool) -> AsyncGenerator[TransferProgress, None]:
@@ -76,11 +94,23 @@ class Transfers:
         key = _Key("pull", reference.strip(), "", token, insecure)
         return self._follow(key, lambda report, cancelled: pull(self._store, reference, options, report, cancelled))
 
-    def push(self, reference: str, target: str, token: str | None, insecure: bool) -> AsyncGenerator[TransferProgress, None]:
+    def push(
+        self, reference: str, target: str, token: str | None, insecure: bool
+    ) -> AsyncGenerator[TransferProgress, None]:
         options = self._options(token, insecure)
         key = _Key("push", reference.strip(), target.strip(), token, insecure)
         return self._follow(
             key, lambda report, cancelled: push(self._store, reference, target, options, report, cancelled)
+        )
+
+    def create(self, new: NewModel) -> AsyncGenerator[TransferProgress, None]:
+        """Ends when the model is in the store. Leaving early cancels, unless others follow.
+
+        Raises: as `dmr.store.create.create_model`
+        """
+        key = _Key("create", msgspec.json.encode(new).decode(), "", None, False)
+        return self._follow(
+            key, lambda report, cancelled: create_model(self._store, new, self._quantize, report, cancelled)
         )
 
     async def stop(self) -> None:
@@ -90,6 +120,7 @@ class Transfers:
         for transfer in running:
             transfer.cancelled.set()
         await asyncio.gather(*(transfer.task for transfer in running if transfer.task), return_exceptions=True)
+        self._threads.shutdown(wait=False)
 
     def _options(self, token: str | None, insecure: bool) -> RegistryOptions:
         registry = self._settings.registry
@@ -124,15 +155,15 @@ class Transfers:
 
         error: DmrError | None = None
         try:
-            async with self._room:
-                await asyncio.to_thread(work, report, transfer.cancelled.is_set)
+            async with self._workshop if key.kind == "create" else self._room:
+                await loop.run_in_executor(self._threads, work, report, transfer.cancelled.is_set)
         except TransferCancelled:
-            error = ShuttingDown("The transfer was cancelled.")
+            error = ShuttingDown("This was cancelled.")
         except DmrError as failure:
             error = failure
         except Exception:
-            logger.exception("a transfer failed")
-            error = InternalError("The transfer failed; the server's log has the details.")
+            logger.exception("a %s failed", key.kind)
+            error = InternalError(f"The {key.kind} failed; the server's log has the details.")
         finally:
             if self._running.get(key) is transfer:
                 del self._running[key]

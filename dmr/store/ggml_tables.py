@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -96,6 +97,14 @@ FILE_TYPES: Mapping[int, str] = {
     38: "MXFP4_MOE",
     39: "NVFP4",
     40: "Q1_0",
+}
+
+# What weights can be made into without knowing how they are used (an importance matrix).
+WRITABLE_FILE_TYPES: Mapping[str, int] = {
+    name: number
+    for number, name in FILE_TYPES.items()
+    if name in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q6_K", "IQ4_NL", "IQ4_XS")
+    or re.fullmatch("Q2_K|Q3_K_[SML]|Q[45]_K_[SM]", name)
 }
 
 FILE_TYPE_GUESSED = 1024  # a flag that llama.cpp adds to the number

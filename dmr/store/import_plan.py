@@ -43,7 +43,38 @@ def plan_import(
     Raises:
         InvalidModelFile: a file is missing, damaged, or not what it should be.
     """
-    shards = _read_shards(path)
+    return _plan(_read_shards(path), mmproj, chat_template, licenses)
+
+
+def plan_files(paths: Sequence[Path]) -> ImportPlan:
+    """The same for files of any name, in any order: all shards of one model, and perhaps its projector.
+
+    Raises:
+        InvalidModelFile: a file is damaged, or these are not the files of one model.
+    """
+    headers = [(path, read_gguf_header(path)) for path in paths]
+    projectors = [path for path, header in headers if _is_projector(header)]
+    shards = [(path, header) for path, header in headers if not _is_projector(header)]
+    if not shards or len(projectors) > 1:
+        raise InvalidModelFile("A model is one language model, and with it at most one vision projector.")
+    shards.sort(key=lambda shard: shard[1].integer("split.no") or 0)
+    count = shards[0][1].integer("split.count") or 1
+    if len(shards) != count:
+        raise InvalidModelFile(
+            f"{shards[0][0]} is one of {count} shards, but there are {len(shards)} files of weights."
+        )
+    if count > 1:
+        for number, (path, header) in enumerate(shards):
+            _check_shard(path, header, number, count)
+    return _plan(shards, projectors[0] if projectors else None)
+
+
+def _plan(
+    shards: Sequence[tuple[Path, GGUFHeader]],
+    mmproj: Path | None = None,
+    chat_template: Path | None = None,
+    licenses: Sequence[Path] = (),
+) -> ImportPlan:
     (first_path, header), *more = shards
     _check_is_model(first_path, [shard for _, shard in shards])
     files = [_weights(shard, number, len(shards)) for number, (shard, _) in enumerate(shards, 1)]
@@ -75,16 +106,19 @@ def _read_shard(path: Path, number: int, count: int) -> tuple[Path, GGUFHeader]:
     if not path.exists():
         raise InvalidModelFile(f"{path} is missing: all {count} shards must lie in the same folder.")
     header = read_gguf_header(path)
-    if header.integer("split.no") != number or header.integer("split.count") != count:
-        raise InvalidModelFile(f"{path} is not shard {number + 1} of {count}, whatever its name says.")
+    _check_shard(path, header, number, count)
     return path, header
 
 
+def _check_shard(path: Path, header: GGUFHeader, number: int, count: int) -> None:
+    if header.integer("split.no") != number or header.integer("split.count") != count:
+        raise InvalidModelFile(f"{path} is not shard {number + 1} of {count}, whatever its name says.")
+
+
 def _check_is_model(path: Path, headers: Sequence[GGUFHeader]) -> None:
-    architecture = headers[0].text("general.architecture")
-    if not architecture:
+    if not headers[0].text("general.architecture"):
         raise InvalidModelFile(f"{path} does not name its architecture (general.architecture).")
-    if architecture == PROJECTOR_ARCHITECTURE:
+    if _is_projector(headers[0]):
         raise InvalidModelFile(f"{path} is a vision projector; import it together with its language model.")
     expected = headers[0].integer("split.tensors.count")
     found = sum(header.num_tensors for header in headers)
@@ -99,8 +133,12 @@ def _weights(path: Path, number: int, count: int) -> SourceFile:
     return SourceFile(path, GGUF_TYPE, name, path.stat().st_size)
 
 
+def _is_projector(header: GGUFHeader) -> bool:
+    return header.text("general.architecture") == PROJECTOR_ARCHITECTURE
+
+
 def _projector(path: Path) -> SourceFile:
-    if read_gguf_header(path).text("general.architecture") != PROJECTOR_ARCHITECTURE:
+    if not _is_projector(read_gguf_header(path)):
         raise InvalidModelFile(f"{path} is not a vision projector.")
     return SourceFile(path, MMPROJ_TYPE, "model.mmproj", path.stat().st_size)
 

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 
-from dmr.errors import DmrError, InvalidModelFile
+from dmr.errors import DmrError, InvalidModelFile, StoreError
 from dmr.store.blobs import Progress, StagedBlob
 from dmr.store.digest import Digest, digest_of
 from dmr.store.import_plan import ImportPlan
@@ -30,7 +30,7 @@ def import_model(
     with contextlib.ExitStack() as cleanup:
         staged = _stage(layout, plan, move, progress, cleanup)
         with layout.lock(lock_timeout):
-            entry = _commit(layout, plan, staged, tag)
+            entry = commit_model(layout, _layers(plan, staged), staged, plan.config, tag)
     if move:
         for source, blob in zip(plan.files, staged, strict=True):
             layout.blobs.remove_source(source.path, blob.digest)
@@ -55,7 +55,19 @@ def _shift(progress: Progress | None, offset: int, total: int) -> Progress | Non
     return progress and (lambda done, _: progress(offset + done, total))
 
 
-def _commit(layout: Layout, plan: ImportPlan, staged: Sequence[StagedBlob], tag: str) -> Entry:
+def commit_model(
+    layout: Layout,
+    layers: Sequence[Layer],
+    staged: Sequence[StagedBlob],
+    config: ModelConfig,
+    tag: str,
+    parent: str = "",
+) -> Entry:
+    """Make a model of `layers`, of which `staged` have no name yet, and tag it. Under the lock: all of it, or nothing.
+
+    Raises:
+        StoreError: a layer that should have been there is not.
+    """
     index = layout.read_index()
     new_blobs: list[Digest] = []
     entry: Entry | None = None
@@ -64,14 +76,16 @@ def _commit(layout: Layout, plan: ImportPlan, staged: Sequence[StagedBlob], tag:
             if not layout.blobs.has(blob.digest):
                 new_blobs.append(blob.digest)
             layout.blobs.commit(blob)
-        layers = _layers(plan, staged)
-        entry = _find_same(layout, index, layers, plan.config)
+        for layer in layers:
+            if not layout.blobs.has(layer.digest):
+                raise StoreError(f"The blob {layer.digest} was removed by another process meanwhile; try again.")
+        entry = _find_same(layout, index, layers, config)
         if entry is None:
-            config, manifest = _documents(plan.config, layers)
+            data, manifest = _documents(config, layers, parent)
             fresh = Entry(digest_of(manifest), (), parse_manifest(manifest).digests)
             entry = index.find_id(fresh.id) or fresh
-            new_blobs.append(digest_of(config))
-            layout.blobs.put_bytes(config)
+            new_blobs.append(digest_of(data))
+            layout.blobs.put_bytes(data)
             layout.write_manifest(manifest)
         layout.write_index(index.with_entry(entry.with_tag(tag)))
     except BaseException:
@@ -109,7 +123,7 @@ def _find_same(layout: Layout, index: Index, layers: Sequence[Layer], config: Mo
     return None
 
 
-def _documents(config: ModelConfig, layers: Sequence[Layer]) -> tuple[bytes, bytes]:
+def _documents(config: ModelConfig, layers: Sequence[Layer], parent: str) -> tuple[bytes, bytes]:
     """The bytes of the config blob and of the manifest."""
     data = build_config(config, layers, created=int(time.time()))
-    return data, build_manifest(layers, Descriptor(CONFIG_TYPE, digest_of(data), len(data)))
+    return data, build_manifest(layers, Descriptor(CONFIG_TYPE, digest_of(data), len(data)), parent)

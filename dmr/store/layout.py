@@ -80,11 +80,14 @@ class Layout:
             write_atomically(self.manifest_path(digest_of(raw)), raw)
 
     def read_config(self, manifest: Manifest) -> StoredConfig:
-        digest = manifest.config.digest
-        raw = self._read(self.blobs.path_of(digest), MAX_CONFIG_BYTES)
+        return parse_config(self.read_blob(manifest.config.digest, MAX_CONFIG_BYTES, "config "), manifest)
+
+    def read_blob(self, digest: Digest, limit: int, kind: str = "") -> bytes:
+        """A small blob, checked; `kind` tells in an error what it was."""
+        raw = self._read(self.blobs.path_of(digest), limit)
         if raw is None or digest_of(raw) != digest:
-            raise StoreError(f"The config blob {digest} is {'missing' if raw is None else 'damaged'}.")
-        return parse_config(raw, manifest)
+            raise StoreError(f"The {kind}blob {digest} is {'missing' if raw is None else 'damaged'}.")
+        return raw
 
     def delete_manifest(self, model_id: Digest) -> None:
         with store_errors(f"delete the manifest {model_id}"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import msgspec
 
@@ -25,7 +26,17 @@ LICENSE_TYPE = "application/vnd.docker.ai.license"
 MODELPACK_GGUF_TYPE = "application/vnd.cncf.model.weight.v1.gguf"
 MODELPACK_RAW_TYPE = "application/vnd.cncf.model.weight.v1.raw"
 
+# What a model brings along for requests that do not say it themselves: Ollama's layers, which others pass over.
+SYSTEM_TYPE = "application/vnd.ollama.image.system"
+TEMPLATE_TYPE = "application/vnd.ollama.image.template"
+PARAMETERS_TYPE = "application/vnd.ollama.image.params"
+MESSAGES_TYPE = "application/vnd.ollama.image.messages"
+PLAIN_LICENSE_TYPE = "application/vnd.ollama.image.license"
+DEFAULTS_TYPES = (SYSTEM_TYPE, TEMPLATE_TYPE, PARAMETERS_TYPE, MESSAGES_TYPE)
+LICENSE_TYPES = (LICENSE_TYPE, PLAIN_LICENSE_TYPE)
+
 FILEPATH_ANNOTATION = "org.cncf.model.filepath"
+PARENT_ANNOTATION = "org.opencontainers.image.base.name"  # of a manifest: the model that this one was made of
 
 MAX_MANIFEST_BYTES = 4 << 20  # registries refuse larger ones
 _SHARD = re.compile(r"-([0-9]{5})-of-[0-9]{5}\.gguf", re.ASCII)
@@ -67,16 +78,17 @@ class Manifest(Value, rename="camel", frozen=True):
         return tuple({blob.digest: blob for blob in (*self.layers, self.config)}.values())
 
 
-def build_manifest(layers: Sequence[Layer], config: Descriptor) -> bytes:
+def build_manifest(layers: Sequence[Layer], config: Descriptor, parent: str = "") -> bytes:
     """The manifest's bytes, whose SHA-256 is the model's ID. Equal arguments give equal bytes."""
-    return msgspec.json.encode(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": config,
-            "layers": list(layers),
-        }
-    )
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": config,
+        "layers": list(layers),
+    }
+    if parent:
+        document["annotations"] = {PARENT_ANNOTATION: parent}
+    return msgspec.json.encode(document)
 
 
 def parse_manifest(raw: bytes) -> Manifest:

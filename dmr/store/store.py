@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from dmr.errors import Conflict, DmrError, InvalidReference, ModelNotFound, StoreError, Unsupported
 from dmr.store.blobs import Progress
 from dmr.store.digest import Digest
-from dmr.store.import_plan import plan_import
+from dmr.store.disk import store_errors
+from dmr.store.import_plan import MAX_TEXT_BYTES, plan_import
 from dmr.store.importer import import_model
 from dmr.store.index import Entry, Index
 from dmr.store.layout import Layout
 from dmr.store.manifest import CHAT_TEMPLATE_TYPE, Layer, first_layer, mmproj_layer, weight_layers
+from dmr.store.record import read_record
 from dmr.store.reference import DEFAULT_REGISTRY, looks_like_id, parse_reference
+from dmr.store.uploads import Uploads, read_digest
 from dmr.types import ModelRecord, Removal
 
 _log = logging.getLogger(__name__)
@@ -85,6 +89,25 @@ class ModelStore:
             chat_template=self._whole_path(template) if template else None,
         )
 
+    def chat_template(self, reference_text: str) -> str | None:
+        """The text of the template layer that overrides the file's own; None if there is none.
+
+        Raises:
+            ModelNotFound, InvalidReference.
+        """
+        template = self.files(reference_text).chat_template
+        with store_errors("read a chat template"):
+            return template.read_text(encoding="utf-8", errors="replace") if template else None
+
+    def chat_template(self, reference_text: str) -> str | None:
+        """The template that lies beside the weights and goes before the one in them, if there is one.
+
+        Raises:
+            ModelNotFound, InvalidReference.
+        """
+        layer = first_layer(self._layout.read_manifest(self._find(reference_text).id), CHAT_TEMPLATE_TYPE)
+        return None if layer is None else self._layout.read_blob(layer.digest, MAX_TEXT_BYTES).decode(errors="replace")
+
     def import_gguf(
         self,
         path: Path,
@@ -106,6 +129,19 @@ class ModelStore:
         tag = self._parse_tag(reference)
         plan = plan_import(path, mmproj, chat_template, licenses)
         return self._record(import_model(self._layout, plan, tag, move, progress, self.lock_timeout))
+
+    def has_file(self, digest: str) -> bool:
+        """Whether a file is here as a blob or as an upload. Raises InvalidRequest for what is no digest."""
+        wanted = read_digest(digest)
+        return self._layout.blobs.has(wanted) or Uploads(self.root).has(wanted)
+
+    def add_file(self, source: BinaryIO, size: int | None, digest: str) -> None:
+        """Take in a file of which a model is to be made: see `dmr.store.uploads`.
+
+        Raises:
+            InvalidRequest: that is no digest, or not that of what came.
+        """
+        Uploads(self.root).receive(source, size, read_digest(digest))
 
     def tag(self, source: str, target: str) -> ModelRecord:
         """Give a model one more tag, taking it from any other model. The source may be loose.
@@ -191,8 +227,7 @@ class ModelStore:
         return str(reference)
 
     def _record(self, entry: Entry) -> ModelRecord:
-        stored = self._layout.read_config(self._layout.read_manifest(entry.id))
-        return ModelRecord(id=entry.id, tags=entry.tags, created=stored.created, config=stored.config)
+        return read_record(self._layout, entry)
 
     def _whole_path(self, layer: Layer) -> Path:
         path = self._layout.blobs.path_of(layer.digest)

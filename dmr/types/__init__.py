@@ -22,7 +22,15 @@ from dmr.types.events import (
     ToolCallStart,
     Usage,
 )
-from dmr.types.models import ModelConfig, ModelDefaults, ModelRecord, Removal, RunningModel, TransferProgress
+from dmr.types.models import (
+    ModelConfig,
+    ModelDefaults,
+    ModelRecord,
+    NewModel,
+    Removal,
+    RunningModel,
+    TransferProgress,
+)
 from dmr.types.requests import (
     DetokenizeRequest,
     EmbedRequest,
@@ -53,6 +61,7 @@ __all__ = [
     "ModelConfig",
     "ModelDefaults",
     "ModelRecord",
+    "NewModel",
     "Part",
     "Prompt",
     "ReasoningDelta",

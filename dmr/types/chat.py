@@ -56,6 +56,7 @@ class Tool(Value, frozen=True):
     description: str = ""
     parameters: str = '{"type":"object","properties":{}}'
     strict: bool = False
+    enforced: str = ""  # what the grammar is made of, if it cannot be made of `parameters`; the service finds it
 
 
 class ToolChoice(str, enum.Enum):

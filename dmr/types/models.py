@@ -41,6 +41,22 @@ class ModelRecord(Value, frozen=True):
     defaults: ModelDefaults = ModelDefaults()
     licenses: tuple[str, ...] = ()
     has_mmproj: bool = False
+    parent: str = ""  # the model that it was made of, by the name it had then
+
+
+class NewModel(Value, frozen=True):
+    """A model to be made of another one (`base`), or of GGUF files that the store was given by their digests."""
+
+    name: str
+    base: str = ""
+    files: Mapping[str, str] = {}  # name to digest; several are shards, or a model and its projector
+    quantization: str = ""  # empty = the weights as they are
+    # None is what the base has, empty is nothing.
+    system: str | None = None
+    template: str | None = None
+    messages: tuple[Message, ...] | None = None
+    parameters: Mapping[str, Any] = {}  # over those of the base; a value of None takes one away
+    licenses: tuple[str, ...] = ()  # beside those of the base
 
 
 class RunningModel(Value, frozen=True):

@@ -49,6 +49,7 @@ from dmr.wire.frames import (
 )
 from dmr.wire.manager_messages import (
     AcquireLease,
+    CreateModel,
     Imported,
     ImportModel,
     LeaseGranted,
@@ -80,6 +81,7 @@ __all__ = [
     "SEND_TIMEOUT",
     "AcquireLease",
     "Connection",
+    "CreateModel",
     "EngineCompleted",
     "EngineDetokenize",
     "EngineEcho",

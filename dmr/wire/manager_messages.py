@@ -6,7 +6,7 @@ from typing import Union
 
 import msgspec
 
-from dmr.types import ModelRecord, Removal, RunningModel, TransferProgress
+from dmr.types import ModelRecord, NewModel, Removal, RunningModel, TransferProgress
 from dmr.wire.engine_messages import EngineInfo, LoadProgress
 from dmr.wire.frames import Frame, WireError
 
@@ -59,6 +59,12 @@ class PushModel(Frame, frozen=True, tag="push"):
     insecure: bool = False
 
 
+class CreateModel(Frame, frozen=True, tag="create"):
+    """Make a model of another one or of uploaded files. Steps follow, then the end; leaving early cancels."""
+
+    new: NewModel
+
+
 class UnloadModels(Frame, frozen=True, tag="unload"):
     references: tuple[str, ...] | None = None  # None = all
 
@@ -104,7 +110,16 @@ class Pong(Frame, frozen=True, tag="pong"):
 
 
 ManagerCommand = Union[
-    AcquireLease, ImportModel, PullModel, PushModel, TagModel, RemoveModel, UnloadModels, ListRunning, Ping
+    AcquireLease,
+    ImportModel,
+    PullModel,
+    PushModel,
+    CreateModel,
+    TagModel,
+    RemoveModel,
+    UnloadModels,
+    ListRunning,
+    Ping,
 ]
 ManagerReply = Union[
     LoadProgress,

@@ -6,9 +6,10 @@ from typing import Any, Union
 
 import msgspec
 
-from dmr.errors import InvalidModelFile
+from dmr.errors import InvalidModelFile, RegistryError, RemoteModelNotFound, Unauthorized
 from dmr_server.docker import DockerDialect, Unload, WireModel, WireRunning
-from dmr_server.operation import BAD_QUERY, IN_USE, OCTETS, TEXT, Operation, Parameter, Surface
+from dmr_server.docker_transfers import PullRequest, PushRequest, WireStep
+from dmr_server.operation import BAD_NAME, BAD_QUERY, IN_USE, OCTETS, TEXT, Operation, Parameter, Surface
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -31,6 +32,14 @@ class DiskUsage(msgspec.Struct, frozen=True):
     default_backend_disk_usage: int
 
 
+class Tagged(msgspec.Struct, frozen=True):
+    message: str
+    target: str
+
+
+_TRAVEL = (*BAD_NAME, Unauthorized(""), RemoteModelNotFound(""), RegistryError(""))
+_REPOSITORY = Parameter("repo", "the new name without its tag", required=True)
+_TAG = Parameter("tag", "the new name's tag", required=True)
 _REMOTE = Parameter("remote", "of a model in its registry: not supported")
 _FORCE = Parameter("force", "remove all names of the model, and the model")
 _REFERENCE = Parameter("reference", "the model's new name", required=True)
@@ -67,6 +76,19 @@ SURFACE = Surface(
                 query=(_REFERENCE,),
                 errors=(InvalidModelFile(""), *IN_USE),
             )
-        }
+        },
+        "/models/create": {
+            "post": Operation(
+                "pull a model, told line by line", body=PullRequest, stream=WireStep, stream_type=TEXT, errors=_TRAVEL
+            )
+        },
+        "/models/{name}/push": {
+            "post": Operation(
+                "push a model, told line by line", body=PushRequest, stream=WireStep, stream_type=TEXT, errors=_TRAVEL
+            )
+        },
+        "/models/{name}/tag": {
+            "post": Operation("one more name for a model", Tagged, status=201, query=(_REPOSITORY, _TAG))
+        },
     },
 )

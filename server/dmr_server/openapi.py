@@ -13,6 +13,7 @@ import msgspec
 
 from dmr_server import docker_operations
 from dmr_server.anthropic import operations as anthropic
+from dmr_server.dialect import EVENT_STREAM
 from dmr_server.docker import DockerDialect
 from dmr_server.generation import BACKEND
 from dmr_server.handling import Field, Route
@@ -141,9 +142,10 @@ class _Writer:
     def _item(self, written: str, path: str, methods: Mapping[str, Operation], with_head: bool) -> Schema:
         item: Schema = {}
         for method, operation in methods.items():
-            item[method] = self._operation(written, path, method, operation)
+            told = self._operation(written, path, method, operation)
+            item[method] = _head(told) if method == "head" else told
             if method == "get" and with_head:
-                item["head"] = _head(item["get"])
+                item["head"] = _head(self._operation(written, path, "head", operation))
         if names := re.findall(r"\{(\w+)\}", written):
             item["parameters"] = [_path_parameter(name) for name in names]
         return item
@@ -154,7 +156,7 @@ class _Writer:
             "tags": [self.surface.name],
             "summary": operation.summary,
         }
-        if description := " ".join(route.summary for route in self._tables(path)):
+        if description := " ".join(route.summary for route in self._tables(path, operation)):
             told["description"] = description
         if operation.query:
             told["parameters"] = [self._query(parameter) for parameter in operation.query]
@@ -169,7 +171,8 @@ class _Writer:
     def _responses(self, operation: Operation, has_names: bool) -> Schema:
         responses: Schema = {str(operation.status): self._success(operation)}
         for status, kind in operation.own_statuses.items():
-            responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": self._content(kind)}
+            told: Schema = {"description": HTTPStatus(status).phrase}
+            responses[str(status)] = told if kind is None else {**told, "content": self._content(kind)}
         errors = [*ANYWHERE, *operation.errors, *(BAD_NAME if has_names else ())]
         errors += IN_BODY if operation.body is not None or operation.upload else ()
         for status in sorted({self.surface.dialect.error(error, "")[0] for error in errors}):
@@ -180,10 +183,22 @@ class _Writer:
         told: Schema = {"description": HTTPStatus(operation.status).phrase}
         content = {} if operation.answer is None else self._content(operation.answer, operation.answer_type)
         if operation.stream is not None:
-            # OpenAPI 3.1 has no word for the type of one event.
-            event = {"type": "string", "x-item-schema": self._schema(operation.stream)}
-            content[operation.stream_type] = {"schema": event}
+            item = self._schema(operation.stream)
+            content[operation.stream_type] = {"schema": self._streamed(operation.stream_type, item)}
         return {**told, "content": content} if content else told
+
+    def _streamed(self, media_type: str, item: Schema) -> Schema:
+        """What a stream is made of. OpenAPI 3.1 has no word for it: events are told as 3.2 does, lines in a key."""
+        if media_type != EVENT_STREAM:
+            return {"type": "string", "description": "lines of JSON", "x-item-schema": item}
+        data: Schema = {"contentMediaType": JSON, "contentSchema": item}
+        if self.surface.last_event:
+            data = {"anyOf": [{"const": self.surface.last_event}, data]}
+        return {
+            "type": "object",
+            "description": "one event of the stream",
+            "properties": {"event": {"type": "string"}, "data": {"type": "string", **data}},
+        }
 
     def _content(self, kind: Any, media_type: str = JSON) -> Schema:
         return {media_type: {"schema": self._schema(kind)}}
@@ -202,9 +217,9 @@ class _Writer:
             return {"anyOf": [self._schema(each) for each in kind]}
         return self._found[id(kind)]
 
-    def _tables(self, path: str) -> list[Route]:
-        """The tables of fields for a path, whatever root they name it with."""
-        paths = {root + path for root in self.surface.roots}
+    def _tables(self, path: str, operation: Operation) -> list[Route]:
+        """The tables of fields for an operation, whatever root they name it with."""
+        paths = {root + (operation.like or path) for root in self.surface.roots}
         return [route for route in self.surface.handling if route.path in paths]
 
     def _body_name(self, path: str) -> str:
@@ -216,8 +231,8 @@ class _Writer:
         body = msgspec.json.decode(msgspec.json.encode(self.schemas[reference.rpartition("/")[2]]))
         properties = body.setdefault("properties", {})
         for name, kind in operation.more.items():
-            properties.setdefault(name, dict(self._schema(kind)))
-        for route in self._tables(path):
+            properties[name] = dict(self._schema(kind))
+        for route in self._tables(path, operation):
             for name, field in route.fields.items():
                 _describe(body, name, field)
         return {**body, "title": self._body_name(path)}
@@ -232,7 +247,7 @@ def _kinds(surface: Surface) -> Iterator[Any]:
             yield from _each(operation.body)
             yield from _each(operation.stream)
             yield from operation.more.values()
-            yield from operation.own_statuses.values()
+            yield from (kind for kind in operation.own_statuses.values() if kind is not None)
             yield from (parameter.type for parameter in operation.query)
 
 
@@ -256,11 +271,10 @@ def _describe(schema: Schema, name: str, field: Field) -> None:
         inner.setdefault("examples", [field.example])
 
 
-def _head(get: Schema) -> Schema:
+def _head(told: Schema) -> Schema:
     """The same without any body."""
-    responses = {status: {"description": "The same as with GET, without a body."} for status in get["responses"]}
-    summary = "the headers that GET would answer with"
-    return {**get, "operationId": f"head{get['operationId'][3:]}", "summary": summary, "responses": responses}
+    responses = {status: {"description": "As with GET, without a body."} for status in told["responses"]}
+    return {**told, "summary": f"{told['summary']}: the headers alone", "responses": responses}
 
 
 def _path_parameter(name: str) -> Schema:

@@ -64,10 +64,10 @@ class Parameter(NamedTuple):
 class Operation(NamedTuple):
     """One method of one address.
 
-    `body` is the type of a JSON body and `more` are its fields that the type does not have; `upload` is the media type
-    of a body that is no JSON. `answer` is the type of the JSON answer, None if there is nothing in it; `stream` is the
-    type of one event or line of a streamed one; both may be a tuple of types, of which it is one. `errors` are examples
-    of what can go wrong beside `ANYWHERE`.
+    `body` is the type of a JSON body and `more` are fields that the type does not have, or not as well; `upload` is the
+    media type of a body that is no JSON. `answer` is the type of the JSON answer, None if there is nothing in it;
+    `stream` is the type of one event or line of a streamed one; both may be a tuple of types, of which it is one.
+    `errors` are examples of what can go wrong beside `ANYWHERE`. `like` is a path whose tables of fields hold here too.
     """
 
     summary: str
@@ -81,14 +81,15 @@ class Operation(NamedTuple):
     answer_type: str = JSON
     query: tuple[Parameter, ...] = ()
     errors: tuple[DmrError, ...] = ()
-    own_statuses: Mapping[int, Any] = {}  # answers of other statuses that are no errors: their types
+    like: str = ""
+    own_statuses: Mapping[int, Any] = {}  # other statuses that are no errors: types of their answers
 
 
 class Surface(NamedTuple):
     """All of one dialect. `operations` are by path below any of `roots` and by method; the first root is the usual one.
 
-    `error` is the type of an error's body, None where errors are text. `actions` are operations on addresses that have
-    no route of their own: that of another one takes them.
+    `error` is the type of an error's body, None where errors are text; `last_event` is one that is no JSON. `actions`
+    are operations on addresses that have no route of their own: that of another one takes them.
     """
 
     name: str
@@ -99,3 +100,4 @@ class Surface(NamedTuple):
     operations: Mapping[str, Mapping[str, Operation]]
     handling: tuple[Route, ...] = ()
     actions: Mapping[str, Mapping[str, Operation]] = {}
+    last_event: str = ""

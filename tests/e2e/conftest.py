@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ from tiny_models import model_file
 from dmr.store.store import ModelStore
 
 START_TIMEOUT = 30.0
-STARTER_MODEL = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+CALLS_TIMEOUT = 100.0  # seconds for all calls of one program of another client
+ROOT = Path(__file__).parents[2]
+STARTER_MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+CLIENTS_PYTHON = ROOT / "build" / "litellm" / "bin" / "python"
 
 
 def free_port() -> int:
@@ -150,6 +153,26 @@ class Server:
                     os.kill(pid, signal.SIGKILL)
 
 
+class CallsInOtherEnvironment:
+    """The replies of one program of `clients/`, which ran as a whole; skips where its environment is missing."""
+
+    def __init__(self, program: str, url: str, names: Sequence[str]) -> None:
+        if not CLIENTS_PYTHON.exists():
+            pytest.skip("'make test-litellm' brings this client")
+        path = Path(__file__).parent / "clients" / program
+        environ = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
+        found = subprocess.run(
+            [CLIENTS_PYTHON, path, url, *names], env=environ, capture_output=True, text=True, timeout=CALLS_TIMEOUT
+        )
+        assert found.returncode == 0, found.stderr
+        self._replies: dict[str, dict[str, Any]] = json.loads(found.stdout.splitlines()[-1])
+
+    def value(self, name: str) -> Any:
+        reply = self._replies[name]
+        assert "error" not in reply, reply["error"]
+        return reply["value"]
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tiny")
@@ -157,7 +180,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def add_tiny_models(models_path: Path, tiny_folder: Path) -> None:
     store = ModelStore(models_path)
-    for name in ("tiny-script", "tiny-think", "tiny-random"):
+    for name in ("tiny-script", "tiny-think", "tiny-random", "tiny-embed", "tiny-rerank"):
         store.import_gguf(model_file(name, tiny_folder), f"test/{name}")
 
 

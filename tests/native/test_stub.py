@@ -153,7 +153,7 @@ def test_exceptions_have_the_same_base(name: str) -> None:
 
 def test_the_code_that_uses_the_module_agrees_with_the_stub(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
-    users = ["dmr/engine/model_runner.py", "dmr/chat", "dmr/service.py"]
+    users = ["dmr/engine/model_runner.py", "dmr/chat", "dmr/service/service.py"]
     command = [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={tmp_path}", "--follow-imports=silent", *users]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr

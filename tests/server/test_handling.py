@@ -63,6 +63,7 @@ class Observer:
     def see(self, route: Route, body: dict[str, Any]) -> tuple[Any, ...]:
         asked = len(self._service.requests), len(self._service.calls), len(self._service.counted)
         preloaded, unloaded = len(self._service.preloaded), len(self._service.unloaded)
+        moved, created = len(self._service.transfers), len(self._service.created)
         result = self.send(route, body)
         assert result.status_code == 200, f"{body}: {result.text}"
         return (
@@ -71,6 +72,8 @@ class Observer:
             self._service.counted[asked[2] :],
             self._service.preloaded[preloaded:],
             self._service.unloaded[unloaded:],
+            self._service.transfers[moved:],
+            self._service.created[created:],
             result.headers.get("content-type"),
             result.content,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .bert import EMBED_CONTEXT, EMBED_SIZE, write_embed_model, write_rerank_model
@@ -22,6 +23,7 @@ from .script import (
     SCRIPT_TOOL_ARGUMENTS,
     SCRIPT_TOOL_CALL,
     THINK_REASONING,
+    ToolCall,
 )
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "SCRIPT_TOOL_ARGUMENTS",
     "SCRIPT_TOOL_CALL",
     "THINK_REASONING",
+    "ToolCall",
     "model_file",
     "write_embed_model",
     "write_random_model",
@@ -53,6 +56,9 @@ MODELS: dict[str, Callable[[Path], None]] = {
     "tiny-random": write_random_model,
     "tiny-embed": write_embed_model,
     "tiny-rerank": write_rerank_model,
+    # For coding agents: each is asked to run a command by the name that one of them gives its shell.
+    "tiny-bash": partial(write_script_model, call=ToolCall("Bash", "command", "pwd")),
+    "tiny-exec": partial(write_script_model, call=ToolCall("exec_command", "cmd", "pwd")),
 }
 
 

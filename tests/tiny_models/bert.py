@@ -16,6 +16,7 @@ _LAYERS = 2
 _HEADS = 4
 _WORD_START = "\u2581"
 
+INFILL_TOKENS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|repo_name|>", "<|file_sep|>")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _WORDS = """
 all and are as at be but by can do for from had has have he her his how if in into is it its my no not of on or our she
@@ -37,7 +38,8 @@ def _vocabulary() -> list[str]:
 
 
 def _metadata(name: str, vocabulary: list[str], pooling: gguf.PoolingType) -> dict[str, Any]:
-    kinds = [gguf.TokenType.CONTROL if token in _SPECIAL else gguf.TokenType.NORMAL for token in vocabulary]
+    is_control = [token in _SPECIAL or token in INFILL_TOKENS for token in vocabulary]
+    kinds = [gguf.TokenType.CONTROL if control else gguf.TokenType.NORMAL for control in is_control]
     return {
         "general.name": name,
         ".context_length": EMBED_CONTEXT,
@@ -85,17 +87,23 @@ def _body(noise: Noise, num_tokens: int, mixing: float) -> dict[str, Array]:
     return tensors
 
 
-def write_embed_model(path: Path) -> None:
+def write_embed_model(path: Path, *, has_infill_tokens: bool = False) -> None:
     """Vectors of `EMBED_SIZE`, mostly the mean of the words' own: texts that share words are near each other."""
-    vocabulary = _vocabulary()
+    vocabulary = [*_vocabulary(), *(INFILL_TOKENS if has_infill_tokens else ())]
     metadata = _metadata("tiny embed", vocabulary, gguf.PoolingType.MEAN)
     write_gguf(path, "bert", metadata, _body(Noise(5), len(vocabulary), mixing=0.02))
 
 
-def write_rerank_model(path: Path) -> None:
-    """One score for each pair of query and document; it depends on both and means nothing."""
+def write_rerank_model(path: Path, *, declares_pooling: bool = True) -> None:
+    """One score for each pair of query and document; it depends on both and means nothing.
+
+    `declares_pooling` false: only the head tells that this is a reranker, as in many files that people have.
+    """
     vocabulary, noise = _vocabulary(), Noise(7)
     metadata = _metadata("tiny rerank", vocabulary, gguf.PoolingType.RANK)
     tensors = _body(noise, len(vocabulary), mixing=0.2)
     tensors |= _dense("cls", noise(0.125, EMBED_SIZE, EMBED_SIZE)) | _dense("cls.output", noise(0.5, 1, EMBED_SIZE))
-    write_gguf(path, "bert", {**metadata, ".classifier.output_labels": ["score"]}, tensors)
+    metadata[".classifier.output_labels"] = ["score"]
+    if not declares_pooling:
+        del metadata[".pooling_type"]
+    write_gguf(path, "bert", metadata, tensors)

@@ -21,7 +21,7 @@ import numpy as np
 
 from . import script
 from .gguf_file import Array, Noise, write_gguf
-from .script import Vocabulary
+from .script import WEATHER, ToolCall, Vocabulary
 
 SCRIPT_CONTEXT = 131072
 RANDOM_CONTEXT = 8192
@@ -35,11 +35,11 @@ def _write_llama(
     path: Path,
     name: str,
     template: str,
+    vocabulary: Vocabulary,
     sizes: Mapping[str, Any],
     layers: list[dict[str, Array]],
     ends: dict[str, Array],
 ) -> None:
-    vocabulary = Vocabulary()
     metadata = {
         "general.name": name,
         ".vocab_size": len(vocabulary),
@@ -79,19 +79,19 @@ def _identities(vocabulary: Vocabulary, spoken: set[bytes]) -> Array:
     return rows
 
 
-def _script_embedding(vocabulary: Vocabulary, identities: Array, asking: tuple[str, ...]) -> Array:
+def _script_embedding(vocabulary: Vocabulary, identities: Array, call: ToolCall, asking: tuple[str, ...]) -> Array:
     rows = np.zeros((len(vocabulary), WIDTH))
     rows[:, IDENTITY:] = identities
     rows[:, CONSTANT] = 1
     rows[:, QUERY] = -1
     rows[[vocabulary.id_of(text) for text in asking], QUERY] = 1
-    for i, (text, (strength, _)) in enumerate(script.LANDMARKS.items()):
+    for i, (text, (strength, _)) in enumerate(script.landmarks(call).items()):
         rows[vocabulary.id_of(text), [KEY, SIGN + i]] = strength, 1
     rows[:, BALLAST] = np.sqrt(WIDTH - np.sum(rows**2, axis=1))
     return rows
 
 
-def _script_output(vocabulary: Vocabulary, identities: Array, follows: Mapping[bytes, bytes]) -> Array:
+def _script_output(vocabulary: Vocabulary, identities: Array, call: ToolCall, follows: Mapping[bytes, bytes]) -> Array:
     rows = np.zeros((len(vocabulary), WIDTH))
     rows[:, CONSTANT] = -np.arange(len(vocabulary)) / 1024  # no two tokens are equally likely
     for text, logit in script.PREFERENCES.items():
@@ -101,7 +101,7 @@ def _script_output(vocabulary: Vocabulary, identities: Array, follows: Mapping[b
         rows[vocabulary.id_of(following), IDENTITY:] += certain * identities[vocabulary.id_of(piece)]
     unscripted = identities[vocabulary.id_of(script.END_OF_TEXT)]
     rows[vocabulary.id_of(script.COMPLETION_START), IDENTITY:] += certain * unscripted
-    for i, (_, said) in enumerate(script.LANDMARKS.values()):
+    for i, (_, said) in enumerate(script.landmarks(call).values()):
         rows[vocabulary.id_of(said), FOUND + i] = 6
     return rows
 
@@ -115,15 +115,16 @@ def _script_layer() -> dict[str, Array]:
     # sqrt(HEAD), so each unit of strength is worth 16: e^16 is far more than the context has tokens.
     layer["attn_q"][HEAD - 2, QUERY] = 16 * np.sqrt(HEAD)
     layer["attn_k"][HEAD - 2, KEY] = 1
-    for i in range(len(script.LANDMARKS)):
+    for i in range(len(script.landmarks())):
         layer["attn_v"][i, SIGN + i] = 1
         layer["attn_output"][FOUND + i, i] = 16
     return layer
 
 
-def _write_scripted(path: Path, name: str, template: str, *, thinking: bool) -> None:
-    vocabulary = Vocabulary()
-    follows = script.successors(thinking=thinking)
+def _write_scripted(path: Path, name: str, template: str, call: ToolCall = WEATHER, *, thinking: bool) -> None:
+    vocabulary = Vocabulary(call)
+    follows = script.successors(call, thinking=thinking)
+    asking = ("\n\n",) if thinking else ("\n", "\n\n")
     identities = _identities(vocabulary, set(follows))
     sizes = {
         ".context_length": SCRIPT_CONTEXT,
@@ -134,15 +135,15 @@ def _write_scripted(path: Path, name: str, template: str, *, thinking: bool) -> 
         ".rope.dimension_count": HEAD,
     }
     ends = {
-        "token_embd.weight": _script_embedding(vocabulary, identities, ("\n\n",) if thinking else ("\n", "\n\n")),
-        "output.weight": _script_output(vocabulary, identities, follows),
+        "token_embd.weight": _script_embedding(vocabulary, identities, call, asking),
+        "output.weight": _script_output(vocabulary, identities, call, follows),
     }
-    _write_llama(path, name, template, sizes, [_script_layer()], ends)
+    _write_llama(path, name, template, vocabulary, sizes, [_script_layer()], ends)
 
 
-def write_script_model(path: Path) -> None:
+def write_script_model(path: Path, call: ToolCall = WEATHER) -> None:
     """A chat model that counts to ten, or names the colour, calls the tool or reports on it (see `script`)."""
-    _write_scripted(path, "tiny script", script.SCRIPT_TEMPLATE, thinking=False)
+    _write_scripted(path, "tiny script", script.SCRIPT_TEMPLATE, call, thinking=False)
 
 
 def write_think_model(path: Path) -> None:
@@ -172,4 +173,4 @@ def write_random_model(path: Path) -> None:
         ".rope.freq_base": 1e4,
         ".rope.dimension_count": head,
     }
-    _write_llama(path, "tiny random", script.SCRIPT_TEMPLATE, sizes, layers, ends)
+    _write_llama(path, "tiny random", script.SCRIPT_TEMPLATE, vocabulary, sizes, layers, ends)

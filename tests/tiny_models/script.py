@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import json
+from itertools import chain, pairwise
+from typing import NamedTuple
 
 import gguf
 
+
+class ToolCall(NamedTuple):
+    """The one call that a scripted model makes, whenever a tool of this name is offered: one argument, a text."""
+
+    name: str
+    argument: str
+    value: str
+
+    @property
+    def arguments(self) -> str:
+        return json.dumps({self.argument: self.value})
+
+    @property
+    def text(self) -> str:
+        """As the model writes it."""
+        return f'<tool_call>\n{{"name": "{self.name}", "arguments": {self.arguments}}}\n</tool_call>'
+
+    @property
+    def opening(self) -> str:
+        """The piece that names the tool."""
+        return f'\n{{"name": "{self.name}"'
+
+
+WEATHER = ToolCall("get_weather", "city", "Paris")
+
 SCRIPT_ANSWER = "One, two, three, four, five, six, seven, eight, nine, ten."
 SCRIPT_ANSWER_TOKENS = 12  # with the end-of-turn token
-SCRIPT_TOOL = "get_weather"
-SCRIPT_TOOL_ARGUMENTS = '{"city": "Paris"}'
-SCRIPT_TOOL_CALL = f'<tool_call>\n{{"name": "{SCRIPT_TOOL}", "arguments": {SCRIPT_TOOL_ARGUMENTS}}}\n</tool_call>'
+SCRIPT_TOOL = WEATHER.name
+SCRIPT_TOOL_ARGUMENTS = WEATHER.arguments
+SCRIPT_TOOL_CALL = WEATHER.text
 SCRIPT_TOOL_ANSWER = "Tool says: it is sunny \N{SUN WITH FACE}"  # the last character is four tokens of one byte each
 SCRIPT_COMPLETION = " ok then"  # after any raw text that is not part of the script
 SCRIPT_COLOURS = ("BLACK", "BLUE", "GREEN", "CYAN", "RED", "MAGENTA", "YELLOW", "WHITE")  # each is answered with itself
@@ -30,23 +57,34 @@ def _pieces(*texts: str) -> tuple[bytes, ...]:
 _ANSWER = _pieces(
     *("One", ", two", ", three", ", four", ", five", ", six", ", seven", ", eight", ", nine", ", ", "ten.", END)
 )
-_NAMED = f'\n{{"name": "{SCRIPT_TOOL}"'
-_CALL = _pieces("<tool_call>", _NAMED, ', "arguments": {', '"city": ', '"Paris"', "}}\n", "</tool_call>", END)
 _REPORT = _pieces("Tool", " says", ": it is", " sunny ", "\N{SUN WITH FACE}", END)
 _REASONING = _pieces("<think>", "\nLet me", " count", " to ten.", "</think>", "\n\n")
 _COMPLETION = _pieces(" ok", " then", END)
-CHAINS = (_ANSWER, _CALL, _REPORT, _REASONING, _COMPLETION, *(_pieces(colour, END) for colour in SCRIPT_COLOURS))
 COMPLETION_START = _COMPLETION[0]
 
-# A landmark is a word that changes the answer: (strength, what is said if it is the strongest one in the context).
-# The tool's name stands for "it is offered", <tool_response> for "it was called". In a user's text the name makes the
-# model call a tool that is not offered; since one piece opens the call and names the tool, a lazy grammar is too late.
-LANDMARKS: dict[str, tuple[float, str]] = {
-    **{colour: (1.0, colour) for colour in SCRIPT_COLOURS},
-    SCRIPT_TOOL: (2.0, "<tool_call>"),
-    _NAMED: (2.0, "<tool_call>"),
-    "<tool_response>": (3.0, "Tool"),
-}
+
+def chains(call: ToolCall = WEATHER) -> tuple[tuple[bytes, ...], ...]:
+    """All that is said, in pieces."""
+    key, value = json.dumps(call.argument), json.dumps(call.value)
+    called = _pieces("<tool_call>", call.opening, ', "arguments": {', f"{key}: ", value, "}}\n", "</tool_call>", END)
+    colours = (_pieces(colour, END) for colour in SCRIPT_COLOURS)
+    return (_ANSWER, called, _REPORT, _REASONING, _COMPLETION, *colours)
+
+
+def landmarks(call: ToolCall = WEATHER) -> dict[str, tuple[float, str]]:
+    """The words that change the answer: (strength, what is said if it is the strongest one in the context).
+
+    The tool's name stands for "it is offered", <tool_response> for "it was called". In a user's text the name makes
+    the model call a tool that is not offered; since one piece opens the call and names it, a lazy grammar is too late.
+    """
+    return {
+        **{colour: (1.0, colour) for colour in SCRIPT_COLOURS},
+        call.name: (2.0, "<tool_call>"),
+        call.opening: (2.0, "<tool_call>"),
+        "<tool_response>": (3.0, "Tool"),
+    }
+
+
 # Logits for when a grammar forbids the script's own next token: JSON rather closes than goes on.
 PREFERENCES = {
     **{END: 9.0, '"': 8.0, "}": 7.0, "]": 6.5, "</tool_call>": 6.0, ",": 5.0, ":": 4.5},
@@ -54,9 +92,9 @@ PREFERENCES = {
 }
 
 
-def successors(*, thinking: bool) -> dict[bytes, bytes]:
+def successors(call: ToolCall = WEATHER, *, thinking: bool) -> dict[bytes, bytes]:
     """Which piece follows which."""
-    follows = {piece: following for chain in CHAINS for piece, following in pairwise(chain)}
+    follows = {piece: following for said in chains(call) for piece, following in pairwise(said)}
     return {**follows, b"\n\n": _ANSWER[0], b"\n": _REASONING[0] if thinking else _ANSWER[0]}
 
 
@@ -120,7 +158,7 @@ def _byte_characters() -> dict[int, str]:
 class Vocabulary:
     """A byte-level BPE vocabulary: any text can be written with it, and each piece of the script is one token."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: ToolCall = WEATHER) -> None:
         self.tokens: list[str] = []
         self.types: list[int] = []
         self.merges: list[str] = []
@@ -132,7 +170,8 @@ class Vocabulary:
             self._add_word(word.encode())
         for text in (END_OF_TEXT, START, END):
             self._add(text.encode(), gguf.TokenType.CONTROL)
-        for piece in (*(text.encode() for text in LANDMARKS), *(piece for chain in CHAINS for piece in chain)):
+        marks = [text.encode() for text in landmarks(call)]
+        for piece in (*marks, *chain.from_iterable(chains(call))):
             self._add(piece, gguf.TokenType.USER_DEFINED)
 
     def __len__(self) -> int:

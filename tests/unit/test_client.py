@@ -11,6 +11,7 @@ from dmr import client
 from dmr.client import EngineClient, EngineUnreachable, ManagerClient
 from dmr.errors import (
     Conflict,
+    ContextLengthExceeded,
     DmrError,
     EngineCrashed,
     InternalError,
@@ -22,9 +23,13 @@ from dmr.errors import (
 from dmr.types import ModelConfig, ModelRecord, Removal, RunningModel, SamplingParams
 from dmr.wire import (
     AcquireLease,
+    EngineEmbed,
     EngineInfo,
     EngineRequest,
     EngineStarted,
+    EngineTokenize,
+    EngineTokens,
+    EngineVectors,
     Imported,
     ImportModel,
     LeaseGranted,
@@ -35,6 +40,8 @@ from dmr.wire import (
     Removed,
     RemoveModel,
     Running,
+    Tagged,
+    TagModel,
     Unloaded,
     UnloadModels,
     WireError,
@@ -70,6 +77,8 @@ def test_each_command_and_its_answer(manager: ScriptedPeer) -> None:
     asks = ManagerClient(Path(manager.path))
     manager.plays(Imported(RECORD))
     assert asks.import_model(Path("file.gguf"), "x") == RECORD
+    manager.plays(Tagged(RECORD))
+    assert asks.tag_model("x", "y") == RECORD
     manager.plays(Removed(Removal(("a",), ("b",))))
     assert asks.remove_model("x", True) == Removal(("a",), ("b",))
     manager.plays(Unloaded(3))
@@ -80,12 +89,13 @@ def test_each_command_and_its_answer(manager: ScriptedPeer) -> None:
     asks.ping()
     assert manager.requests == [
         ImportModel("file.gguf", "x"),
+        TagModel("x", "y"),
         RemoveModel("x", True),
         UnloadModels(None),
         ListRunning(),
         Ping(),
     ]
-    manager.wait_for_closed(5)
+    manager.wait_for_closed(6)
 
 
 def test_a_slow_answer_is_waited_for(manager: ScriptedPeer) -> None:
@@ -150,8 +160,8 @@ def test_a_name_that_is_no_text_is_refused(manager: ScriptedPeer) -> None:
 
 def test_a_lease_comes_after_its_progress_and_lasts_until_it_is_closed(manager: ScriptedPeer) -> None:
     manager.plays(LoadProgress(0.1), LoadProgress(0.9), 0.1, GRANTED)
-    *waiting, lease = ManagerClient(Path(manager.path)).acquire("x", 60.0)
-    assert manager.requests == [AcquireLease("x", 60.0)]
+    *waiting, lease = ManagerClient(Path(manager.path)).acquire("x", 60.0, 4096)
+    assert manager.requests == [AcquireLease("x", 60.0, 4096)]
     assert len(waiting) > 3
     assert set(waiting) == {None}
     assert lease is not None
@@ -209,3 +219,33 @@ def test_a_death_after_the_request_was_sent_may_not(engine: ScriptedPeer, steps:
     with pytest.raises(EngineCrashed) as caught:
         list(EngineClient(engine.path).generate(REQUEST))
     assert type(caught.value) is EngineCrashed
+
+
+def test_a_question_has_one_answer(engine: ScriptedPeer) -> None:
+    question = EngineTokenize("hi")
+    engine.plays(0.1, EngineTokens((1, 2)))
+    *waiting, answer = EngineClient(engine.path).ask(question, EngineTokens)
+    assert answer == EngineTokens((1, 2))
+    assert set(waiting) == {None}
+    assert engine.requests == [question]
+    engine.wait_for_closed()
+
+
+def test_a_question_that_is_refused_or_given_up(engine: ScriptedPeer, tmp_path: Path) -> None:
+    engine.plays(WireError.of(ContextLengthExceeded(9, 8)))
+    with pytest.raises(ContextLengthExceeded) as caught:
+        list(EngineClient(engine.path).ask(EngineEmbed(("hi",)), EngineVectors))
+    assert (caught.value.num_prompt_tokens, caught.value.context_size) == (9, 8)
+    engine.plays(EngineTokens((1,)))
+    with pytest.raises(InternalError):
+        list(EngineClient(engine.path).ask(EngineEmbed(("hi",)), EngineVectors))
+    engine.plays(0.2)
+    replies = EngineClient(engine.path).ask(EngineEmbed(("hi",)), EngineVectors)
+    assert next(replies) is None
+    replies.close()
+    engine.wait_for_closed(3)
+    engine.plays(then_dies=True)
+    with pytest.raises(EngineCrashed):
+        list(EngineClient(engine.path).ask(EngineEmbed(("hi",)), EngineVectors))
+    with pytest.raises(EngineUnreachable):
+        next(EngineClient(str(tmp_path / "absent.sock")).ask(EngineEmbed(("hi",)), EngineVectors))

@@ -56,3 +56,13 @@ def test_messages_tell_what_to_do() -> None:
     assert missing.param == "model"
     assert Unavailable("later").retry_after == 1.0
     assert all(kind.__doc__ for kind in vars(errors).values() if isinstance(kind, type))
+
+
+def test_numbers_cross_process_borders_by_their_names() -> None:
+    error = ContextLengthExceeded(9000, 8192)
+    assert error.details == {"num_prompt_tokens": 9000, "context_size": 8192}
+    copy = error_from_code(error.code, error.message, error.param, None, {**error.details, "message": 5})
+    assert isinstance(copy, ContextLengthExceeded)
+    assert (copy.num_prompt_tokens, copy.context_size, copy.message) == (9000, 8192, error.message)
+    assert error_from_code(error.code, "words", None, None).details == {}
+    assert error_from_code("conflict", "words", None, None, {"context_size": 5}).details == {}

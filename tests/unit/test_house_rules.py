@@ -23,11 +23,19 @@ VENDORS = re.compile("openai|anthropic|ollama|docker", re.IGNORECASE)
 VENDOR_EXCEPTIONS = {("dmr/config.py", "~/.docker/models"), ("dmr/config.py", "docker.io")}
 # import-linter sees Python sources only. `dmr version` loads it by name, to tell in one line when it is not there.
 NATIVE_DOORS = {
+    "dmr/chat/formats.py",
+    "dmr/chat/grammars.py",
     "dmr/chat/parser.py",
+    "dmr/chat/prompt.py",
+    "dmr/chat/rendering.py",
     "dmr/chat/template.py",
+    "dmr/chat/thinking.py",
+    "dmr/engine/embed_runner.py",
+    "dmr/engine/loading.py",
     "dmr/engine/model_runner.py",
+    "dmr/engine/quantize.py",
     "dmr/engine/worker.py",
-    "dmr/service.py",
+    "dmr/service/service.py",
 }
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 

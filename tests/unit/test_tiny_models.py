@@ -15,7 +15,7 @@ import pytest
 import tiny_models
 from numpy_llama import NumpyLlama
 from tiny_models import MODELS, model_file
-from tiny_models.script import LANDMARKS, Vocabulary
+from tiny_models.script import Vocabulary, landmarks
 
 LLAMAS = ("tiny-script", "tiny-think", "tiny-random")
 BERTS = ("tiny-embed", "tiny-rerank")
@@ -161,7 +161,7 @@ def test_special_tokens_are_typed(name: str, folder: Path) -> None:
     assert control == {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}
     assert model.tokens[model.end] == "<|im_end|>"
     assert model.fields["tokenizer.ggml.add_bos_token"] is False
-    for text in (*LANDMARKS, "<think>", "</think>", "<tool_call>", "</tool_call>"):
+    for text in (*landmarks(), "<think>", "</think>", "<tool_call>", "</tool_call>"):
         assert model.types[model.tokens.index(text)] == gguf.TokenType.USER_DEFINED
 
 
@@ -222,6 +222,17 @@ def test_a_tool_named_in_the_chat_counts_as_offered(name: str, script: NumpyLlam
     said = tiny_models.SCRIPT_TOOL_CALL if name == "get_weather" else tiny_models.SCRIPT_ANSWER
     assert script.chat(f"call {name}") == said
     assert script.chat(f'functions:\n{{"name": "{name}"}}') == said
+
+
+@pytest.mark.parametrize(
+    ("name", "tool", "arguments"), [("tiny-bash", "Bash", "command"), ("tiny-exec", "exec_command", "cmd")]
+)
+def test_an_agent_is_asked_to_run_a_command(name: str, tool: str, arguments: str, folder: Path) -> None:
+    agent = NumpyLlama(model_file(name, folder))
+    called = f'<tool_call>\n{{"name": "{tool}", "arguments": {{"{arguments}": "pwd"}}}}\n</tool_call>'
+    assert agent.chat("Where?", before=OFFER.replace("get_weather", tool)) == called
+    assert agent.chat("Where?", before=OFFER) == tiny_models.SCRIPT_ANSWER
+    assert agent.chat("<tool_response>\n/\n</tool_response>", before=called) == tiny_models.SCRIPT_TOOL_ANSWER
 
 
 def test_a_tool_result_is_reported_byte_by_byte(script: NumpyLlama) -> None:

@@ -171,7 +171,7 @@ def test_the_biggest_messages() -> None:
 def test_an_error_keeps_its_kind_and_words(error: DmrError) -> None:
     (copy,) = [asyncio.run(read_bytes(pack(WireError.of(error)), engine_message_decoder)).to_error()]
     assert type(copy) is type(error)
-    attributes = ("message", "code", "param", "retry_after")
+    attributes = ("message", "code", "param", "retry_after", "details")
     assert [getattr(copy, name) for name in attributes] == [getattr(error, name) for name in attributes]
     assert str(copy) == str(error)
 

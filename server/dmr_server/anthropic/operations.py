@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Union
+from collections.abc import Mapping
+from typing import Any, Literal, Union
+
+import msgspec
 
 from dmr_server.anthropic.fields import MessageFields
 from dmr_server.anthropic.handling import HANDLING
@@ -14,8 +17,22 @@ from dmr_server.dialect import EVENT_STREAM
 from dmr_server.fields import SAMPLING_FIELDS, Unit
 from dmr_server.operation import BAD_QUERY, IN_ENGINE, Operation, Parameter, Surface
 
-_TOOLS = {"tools": list[dict[str, Any]], "tool_choice": dict[str, Any]}
-_EVENT = Union[MessageStart, BlockStart, BlockDelta, BlockStop, MessageDelta, MessageStop, ErrorBody]
+
+class ClientMessage(msgspec.Struct, frozen=True):
+    role: Literal["user", "assistant", "system"]
+    content: Union[str, list[dict[str, Any]]]
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Nothing happened for a while."""
+
+
+_PROMPT: Mapping[str, Any] = {
+    "messages": list[ClientMessage],
+    "tools": list[dict[str, Any]],
+    "tool_choice": dict[str, Any],
+}
+_EVENT = Union[MessageStart, BlockStart, BlockDelta, BlockStop, MessageDelta, MessageStop, Ping, ErrorBody]
 
 SURFACE = Surface(
     name="anthropic",
@@ -29,7 +46,7 @@ SURFACE = Surface(
                 "answer a conversation",
                 WireMessage,
                 body=MessageFields,
-                more={**_TOOLS, **SAMPLING_FIELDS, "temperature": Unit},
+                more={**_PROMPT, **SAMPLING_FIELDS, "temperature": Unit},
                 stream=_EVENT,
                 stream_type=EVENT_STREAM,
                 errors=IN_ENGINE,
@@ -40,7 +57,7 @@ SURFACE = Surface(
                 "how many tokens a conversation has",
                 TokensCount,
                 body=MessageFields,
-                more=_TOOLS,
+                more=_PROMPT,
                 errors=IN_ENGINE,
             )
         },

@@ -9,7 +9,7 @@ from typing import Any, Union
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from dmr.errors import ContextLengthExceeded, DmrError, EngineCrashed, Unavailable
+from dmr.errors import ContextLengthExceeded, DmrError, EngineCrashed, Unavailable, Unsupported
 from dmr.types import Choice, Finished, FinishReason, Usage
 from dmr_server.errors import row_of
 
@@ -114,9 +114,14 @@ _OVERLOADED = 529
 _TWO_COUNTS = re.compile(r"(\d+) tokens\D+(\d+) tokens")
 
 
+# The official client's tool runner asks for a thread; only when it reads this does it go on without one.
+_NO_THREADS: Mapping[str, Any] = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+
+
 class ErrorDetail(msgspec.Struct, frozen=True):
     type: str
     message: str
+    details: Union[Mapping[str, Any], UnsetType] = UNSET
 
 
 class ErrorBody(msgspec.Struct, frozen=True, tag="error"):
@@ -134,7 +139,8 @@ def status_of(error: DmrError) -> int:
 def to_error(error: DmrError, request_id: str | UnsetType = UNSET) -> bytes:
     """The error object, as a body and as the data of a stream's `error` event."""
     kind = _TYPES.get(status_of(error), INVALID)
-    return encode(ErrorBody(ErrorDetail(kind, _message(error)), request_id))
+    details = _NO_THREADS if isinstance(error, Unsupported) and error.param == "thread" else UNSET
+    return encode(ErrorBody(ErrorDetail(kind, _message(error), details), request_id))
 
 
 def _message(error: DmrError) -> str:

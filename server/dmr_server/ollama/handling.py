@@ -139,6 +139,44 @@ _EMBEDDINGS: Mapping[str, Field] = {
     "options.temperature": Field("ignored", 0.5, "nothing is sampled; the same holds for every other option"),
 }
 
+_BLOB = "sha256:" + "ab" * 32
+_UNTIL_SUCCESS = "default true: one status a line; false: only the last one"
+_NO_DRAFTS = "400: draft models are not available"
+
+_TRANSFER: Mapping[str, Field] = {
+    "stream": Field("honoured", False, _UNTIL_SUCCESS),
+    "insecure": Field("honoured", True, "the registry may speak plain HTTP, or show a certificate that is not trusted"),
+    "username": Field("ignored", "somebody", "Ollama has dropped it too; credentials are the server's"),
+    "password": Field("ignored", "secret", "Ollama has dropped it too; credentials are the server's"),
+}
+
+_CREATE: Mapping[str, Field] = {
+    "from": Field("honoured", "ai/other", "pulled if it is not here; the weights are shared"),
+    "files": Field(
+        "honoured",
+        {"model.gguf": _BLOB},
+        "GGUF files that were sent to /api/blobs: one or all shards, and a projector; not together with `from`",
+        {"from": "", "files": {"other.gguf": "sha256:" + "cd" * 32}},
+    ),
+    "modelfile": Field("honoured", "FROM ai/other\nSYSTEM Be brief.", "the other fields lie over it"),
+    "quantize": Field("honoured", "q4_K_M", "of F32, F16 and BF16 weights; every type that needs no importance matrix"),
+    "quantization": Field("honoured", "q8_0", "the same"),
+    "template": Field("honoured", "Q: {{ .Prompt }}\nA: ", "Go's text/template, or Jinja if it has `{%`"),
+    "system": Field("honoured", "Be brief.", "an empty one takes the base's away"),
+    "parameters": Field("honoured", {"temperature": 0.1}, "the same as `options`; over those of the base"),
+    "messages": Field("honoured", [_USER], "in the place of the base's"),
+    "license": Field("honoured", ["MIT"], "a text or a list of texts, beside those of the base"),
+    "stream": Field("honoured", False, _UNTIL_SUCCESS),
+    "requires": Field("refused", "999.0.0", "400 for a version of the API that is not spoken here"),
+    "adapters": Field("refused", {"a.gguf": _BLOB}, "400: merge them into the weights"),
+    "draft_files": Field("refused", {"a.gguf": _BLOB}, _NO_DRAFTS),
+    "draft_quantize": Field("refused", "q8_0", _NO_DRAFTS),
+    "renderer": Field("refused", "qwen3-coder", "400: the template says how a conversation is written"),
+    "parser": Field("refused", "qwen3-coder", "400: the template says how an answer is read"),
+    "info": Field("refused", {"context_length": 8}, "400: a model's metadata is what its file says"),
+    "remote_host": Field("refused", "https://example.com", "400: models run here and nowhere else"),
+}
+
 HANDLING: tuple[Route, ...] = (
     Route("/api/generate", "Goes on with a text, in lines or whole.", {"prompt": "Hi"}, _GENERATE),
     Route("/api/chat", "Answers a conversation, in lines or whole.", {"messages": [_USER]}, _CHAT),
@@ -149,4 +187,7 @@ HANDLING: tuple[Route, ...] = (
         {"prompt": "text"},
         _EMBEDDINGS,
     ),
+    Route("/api/create", "Makes a model of another one or of files.", {"from": "ai/smollm2"}, _CREATE),
+    Route("/api/pull", "Brings a model from a registry or a hub.", {}, _TRANSFER),
+    Route("/api/push", "Sends a model to the registry that its name tells.", {}, _TRANSFER),
 )

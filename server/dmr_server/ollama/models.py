@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from dmr.types import ModelConfig, ModelRecord, RunningModel
-from dmr_server.ollama.names import name_of, names_of
+from dmr_server.ollama.names import name_of, names_of, to_name
 from dmr_server.ollama.wire import FOREVER, timestamp
 
 _UNITS: Mapping[str, int] = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -64,7 +64,7 @@ def to_listed(record: ModelRecord, capabilities: tuple[str, ...]) -> list[Listed
             modified_at=timestamp(record.created),
             size=record.size,
             digest=to_digest(record.id),
-            details=to_details(record.config),
+            details=to_details(record.config, record.parent),
             capabilities=capabilities,
         )
         for name in names_of(record)
@@ -79,7 +79,7 @@ def to_loaded(model: RunningModel, record: ModelRecord | None, now: float) -> Lo
         model=name,
         size=model.size,
         digest=to_digest(model.id),
-        details=to_details(ModelConfig() if record is None else record.config),
+        details=to_details(ModelConfig()) if record is None else to_details(record.config, record.parent),
         expires_at=timestamp(expiry(model, now)),
         size_vram=0,
         context_length=model.context_size,
@@ -96,10 +96,11 @@ def to_digest(id: str) -> str:
     return id.removeprefix("sha256:")
 
 
-def to_details(config: ModelConfig) -> Details:
+def to_details(config: ModelConfig, parent: str = "") -> Details:
+    """`parent`: the full name of the model that this one was made of."""
     family = config.architecture or config.gguf.get("general.architecture", "")
     return Details(
-        parent_model="",
+        parent_model=to_name(parent),
         format=config.format or "gguf",
         family=family,
         families=[family] if family else [],

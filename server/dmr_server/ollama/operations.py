@@ -5,28 +5,44 @@ Bodies are read field by field elsewhere, since Ollama takes more than one form 
 
 from __future__ import annotations
 
-from typing import Any, Literal, Union
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union
 
 import msgspec
+from msgspec import Meta
 
+from dmr.errors import RegistryError, RemoteModelNotFound, Unauthorized
 from dmr_server.fields import SAMPLING_FIELDS
 from dmr_server.ollama.chat import ChatAnswer
 from dmr_server.ollama.embed import EmbedAnswer
 from dmr_server.ollama.generate import GenerateAnswer
 from dmr_server.ollama.handling import HANDLING
 from dmr_server.ollama.models import ListedModel, LoadedModel
+from dmr_server.ollama.options import BOOLEAN, FLOAT, INTEGER, LENGTHS, LOAD_TIME, SAMPLING, Kind
 from dmr_server.ollama.show import ShownModel
+from dmr_server.ollama.statuses import Status
 from dmr_server.ollama.wire import NDJSON, OllamaDialect
-from dmr_server.operation import BAD_NAME, IN_ENGINE, IN_USE, Operation, Surface
+from dmr_server.operation import BAD_NAME, IN_ENGINE, IN_USE, OCTETS, Operation, Surface
+
+_TYPES = {INTEGER: int, FLOAT: float, BOOLEAN: bool}
+
+
+def _bounded(kind: Kind) -> Any:
+    least = kind.least if math.isfinite(kind.least) else None
+    most = kind.most if math.isfinite(kind.most) else None
+    return Annotated[_TYPES[kind.name], Meta(ge=least, le=most)] if kind.name != BOOLEAN else bool
+
 
 Options = msgspec.defstruct(
     "Options",
     [
-        *((name, kind, msgspec.UNSET) for name, kind in SAMPLING_FIELDS.items()),
-        ("num_predict", int, msgspec.UNSET),
-        ("num_ctx", int, msgspec.UNSET),
-        ("num_keep", int, msgspec.UNSET),
-        ("stop", Union[str, list[str]], msgspec.UNSET),
+        (name, kind, msgspec.UNSET)
+        for name, kind in {
+            **SAMPLING_FIELDS,
+            **{name: _bounded(kind) for name, kind in {**SAMPLING, **LENGTHS, **LOAD_TIME}.items()},
+            "stop": Union[str, list[str]],
+        }.items()
     ],
 )
 KeepAlive = Union[float, str, None]
@@ -58,8 +74,17 @@ class GenerateBody(_Generating, frozen=True, kw_only=True):
     images: list[str] = []
 
 
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    thinking: str = ""
+    tool_calls: list[dict[str, Any]] = []
+    tool_name: str = ""
+    tool_call_id: str = ""
+
+
 class ChatBody(_Generating, frozen=True, kw_only=True):
-    messages: list[dict[str, Any]] = []
+    messages: list[ChatMessage] = []
     tools: list[dict[str, Any]] = []
 
 
@@ -84,6 +109,27 @@ class ShowBody(msgspec.Struct, frozen=True, kw_only=True):
 class CopyBody(msgspec.Struct, frozen=True):
     source: str
     destination: str
+
+
+class TransferBody(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    stream: bool = True
+    insecure: bool = False
+
+
+class CreateBody(msgspec.Struct, frozen=True, kw_only=True):
+    """`modelfile` is what the other fields lie over; `files` are names and digests of blobs."""
+
+    model: str
+    base: str = msgspec.field(name="from", default="")
+    files: dict[str, str] = {}
+    modelfile: str = ""
+    quantize: str = ""
+    system: str = ""
+    template: str = ""
+    messages: list[ChatMessage] = []
+    license: Union[str, list[str]] = []
+    stream: bool = True
 
 
 class DeleteBody(msgspec.Struct, frozen=True):
@@ -126,7 +172,7 @@ class CloudState(msgspec.Struct, frozen=True):
     source: str
 
 
-class Status(msgspec.Struct, frozen=True):
+class ServerStatus(msgspec.Struct, frozen=True):
     cloud: CloudState
 
 
@@ -143,6 +189,13 @@ def _generating(summary: str, body: Any, answer: Any) -> Operation:
         stream=(answer, ErrorBody),
         stream_type=NDJSON,
         errors=IN_ENGINE,
+    )
+
+
+def _working(summary: str, body: Any, more: Mapping[str, Any] = {}) -> Operation:
+    errors = (*BAD_NAME, *IN_USE, Unauthorized(""), RemoteModelNotFound(""), RegistryError(""))
+    return Operation(
+        summary, Status, body=body, more=more, stream=(Status, ErrorBody), stream_type=NDJSON, errors=errors
     )
 
 
@@ -164,8 +217,17 @@ SURFACE = Surface(
         "/show": {"post": Operation("all about one model", ShownModel, body=ShowBody, errors=BAD_NAME)},
         "/copy": {"post": Operation("one more name for a model", body=CopyBody, errors=BAD_NAME)},
         "/delete": {"delete": Operation("remove a model", body=DeleteBody, errors=(*BAD_NAME, *IN_USE))},
+        "/pull": {"post": _working("bring a model from a registry", TransferBody)},
+        "/push": {"post": _working("send a model to a registry", TransferBody)},
+        "/create": {"post": _working("make a model of another one or of files", CreateBody, {"parameters": Options})},
+        "/blobs/{digest}": {
+            "head": Operation("whether a file is here"),
+            "post": Operation(
+                "upload a file of which a model can be made", upload=OCTETS, status=201, own_statuses={200: None}
+            ),
+        },
         "/version": {"get": Operation("the version of the API", Version)},
-        "/status": {"get": Operation("whether models run elsewhere: they do not", Status)},
+        "/status": {"get": Operation("whether models run elsewhere: they do not", ServerStatus)},
     },
     handling=HANDLING,
 )

@@ -23,45 +23,47 @@ DEFAULT_NUM_KEEP = 4  # tokens at the front that stay when the context is shifte
 MIN_CONTEXT = 4  # tokens
 MAX_STOP_LENGTH = 4096  # characters
 
-_INTEGER, _FLOAT, _BOOLEAN = "integer", "float32", "boolean"
+INTEGER, FLOAT, BOOLEAN = "integer", "float32", "boolean"
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
+    """Type and bounds of an option."""
+
     name: str
     least: float = -math.inf
     most: float = math.inf
 
 
 # Bounds are what the sampler can take; whatever is below 0 means "off" where Ollama takes it so.
-_SAMPLING: Mapping[str, _Kind] = {
-    "seed": _Kind(_INTEGER, -(2**63), 2**63 - 1),
-    "top_k": _Kind(_INTEGER, -INT32_MAX, INT32_MAX),
-    "top_p": _Kind(_FLOAT, 0, 1),
-    "min_p": _Kind(_FLOAT, 0, 1),
-    "typical_p": _Kind(_FLOAT, 0, 1),
-    "repeat_last_n": _Kind(_INTEGER, -1, INT32_MAX),
-    "temperature": _Kind(_FLOAT, 0, 1000),
-    "repeat_penalty": _Kind(_FLOAT, 0.001, 1000),
-    "presence_penalty": _Kind(_FLOAT, -100, 100),
-    "frequency_penalty": _Kind(_FLOAT, -100, 100),
+SAMPLING: Mapping[str, Kind] = {
+    "seed": Kind(INTEGER, -(2**63), 2**63 - 1),
+    "top_k": Kind(INTEGER, -INT32_MAX, INT32_MAX),
+    "top_p": Kind(FLOAT, 0, 1),
+    "min_p": Kind(FLOAT, 0, 1),
+    "typical_p": Kind(FLOAT, 0, 1),
+    "repeat_last_n": Kind(INTEGER, -1, INT32_MAX),
+    "temperature": Kind(FLOAT, 0, 1000),
+    "repeat_penalty": Kind(FLOAT, 0.001, 1000),
+    "presence_penalty": Kind(FLOAT, -100, 100),
+    "frequency_penalty": Kind(FLOAT, -100, 100),
 }
-_LENGTHS: Mapping[str, _Kind] = {
-    "num_predict": _Kind(_INTEGER),
-    "num_keep": _Kind(_INTEGER),
-    "num_ctx": _Kind(_INTEGER),
+LENGTHS: Mapping[str, Kind] = {
+    "num_predict": Kind(INTEGER),
+    "num_keep": Kind(INTEGER),
+    "num_ctx": Kind(INTEGER),
 }
 # How the model is loaded is the server's matter: these are checked and have no effect.
-LOAD_TIME: Mapping[str, _Kind] = {
-    "num_gpu": _Kind(_INTEGER),
-    "main_gpu": _Kind(_INTEGER),
-    "num_batch": _Kind(_INTEGER),
-    "num_thread": _Kind(_INTEGER),
-    "draft_num_predict": _Kind(_INTEGER),
-    "use_mmap": _Kind(_BOOLEAN),
+LOAD_TIME: Mapping[str, Kind] = {
+    "num_gpu": Kind(INTEGER),
+    "main_gpu": Kind(INTEGER),
+    "num_batch": Kind(INTEGER),
+    "num_thread": Kind(INTEGER),
+    "draft_num_predict": Kind(INTEGER),
+    "use_mmap": Kind(BOOLEAN),
 }
 # llama.cpp's sampler has more than Ollama lets through.
-_EXTRA = {*SAMPLING_FIELDS, "logit_bias", "samplers"} - set(_SAMPLING)
-_KNOWN = {*_SAMPLING, *_LENGTHS, *LOAD_TIME, *_EXTRA, "stop"}
+_EXTRA = {*SAMPLING_FIELDS, "logit_bias", "samplers"} - set(SAMPLING)
+_KNOWN = {*SAMPLING, *LENGTHS, *LOAD_TIME, *_EXTRA, "stop"}
 
 
 class Options(NamedTuple):
@@ -81,7 +83,7 @@ def read_options(value: Any) -> Options:
     options = {name: each for name, each in asked.items() if each is not None}
     if unknown := sorted(set(options) - _KNOWN):
         log.warning("unknown options are ignored: %s", ", ".join(repr(name[:40]) for name in unknown[:10]))
-    kinds = {**_SAMPLING, **_LENGTHS, **LOAD_TIME}
+    kinds = {**SAMPLING, **LENGTHS, **LOAD_TIME}
     values = {name: _read(name, options[name], kind) for name, kind in kinds.items() if name in options}
     sampling, given = _read_sampling(options, values)
     lengths = {"num_predict": "max_tokens", "num_keep": "shift", "num_ctx": "context_size", "stop": "stop"}
@@ -98,7 +100,7 @@ def read_options(value: Any) -> Options:
 def _read_sampling(options: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[SamplingParams, frozenset[str]]:
     extra = {name: options[name] for name in _EXTRA if name in options}
     sampling, given = read_sampling(extra, DEFAULTS)
-    known: dict[str, Any] = {name: values[name] for name in _SAMPLING if name in values}
+    known: dict[str, Any] = {name: values[name] for name in SAMPLING if name in values}
     if known.get("seed") == -1:  # a fresh one, whatever the model's default is
         known["seed"] = None
     if "top_k" in known:
@@ -106,14 +108,14 @@ def _read_sampling(options: Mapping[str, Any], values: Mapping[str, Any]) -> tup
     return msgspec.structs.replace(sampling, **known), given | frozenset(known)
 
 
-def _read(name: str, value: Any, kind: _Kind) -> Any:
-    if kind.name == _BOOLEAN:
+def _read(name: str, value: Any, kind: Kind) -> Any:
+    if kind.name == BOOLEAN:
         if not isinstance(value, bool):
             raise _wrong_type(name, kind.name)
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise _wrong_type(name, kind.name)
-    value = int(value) if kind.name == _INTEGER else float(value)
+    value = int(value) if kind.name == INTEGER else float(value)
     if not kind.least <= value <= kind.most:
         raise InvalidRequest(
             f'option "{name}" must be between {kind.least:g} and {kind.most:g}', param=f"options.{name}"

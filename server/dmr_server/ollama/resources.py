@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,23 +11,23 @@ import msgspec
 
 from dmr.config import Settings
 from dmr.errors import Conflict, InvalidReference, InvalidRequest, ModelNotFound, Unsupported
-from dmr.types import Event, ModelRecord, Tick
-from dmr_server.bodies import read_json
+from dmr.types import ModelRecord
 from dmr_server.dialect import Exchange, respond, wait_for, who
-from dmr_server.fields import normalised
 from dmr_server.generation import Stamps
+from dmr_server.ollama.blobs import Blob
 from dmr_server.ollama.chat import read_chat
 from dmr_server.ollama.embed import read_embed, read_embeddings, to_embed, to_embeddings
 from dmr_server.ollama.fields import Need, model_of, required_model, text_of
 from dmr_server.ollama.generate import read_generate
 from dmr_server.ollama.models import expiry, newest_first, to_listed, to_loaded
+from dmr_server.ollama.resource import Resource
 from dmr_server.ollama.show import read_show, to_shown
-from dmr_server.ollama.wire import INPUT_TOO_LONG, JSON, OllamaDialect, timestamp
+from dmr_server.ollama.transfers import Create, Pull, Push
+from dmr_server.ollama.wire import INPUT_TOO_LONG, JSON, VERSION, OllamaDialect, timestamp
 
 if TYPE_CHECKING:
     from dmr.service import Service
 
-VERSION = "0.33.0"  # of the API that is spoken here: clients check it for what they may ask
 encode = msgspec.json.encode
 
 
@@ -41,30 +41,7 @@ class OllamaExchange(Exchange, Protocol):
     def to_notice(self, reason: str) -> bytes: ...
 
 
-def _until_done(events: Iterator[Event]) -> Iterator[Tick | bool]:
-    """Ticks as long as something goes on, then one answer: that it is done."""
-    for _ in events:
-        yield Tick()
-    yield True
-
-
-class _Resource:
-    dialect = OllamaDialect()
-
-    def __init__(self, service: Service, settings: Settings, stamps: Stamps) -> None:
-        self._service = service
-        self._stamps = stamps
-        self._max_body_bytes = settings.max_body_bytes
-
-    def _body(self, req: falcon.Request) -> dict[str, Any]:
-        return normalised(read_json(req, self._max_body_bytes))
-
-    def _load(self, req: falcon.Request, model: str, keep_alive: float | None, context_size: int | None) -> None:
-        """Load a model as long as somebody waits for it."""
-        wait_for(req, _until_done(self._service.preload(model, keep_alive, context_size)))
-
-
-class Generating(_Resource):
+class Generating(Resource):
     """POST /api/generate and POST /api/chat"""
 
     def __init__(
@@ -140,7 +117,7 @@ class Generating(_Resource):
             self._load(req, model, 0.0, None)
 
 
-class Embed(_Resource):
+class Embed(Resource):
     """POST /api/embed"""
 
     dialect = OllamaDialect(too_long=INPUT_TOO_LONG)
@@ -157,7 +134,7 @@ class Embed(_Resource):
         resp.data = to_embed(request.model, embeddings, self._stamps.now() - arrived)
 
 
-class LegacyEmbeddings(_Resource):
+class LegacyEmbeddings(Resource):
     """POST /api/embeddings"""
 
     dialect = OllamaDialect(hint="try pulling it first", too_long=INPUT_TOO_LONG)
@@ -172,7 +149,7 @@ class LegacyEmbeddings(_Resource):
         resp.data = to_embeddings(wait_for(req, self._service.embed(request)))
 
 
-class Tags(_Resource):
+class Tags(Resource):
     """GET /api/tags"""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -184,7 +161,7 @@ class Tags(_Resource):
     on_head = on_get
 
 
-class Loaded(_Resource):
+class Loaded(Resource):
     """GET /api/ps"""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -201,7 +178,7 @@ class Loaded(_Resource):
         return None
 
 
-class Show(_Resource):
+class Show(Resource):
     """POST /api/show"""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -219,7 +196,7 @@ class Show(_Resource):
         resp.data = encode(shown)
 
 
-class Copy(_Resource):
+class Copy(Resource):
     """POST /api/copy"""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -235,7 +212,7 @@ class Copy(_Resource):
             raise InvalidReference(f'destination "{destination[:100]}" is invalid', param="destination") from None
 
 
-class Delete(_Resource):
+class Delete(Resource):
     """DELETE /api/delete"""
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -250,7 +227,7 @@ class Delete(_Resource):
         self._service.remove_model(reference, False)
 
 
-class Version(_Resource):
+class Version(Resource):
     """GET /api/version"""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -261,7 +238,7 @@ class Version(_Resource):
     on_head = on_get
 
 
-class Status(_Resource):
+class Status(Resource):
     """GET /api/status: there is no cloud behind this server."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -284,6 +261,10 @@ def routes(service: Service, settings: Settings, stamps: Stamps) -> dict[str, ob
         "/api/show": Show(*shared),
         "/api/copy": Copy(*shared),
         "/api/delete": Delete(*shared),
+        "/api/create": Create(*shared),
+        "/api/pull": Pull(*shared),
+        "/api/push": Push(*shared),
+        "/api/blobs/{digest}": Blob(*shared),
         "/api/version": Version(*shared),
         "/api/status": Status(*shared),
     }

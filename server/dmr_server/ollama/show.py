@@ -16,7 +16,12 @@ from dmr_server.ollama.names import name_of
 from dmr_server.ollama.wire import timestamp
 
 NAME_WIDTH = 30  # characters of a parameter's name in the listing
-_OLLAMA_NAMES: Mapping[str, str] = {"max_tokens": "num_predict", "context_size": "num_ctx", "shift": "num_keep"}
+_OLLAMA_NAMES: Mapping[str, str] = {
+    "max_tokens": "num_predict",
+    "context_size": "num_ctx",
+    "shift": "num_keep",
+    "order": "samplers",
+}
 
 
 class ShownMessage(msgspec.Struct, frozen=True):
@@ -74,7 +79,7 @@ def to_shown(
         parameters="\n".join(_parameter_lines(defaults.parameters)) or UNSET,
         template=defaults.template or UNSET,
         system=defaults.system or UNSET,
-        details=to_details(record.config),
+        details=to_details(record.config, record.parent),
         messages=[ShownMessage(message.role.value, message.text) for message in defaults.messages] or UNSET,
         model_info=to_model_info(record.config, asked.verbose),
         capabilities=capabilities,
@@ -84,7 +89,10 @@ def to_shown(
 
 def _parameters(defaults: ModelDefaults) -> dict[str, Any]:
     """The model's own parameters under the names of this API."""
-    return {_OLLAMA_NAMES.get(name, name): value for name, value in defaults.parameters.items()}
+    parameters = {_OLLAMA_NAMES.get(name, name): value for name, value in defaults.parameters.items()}
+    if "logit_bias" in parameters:
+        parameters["logit_bias"] = {str(token): bias for token, bias in parameters["logit_bias"]}
+    return parameters
 
 
 def _parameter_lines(parameters: Mapping[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from dmr_server.errors import row_of
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
 NANOSECONDS = 1_000_000_000  # of a second
+VERSION = "0.33.0"  # of the API that is spoken here: clients check it for what they may ask
 FOREVER = 292 * 365 * 86400  # seconds; where Go's longest duration ends
 
 PROMPT_TOO_LONG = "the prompt is longer than the context length currently available to the model"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
+
+import msgspec
+from msgspec import Meta
 
 from dmr_server.dialect import EVENT_STREAM
 from dmr_server.fields import SAMPLING_FIELDS
@@ -46,13 +49,39 @@ _CONSTRAINTS: Mapping[str, Any] = {
     "guided_grammar": str,
     "structured_outputs": dict[str, Any],
 }
+
+
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Union[str, list[dict[str, Any]], None] = None
+    name: Union[str, None] = None
+    reasoning_content: Union[str, None] = None
+    reasoning: Union[str, None] = None
+    refusal: Union[str, None] = None
+    tool_calls: Union[list[dict[str, Any]], None] = None
+    tool_call_id: Union[str, None] = None
+    function_call: Union[dict[str, Any], None] = None
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """`function`, `custom` or `allowed_tools` has the rest, in a key of that name."""
+
+    type: Literal["function", "custom", "allowed_tools"]
+
+
 _TOOLS: Mapping[str, Any] = {
     "tools": list[dict[str, Any]],
-    "tool_choice": Union[Literal["none", "auto", "required"], dict[str, Any]],
+    "tool_choice": Union[Literal["none", "auto", "required"], ToolChoice],
     "functions": list[dict[str, Any]],
     "function_call": Union[str, dict[str, Any]],
 }
-_CHAT = {**_SAMPLING, **_CONSTRAINTS, **_TOOLS}
+_CHAT: Mapping[str, Any] = {
+    "messages": Annotated[list[ChatMessage], Meta(min_length=1)],
+    "modalities": list[Literal["text"]],
+    **_SAMPLING,
+    **_CONSTRAINTS,
+    **_TOOLS,
+}
 
 
 def _generating(summary: str, body: Any, answer: Any, event: Any, more: Mapping[str, Any]) -> Operation:
@@ -60,8 +89,12 @@ def _generating(summary: str, body: Any, answer: Any, event: Any, more: Mapping[
     return Operation(summary, answer, body=body, more=more, **streamed, errors=IN_ENGINE)
 
 
-def _asking(summary: str, body: Any, answer: Any, more: Mapping[str, Any] = {}) -> Operation:
-    return Operation(summary, answer, body=body, more=more, errors=IN_ENGINE)
+def _asking(summary: str, body: Any, answer: Any) -> Operation:
+    return Operation(summary, answer, body=body, errors=IN_ENGINE)
+
+
+def _about_chat(summary: str, answer: Any) -> Operation:
+    return Operation(summary, answer, body=ChatFields, more=_CHAT, errors=IN_ENGINE, like="/chat/completions")
 
 
 _RERANK = _asking("rank texts by how well they answer another", RerankFields, (Ranking, list[RankedText]))
@@ -74,11 +107,15 @@ SURFACE = Surface(
     roots=(*ROOTS, *BARE_ROOTS),
     operations={
         "/chat/completions": {
-            "post": _generating("answer a conversation", ChatFields, ChatCompletion, Chunk, _CHAT),
+            "post": _generating("answer a conversation", ChatFields, ChatCompletion, (Chunk, ErrorAnswer), _CHAT),
         },
         "/completions": {
             "post": _generating(
-                "go on with a text", CompletionFields, TextCompletion, TextCompletion, {**_SAMPLING, **_CONSTRAINTS}
+                "go on with a text",
+                CompletionFields,
+                TextCompletion,
+                (TextCompletion, ErrorAnswer),
+                {**_SAMPLING, **_CONSTRAINTS},
             )
         },
         "/infill": {
@@ -86,18 +123,18 @@ SURFACE = Surface(
                 "fill in between two pieces of code",
                 InfillFields,
                 InfillEnd,
-                (InfillChunk, InfillEnd),
+                (InfillChunk, InfillEnd, ErrorAnswer),
                 {**_SAMPLING, **_CONSTRAINTS},
             )
         },
         "/embeddings": {"post": _asking("texts to vectors", EmbeddingFields, EmbeddingList)},
         "/rerank": {"post": _RERANK},
-        "/reranking": {"post": _RERANK},
+        "/reranking": {"post": _RERANK._replace(like="/rerank")},
         "/score": {"post": _asking("how well each text answers another", ScoreFields, ScoreList)},
         "/chat/completions/input_tokens": {
-            "post": _asking("how many tokens a conversation has", ChatFields, InputTokens, _CHAT)
+            "post": _about_chat("how many tokens a conversation has", InputTokens),
         },
-        "/apply-template": {"post": _asking("the prompt of a conversation", ChatFields, RenderedPrompt, _CHAT)},
+        "/apply-template": {"post": _about_chat("the prompt of a conversation", RenderedPrompt)},
         "/tokenize": {"post": _asking("the tokens of a text", TokenizeFields, (TokenList, PieceList, CountedTokens))},
         "/detokenize": {"post": _asking("the text of tokens", DetokenizeFields, PlainText)},
         "/models": {"get": Operation("the models of the store", ModelPage)},
@@ -107,4 +144,5 @@ SURFACE = Surface(
         },
     },
     handling=HANDLING,
+    last_event="[DONE]",
 )

@@ -118,6 +118,15 @@ def test_a_prompt_that_is_too_long(error: DmrError, told: str) -> None:
         assert msgspec.json.decode(AnthropicDialect().error(each, "")[1])["error"]["message"] == told
 
 
+def test_a_refused_thread_is_told_as_the_official_tool_runner_reads_it(client: falcon.testing.TestClient) -> None:
+    """It asks for one first, and sends the whole conversation each time once it has read this."""
+    result = client.simulate_post("/v1/messages?beta=true", json={**BODY, "thread": {"type": "create"}})
+    assert result.status_code == 400
+    details = result.json["error"]["details"]
+    assert details == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    assert "details" not in client.simulate_post("/v1/messages", json={**BODY, "compaction": {}}).json["error"]
+
+
 # --- models ----------------------------------------------------------------------------------------------------------
 
 

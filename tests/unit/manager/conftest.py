@@ -83,9 +83,11 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def ready(manager: ModelManager, reference: str, keep_alive: float | None = None) -> Any:
+async def ready(
+    manager: ModelManager, reference: str, keep_alive: float | None = None, context_size: int | None = None
+) -> Any:
     """A lease on a model that is loaded."""
-    model = await manager.acquire(reference, keep_alive)
+    model = await manager.acquire(reference, keep_alive, context_size)
     wait: Awaitable[Any] = manager.wait_ready(model)
     try:
         await wait

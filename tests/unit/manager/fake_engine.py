@@ -62,7 +62,8 @@ def main(folder: Path, status: int) -> None:
         os.write(status, b"\0\0\0\3abc")
     if mode not in ("hangs", "garbage", "refuses and stays"):
         Path(spec.socket).touch()
-        os.write(status, pack(EngineReady(INFO)))
+        size = spec.settings.context_size or INFO.context_size
+        os.write(status, pack(EngineReady(msgspec.structs.replace(INFO, context_size=size))))
     while os.read(0, 1):  # the life line
         pass
     leave()

@@ -19,7 +19,7 @@ from unit.manager.conftest import Bench, is_running, until
 from unit.manager.fake_engine import INFO
 
 from dmr.client import Lease, ManagerClient
-from dmr.config import Settings
+from dmr.config import EngineSettings, Settings
 from dmr.errors import Conflict, InvalidReference, ModelLoadFailed, ModelNotFound, Unavailable
 from dmr.manager import __main__ as manager_main
 from dmr.manager.__main__ import SOCKET_NAME, ManagerServer
@@ -95,6 +95,8 @@ def test_a_lease_lasts_as_long_as_its_connection(bench: Bench) -> None:
         with pytest.raises(Conflict):
             client.remove_model("one", False)
         assert client.unload_models(None) == 0
+        with pytest.raises(Conflict, match="In use"):
+            client.unload_models(("one",))
         lease.close()
         wait_for(lambda: client.unload_models(None) == 1)
         assert client.remove_model("one", False).deleted
@@ -153,6 +155,38 @@ def test_who_leaves_while_the_model_loads_holds_it_no_longer(bench: Bench, caplo
 
     serve(bench, talk)
     assert "failed" not in caplog.text
+
+
+def test_a_wish_for_more_context_waits_and_can_be_given_up(bench: Bench) -> None:
+    bench.add_model()
+
+    def talk(client: ManagerClient) -> None:
+        with contextlib.closing(acquire(client)) as lease:
+            assert lease.info.context_size == 64
+            given_up = client.acquire("one", None, 400)
+            assert next(given_up) is None
+            given_up.close()
+            with contextlib.closing(acquire(client)) as other:  # is not held up by the one that has left
+                assert other.socket == lease.socket
+        *_, larger = client.acquire("one", None, 400)
+        assert larger is not None
+        assert larger.info.context_size == 400
+        larger.close()
+
+    serve(bench, talk, engine=EngineSettings(context_size=64))
+    assert len(bench.pids("started")) == 2
+
+
+def test_a_name_can_be_added(bench: Bench) -> None:
+    model_id = bench.add_model()
+
+    def talk(client: ManagerClient) -> None:
+        assert client.tag_model("one", "two").id == model_id
+        assert bench.store.get("two").id == model_id
+        with pytest.raises(ModelNotFound):
+            client.tag_model("absent", "two")
+
+    serve(bench, talk)
 
 
 @pytest.mark.parametrize("data", [b"\0\0\0\1\xc1", b"\xff\xff\xff\xff", b"GET / HTTP/1.1\r\n\r\n" * 5])

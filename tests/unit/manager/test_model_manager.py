@@ -253,7 +253,9 @@ def test_unload_leaves_busy_models(bench: Bench) -> None:
         assert await manager.unload(None) == 1
         assert [model.reference for model in manager.running()] == ["one"]
         assert not is_running(idle.process.pid)
-        assert await manager.unload(("one",)) == 0
+        with pytest.raises(Conflict, match="'one'"):
+            await manager.unload(("one",))
+        assert len(manager.running()) == 1
         manager.release(busy)
         assert await manager.unload(("one", "ai/one:latest", "two")) == 1
         assert await manager.unload(None) == 0

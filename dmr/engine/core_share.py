@@ -1,0 +1,50 @@
+"""One core budget for all that computes in this process at the same time: generation and embeddings.
+
+Each of two contexts that took every core would wait for the other's threads many times in a step. So while both are at
+work, each gets its part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from dmr.engine.core_budget import CoreBudget, CpuTimes, read_cpu_times
+
+LINGER = 0.25  # seconds after its last step in which somebody still counts as being at work
+
+
+class CoreShare(CoreBudget):
+    """For several threads. Whoever asks for threads does so `at_work`."""
+
+    def __init__(
+        self,
+        num_cores: int,
+        read: Callable[[], CpuTimes | None] = read_cpu_times,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`read` giving None: there are always `num_cores`, whatever other processes do."""
+        super().__init__(num_cores, read)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._at_work: set[str] = set()
+        self._left: dict[str, float] = {}  # when somebody's last step ended
+
+    @contextlib.contextmanager
+    def at_work(self, who: str) -> Iterator[None]:
+        with self._lock:
+            self._at_work.add(who)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work.remove(who)
+                self._left[who] = self._clock()
+
+    def num_threads(self, now: float) -> int:
+        """For the step that begins `now`, of one of those who are at work: an equal part of what is free."""
+        with self._lock:
+            lingering = {who for who, left in self._left.items() if now - left < LINGER}
+            return max(1, super().num_threads(now) // max(1, len(self._at_work | lingering)))

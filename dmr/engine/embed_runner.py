@@ -1,0 +1,111 @@
+"""The native context that turns texts into vectors or scores: beside the one that generates, on the same weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from dmr import _core
+from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings
+from dmr.engine.loading import LoadedModel
+from dmr.errors import InternalError, ModelLoadFailed
+
+MAX_TEXTS = 256  # of one call; llama.cpp's LLAMA_MAX_SEQ
+MAX_STATES = 8  # of one call, where each text has a state as large as many cells (recurrent models)
+MAX_INPUT_TOKENS = 1 << 16  # of one text: it has to fit into one batch
+
+Vector = npt.NDArray[np.float32]
+
+
+class EmbedRunner:
+    """Owns the context. All but the attributes set by `__init__` belongs to the embedder's one thread."""
+
+    def __init__(self, loaded: LoadedModel, settings: EngineSettings, num_cores: int, *, generates: bool) -> None:
+        """Nothing is allocated before `open` or `run`."""
+        model = loaded.model
+        trained = max(1, model.context_length)
+        limit = settings.context_size or min(trained, DEFAULT_CONTEXT_LIMIT)
+        # What has no memory has no way to go beyond its trained length either.
+        self.max_input_tokens = min(limit if generates else min(limit, trained), MAX_INPUT_TOKENS)
+        self.max_batch_tokens = min(settings.max_batch_tokens, MAX_INPUT_TOKENS)
+        self.max_texts = MAX_STATES if model.is_recurrent or model.is_hybrid else MAX_TEXTS
+        self.pooling = loaded.pooling(generates)
+        self._model = model
+        self._is_causal = loaded.is_causal
+        self._num_cores = num_cores
+        self._smallest = _capacity(max(self.max_batch_tokens, self.max_texts))
+        self._context: _core.Context | None = None
+        self._batch = _core.Batch()
+
+    def open(self) -> None:
+        """Make the context before the first text. Raises ModelLoadFailed."""
+        try:
+            self._context = self._make_context(self._smallest)
+        except (_core.Error, ValueError) as error:
+            raise ModelLoadFailed(str(error)) from error
+
+    def run(self, texts: list[list[int]], num_threads: int) -> list[Vector]:
+        """One vector for each text; a reranker's has the score at its front. Texts of `max_batch_tokens` in all, or
+        one that is longer; at most `max_texts`.
+
+        Raises:
+            InternalError: the back end failed, or gave what is no number. The next call starts anew.
+        """
+        try:
+            vectors = self._run(texts, num_threads)
+        except (_core.Error, ValueError) as error:
+            self.close()
+            raise InternalError(f"The model could not be computed: {error}.") from error
+        if not all(np.isfinite(vector).all() for vector in vectors):
+            raise InternalError("The model could not be computed: its output is not a number.")
+        return vectors
+
+    def rest(self) -> None:
+        """Nobody is waiting: what only a long text needs is given back."""
+        if self._context is not None and self._context.context_size > self._smallest:
+            self.close()
+
+    def close(self) -> None:
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+
+    def _run(self, texts: list[list[int]], num_threads: int) -> list[Vector]:
+        context = self._context_for(sum(map(len, texts)))
+        context.set_threads(min(num_threads, self._num_cores))
+        context.clear()
+        batch = self._batch
+        longest = context.max_batch
+        for start in range(0, max(map(len, texts)), longest):
+            batch.clear()
+            for i, tokens in enumerate(texts):
+                batch.add(i, tokens[start : start + longest], start, output_all=True)
+            if context.decode(batch) != _core.DecodeStatus.DONE:
+                raise _core.Error("there was no room for the texts")
+        return [context.sequence_embedding(i) for i in range(len(texts))]
+
+    def _context_for(self, num_tokens: int) -> _core.Context:
+        if self._context is None or self._context.context_size < num_tokens:
+            self.close()
+            self._context = self._make_context(_capacity(max(num_tokens, self._smallest)))
+        return self._context
+
+    def _make_context(self, num_tokens: int) -> _core.Context:
+        """`num_tokens`: a power of two, so that the sequences share it evenly."""
+        options = _core.ContextOptions()
+        options.embeddings = True
+        options.pooling = self.pooling
+        options.context_size = options.max_batch = num_tokens
+        options.max_sequences = min(self.max_texts, num_tokens)
+        options.num_threads = self._num_cores
+        context = _core.Context(self._model, options)
+        if num_tokens == self._smallest or self.pooling != "last" or not (context.has_memory and self._is_causal):
+            return context
+        # Only the last token counts, and none looks ahead: a long text can be read in parts, with small buffers.
+        context.close()
+        options.max_batch = self._smallest
+        return _core.Context(self._model, options)
+
+
+def _capacity(num_tokens: int) -> int:
+    return 1 << (num_tokens - 1).bit_length()

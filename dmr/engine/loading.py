@@ -1,0 +1,138 @@
+"""A model's weights, and what can be told of it before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from dmr import _core
+from dmr.errors import InvalidRequest, ModelLoadFailed, Unsupported
+from dmr.wire import EngineInfo, EngineRequest, EngineSpec
+
+_POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}  # GGUF's numbers; 0 says that there is none
+_NO_TEXT = ("wavtokenizer-dec",)  # architectures whose input is not text
+_RERANK_TEMPLATE = "tokenizer.chat_template.rerank"
+
+
+class LoadedModel(NamedTuple):
+    model: _core.Model
+    template: str  # of chats; empty = none
+    declared_pooling: str | None  # how the file says that vectors are made: it is a model for embeddings or reranking
+    rerank_template: str | None  # with {query} and {document}
+    is_causal: bool
+
+    def pooling(self, generates: bool) -> str:
+        """How its vectors are made: "mean", "cls", "last" or "rank".
+
+        A model that generates has put what it knows of a text into its last token. A file of a reranker often says
+        nothing of it but for the head that it has.
+        """
+        if self.declared_pooling is not None:
+            return self.declared_pooling
+        if generates:
+            return "last"
+        return "rank" if self.model.has_classifier else "mean"
+
+
+def load_model(spec: EngineSpec, progress: Callable[[float], bool]) -> LoadedModel:
+    """`progress` is told the fraction done; False cancels.
+
+    Raises:
+        ModelLoadFailed: with llama.cpp's own reason.
+    """
+    try:
+        model = _core.Model(list(spec.weights), num_gpu_layers=spec.settings.num_gpu_layers, progress=progress)
+        override = spec.chat_template
+        template = Path(override).read_text(encoding="utf-8") if override else model.chat_template
+    except (_core.Error, ValueError, OSError) as error:
+        raise ModelLoadFailed(str(error)) from error
+    metadata = model.metadata
+    architecture = metadata.get("general.architecture", "")
+    if model.num_vocabulary == 0 or architecture in _NO_TEXT or (model.has_encoder and model.has_decoder):
+        raise ModelLoadFailed(f"{model.description} cannot generate text, nor make vectors of it.")
+    return LoadedModel(
+        model,
+        template,
+        _POOLINGS.get(metadata.get(f"{architecture}.pooling_type", "")),
+        metadata.get(_RERANK_TEMPLATE),
+        metadata.get(f"{architecture}.attention.causal") != "false",
+    )
+
+
+def describe(model: _core.Model, template: str, context_size: int, tasks: tuple[str, ...]) -> EngineInfo:
+    """`tasks`: of "generate", "embed", "rerank"; whether it fills in is found here."""
+    infill = min(model.fim_prefix, model.fim_suffix, model.fim_middle) >= 0
+    tokenizer = ModelTokenizer(model, context_size)
+    return EngineInfo(
+        description=model.description,
+        context_size=context_size,
+        chat_template=template,
+        bos=tokenizer.token_text(model.bos),
+        eos=tokenizer.token_text(model.eos),
+        adds_bos=model.adds_bos,
+        trained_context_size=model.context_length,
+        embedding_size=model.vector_length,
+        num_vocabulary=model.num_vocabulary,
+        capabilities=(*tasks, "infill") if infill and "generate" in tasks else tasks,
+        control_tokens=tokenizer.control_tokens,
+    )
+
+
+class PairMarks(NamedTuple):
+    """The tokens around the two texts of a pair."""
+
+    begin: list[int]
+    between: list[int]
+    end: list[int]
+
+
+class ModelTokenizer:
+    """A vocabulary. Any thread."""
+
+    def __init__(self, model: _core.Model, context_size: int) -> None:
+        """`context_size`: the most tokens of one text."""
+        self._model = model
+        self.context_size = context_size
+        self.begin_token = model.bos if model.adds_bos else -1
+        self.control_tokens = tuple(text for text in model.control_tokens if text)
+        self.infill_tokens = (model.fim_prefix, model.fim_suffix, model.fim_middle)
+
+    @property
+    def pair_marks(self) -> PairMarks:
+        model = self._model
+        end = [model.eos if model.eos >= 0 else model.separator] if model.adds_eos else []
+        separator = [model.separator] if model.adds_separator else []
+        between = [token for token in end + separator if token >= 0]
+        # Without an end token, what stands between the texts stands after them too: [CLS] a [SEP] b [SEP].
+        return PairMarks([self.begin_token] if self.begin_token >= 0 else [], between, end or between)
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token, control tokens included."""
+        return self._model.piece(token, special=True)
+
+    def token_text(self, token: int) -> str:
+        """Empty for -1, which is no token."""
+        return _core.valid_utf8(self.piece(token)) if token >= 0 else ""
+
+    def detokenize(self, token_ids: list[int]) -> str:
+        """Bytes that are no character come out as U+FFFD."""
+        return _core.valid_utf8(self._model.detokenize(token_ids, special=True))
+
+    def check_tokens(self, token_ids: tuple[int, ...], param: str = "prompt") -> list[int]:
+        """Raises InvalidRequest, naming `param`, for ids that the vocabulary does not have."""
+        for token in token_ids:
+            if not 0 <= token < self._model.num_vocabulary:
+                raise InvalidRequest(f"Token {token} is not in the model's vocabulary.", param=param)
+        return list(token_ids)
+
+    def make_generator(self, request: EngineRequest, seed: int, prompt: list[int]) -> NoReturn:
+        """Raises Unsupported: who only has a vocabulary cannot generate."""
+        raise Unsupported(cannot_generate(self._model))
+
+
+def cannot_generate(model: _core.Model) -> str:
+    return f"{model.description} is a model for embeddings; it cannot generate text."

@@ -1,0 +1,129 @@
+"""Requests for text, on a lease: prepared, counted, sent, read."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import NamedTuple
+
+from dmr.chat.prompt import RenderedPrompt
+from dmr.client import EngineClient, Lease
+from dmr.service.best_of import likeliest
+from dmr.service.leasing import wait_for
+from dmr.service.prompts import Prepared, Templates, prepare_chat, prepare_text
+from dmr.service.reading import Check, Reading
+from dmr.service.truncation import fit
+from dmr.types import ChatInput, Event, GenerateRequest, Prompt, TextInput, Tick, TokenCount
+from dmr.wire import EngineDetokenize, EngineInfo, EngineText, EngineTokenize, EngineTokens
+
+
+class _Ready(NamedTuple):
+    prepared: Prepared
+    num_dropped_messages: int = 0
+
+
+class Answering:
+    """Safe for any number of threads."""
+
+    def __init__(self) -> None:
+        self._templates = Templates()
+
+    def answer(
+        self, request: GenerateRequest, check: Check | None, lease: Lease, load: float
+    ) -> Generator[Event, None, None]:
+        """`load`: the seconds it took to get the lease."""
+        engine = EngineClient(lease.socket)
+        ready = yield from self._prepare(request, engine, lease.info)
+        message = ready.prepared.message
+        reading = Reading(
+            ready.prepared, request.stop, check, num_dropped_messages=ready.num_dropped_messages, load=load
+        )
+        events: Iterator[Event] = reading.events(engine.generate(message))
+        if message.num_choices > request.num_choices:
+            events = likeliest(events, request, message.num_choices, reading.likelihood)
+        yield from events
+
+    def count(self, request: GenerateRequest, lease: Lease) -> Generator[Tick | TokenCount, None, None]:
+        """What `answer` would be billed for the prompt. No step of the engine is needed."""
+        engine, info = EngineClient(lease.socket), lease.info
+        if isinstance(request.input, ChatInput):
+            prompt, _ = yield from self._fitted(request, request.input, engine, info)
+            num_tokens = yield from self._count_chat(request, prompt, engine, info)
+        else:
+            num_tokens = 0
+            for each in request.input.prompts:
+                num_tokens += yield from _count_text(request, request.input, each, engine, info)
+        yield TokenCount(num_tokens, info.context_size)
+
+    def render(self, request: GenerateRequest, lease: Lease) -> Generator[Tick | str, None, None]:
+        """The prompt as one text; several prompts one below the other."""
+        engine = EngineClient(lease.socket)
+        if isinstance(request.input, ChatInput):
+            prompt, _ = yield from self._fitted(request, request.input, engine, lease.info)
+            yield prompt.plain_text()
+            return
+        texts: list[str] = []
+        for each in request.input.prompts:
+            if isinstance(each, str):
+                texts.append(each)
+            else:
+                texts.append((yield from wait_for(engine.ask(EngineDetokenize(each), EngineText))).text)
+        yield "\n".join(texts)
+
+    def _prepare(
+        self, request: GenerateRequest, engine: EngineClient, info: EngineInfo
+    ) -> Generator[Tick, None, _Ready]:
+        if isinstance(request.input, TextInput):
+            return _Ready(prepare_text(request, request.input))
+        prompt, num_dropped = yield from self._fitted(request, request.input, engine, info)
+        return _Ready(prepare_chat(request, prompt), num_dropped)
+
+    def _fitted(
+        self, request: GenerateRequest, chat: ChatInput, engine: EngineClient, info: EngineInfo
+    ) -> Generator[Tick, None, tuple[RenderedPrompt, int]]:
+        def render(part: ChatInput) -> RenderedPrompt:
+            return self._templates.render(info, part, request.response_format)
+
+        if not chat.truncate:
+            return render(chat), 0
+        room = info.context_size - len(request.prefix_tokens)
+        return (
+            yield from fit(chat, room, request.max_tokens, render, lambda p: self._count_chat(request, p, engine, info))
+        )
+
+    def _count_chat(
+        self, request: GenerateRequest, prompt: RenderedPrompt, engine: EngineClient, info: EngineInfo
+    ) -> Generator[Tick, None, int]:
+        tokens = yield from _tokenize(engine, EngineTokenize(prompt.text, prompt.literals, add_special=True))
+        return _after_prefix(request, info, len(tokens.ids))
+
+
+def _tokenize(engine: EngineClient, question: EngineTokenize) -> Generator[Tick, None, EngineTokens]:
+    return (yield from wait_for(engine.ask(question, EngineTokens)))
+
+
+def _after_prefix(request: GenerateRequest, info: EngineInfo, num_tokens: int) -> int:
+    """The earlier tokens have begun the text, so it is not begun again."""
+    num_prefix = len(request.prefix_tokens)
+    return num_prefix + num_tokens - (1 if num_prefix and info.adds_bos and num_tokens else 0)
+
+
+def _count_text(
+    request: GenerateRequest, raw: TextInput, prompt: Prompt, engine: EngineClient, info: EngineInfo
+) -> Generator[Tick, None, int]:
+    is_infill = raw.suffix is not None
+    if isinstance(prompt, str):
+        question = EngineTokenize(prompt, add_special=not is_infill, parse_special=not is_infill)
+        num_tokens = len((yield from _tokenize(engine, question)).ids)
+    else:
+        num_tokens = len(prompt)
+    if raw.suffix is not None:
+        back = yield from _tokenize(engine, EngineTokenize(raw.suffix, add_special=False, parse_special=False))
+        num_tokens += len(back.ids) + 3 + (1 if info.adds_bos else 0)  # before prefix, suffix and middle
+    elif isinstance(prompt, str):
+        num_tokens = _after_prefix(request, info, num_tokens)
+    else:
+        num_tokens += len(request.prefix_tokens)
+    if raw.truncate and num_tokens >= info.context_size:
+        room = info.context_size // 4
+        return info.context_size - max(1, room if request.max_tokens is None else min(room, request.max_tokens))
+    return num_tokens

@@ -1,0 +1,148 @@
+"""A conversation as a Go template writes it. Templates of this kind come with models made elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import date
+from typing import Any, NamedTuple
+
+import msgspec
+
+from dmr.chat.literals import Literals, special_texts
+from dmr.chat.prompt import RenderedPrompt
+from dmr.chat.template import PromptTemplate
+from dmr.errors import InvalidRequest
+from dmr.go_template import GoTemplate, GoTemplateError
+from dmr.types import ChatInput, Message, ResponseFormat, Role, Tool
+from dmr.wire import EngineInfo
+
+_MESSAGES = re.compile(r"\.Messages\b")
+_TOOLS = re.compile(r"\.Tools\b")
+
+
+class _Round(NamedTuple):
+    """What older templates know of a conversation: one exchange at a time."""
+
+    system: str = ""
+    prompt: str = ""
+    response: str = ""
+
+
+def is_go(template: str) -> bool:
+    """Every Jinja template for chats has a statement; Go has no such sign."""
+    return bool(template) and "{%" not in template
+
+
+def render(
+    template: PromptTemplate, info: EngineInfo, chat: ChatInput, response_format: ResponseFormat | None
+) -> RenderedPrompt:
+    """The prompt by the Go template in `chat.template`; how the answer is read is what the model's own template says.
+
+    A Go template that has no place for tools is passed over where there are some: they would be lost.
+
+    Raises:
+        InvalidRequest, Unsupported
+    """
+    own = msgspec.structs.replace(chat, template="")
+    prompt = template.render(own, response_format)
+    if prompt.parses_tool_calls and not _TOOLS.search(chat.template):
+        return prompt
+    literals = Literals(special_texts(info.control_tokens))
+    turns = [literals.message(turn) for turn in chat.messages]
+    tools = [literals.tool(tool) for tool in chat.tools] if prompt.parses_tool_calls else []
+    try:
+        source = _parsed(chat.template)
+        if _MESSAGES.search(chat.template):
+            text = source.render(_values(chat, turns, tools), date.today())
+        else:
+            text = "".join(_rounds_of(source, chat, turns, tools))
+    except GoTemplateError as error:
+        raise InvalidRequest(f"The model's template does not fit: {error.message}", param="template") from error
+    return replace(prompt, text=text, literals=literals.texts)
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(text: str) -> GoTemplate:
+    return GoTemplate(text)
+
+
+def _rounds_of(source: GoTemplate, chat: ChatInput, turns: Sequence[Message], tools: Sequence[Tool]) -> Iterator[str]:
+    values = _values(chat, turns, tools)
+    *past, last = _to_rounds(turns)
+    for each in past:
+        yield source.render(
+            {**values, "System": each.system, "Prompt": each.prompt, "Response": each.response}, date.today()
+        )
+    # The text ends where the answer is to come; what the model has said of it already follows there.
+    yield source.render({**values, "System": last.system, "Prompt": last.prompt, "Response": ""}, date.today())
+    yield last.response
+
+
+def _to_rounds(turns: Sequence[Message]) -> Iterator[_Round]:
+    current = _Round()
+    for turn in turns:
+        if turn.role is Role.SYSTEM:
+            if current.prompt or current.response:
+                yield current
+                current = _Round()
+            current = current._replace(system=_joined(current.system, turn.text))
+        elif turn.role is Role.ASSISTANT:
+            current = current._replace(response=_joined(current.response, turn.text))
+        else:
+            if current.response:
+                yield current
+                current = _Round()
+            current = current._replace(prompt=_joined(current.prompt, turn.text))
+    yield current
+
+
+def _joined(first: str, second: str) -> str:
+    return f"{first}\n\n{second}" if first and second else first or second
+
+
+def _values(chat: ChatInput, turns: Sequence[Message], tools: Sequence[Tool]) -> dict[str, Any]:
+    system = "\n\n".join(turn.text for turn in turns if turn.role is Role.SYSTEM)
+    users = [turn.text for turn in turns if turn.role is Role.USER]
+    return {
+        "System": system,
+        "Prompt": users[-1] if users else "",
+        "Suffix": "",
+        "Response": "",
+        "Messages": [_message(turn) for turn in turns],
+        "Tools": [_tool(tool) for tool in tools],
+        "Think": chat.enable_thinking,
+        "ThinkLevel": chat.reasoning_effort or "",
+        "IsThinkSet": True,
+    }
+
+
+def _message(turn: Message) -> dict[str, Any]:
+    calls = [
+        {"id": call.id, "function": {"name": call.name, "arguments": _value(call.arguments)}}
+        for call in turn.tool_calls
+    ]
+    return {
+        "role": turn.role.value,
+        "content": turn.text,
+        "thinking": turn.reasoning,
+        "tool_calls": calls,
+        "tool_name": turn.name or "",
+        "tool_call_id": turn.tool_call_id or "",
+    }
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": _value(tool.parameters)}
+    return {"type": "function", "function": function}
+
+
+def _value(text: str) -> Any:
+    """Arguments are an object to templates; what is no JSON stays the text that it is."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,129 @@
+"""From a request to what the engine is asked, and how its answer is read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from dmr.chat.prompt import RenderedPrompt
+from dmr.chat.template import PromptTemplate, grammar_of_format
+from dmr.service import go_prompt
+from dmr.service.best_of import num_computed
+from dmr.types import ChatInput, Event, GenerateRequest, ResponseFormat, TextDelta, TextInput, TokenLogprob
+from dmr.wire import EngineInfo, EngineRequest
+
+MAX_TEMPLATES = 64  # that are kept parsed
+
+
+class Parser(Protocol):
+    """Reads one choice."""
+
+    has_tool_calls: bool
+    num_reasoning_tokens: int
+
+    @property
+    def text(self) -> str: ...
+    def feed(self, text: str, logprobs: tuple[TokenLogprob, ...] = (), num_tokens: int = 1) -> list[Event]: ...
+    def finish(self) -> list[Event]: ...
+
+
+class TextParser:
+    """Reads a completion, whose text is not looked into."""
+
+    has_tool_calls = False
+    num_reasoning_tokens = 0
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._texts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    def feed(self, text: str, logprobs: tuple[TokenLogprob, ...] = (), num_tokens: int = 1) -> list[Event]:
+        self._texts.append(text)
+        return [TextDelta(self._index, text, logprobs)] if text or logprobs else []
+
+    def finish(self) -> list[Event]:
+        return []
+
+
+class Prepared(NamedTuple):
+    """A request in the engine's words, and what reads each choice of its answer, by index."""
+
+    message: EngineRequest
+    make_parser: Callable[[int], Parser]
+
+
+class Templates:
+    """The templates of loaded models, each read once. Any thread."""
+
+    def __init__(self) -> None:
+        self._templates: dict[EngineInfo, PromptTemplate] = {}
+        self._lock = threading.Lock()
+
+    def render(self, info: EngineInfo, chat: ChatInput, response_format: ResponseFormat | None) -> RenderedPrompt:
+        """Raises InvalidRequest, Unsupported."""
+        if go_prompt.is_go(chat.template):
+            return go_prompt.render(self._of(info), info, chat, response_format)
+        return self._of(info).render(chat, response_format)
+
+    def _of(self, info: EngineInfo) -> PromptTemplate:
+        with self._lock:
+            template = self._templates.pop(info, None) or PromptTemplate(info)
+            self._templates[info] = template  # as the latest that was used
+            if len(self._templates) > MAX_TEMPLATES:
+                del self._templates[next(iter(self._templates))]
+            return template
+
+
+def prepare_chat(request: GenerateRequest, prompt: RenderedPrompt) -> Prepared:
+    """The engine's part of a chat."""
+    # What the template adds comes last, so that a request's own stop strings keep their place.
+    stop = request.stop + tuple(text for text in prompt.stop if text not in request.stop)
+    message = msgspec.structs.replace(
+        _plain_message(request),
+        prompts=(prompt.text,),
+        literals=prompt.literals,
+        stop=stop,
+        grammar=prompt.grammar,
+        preserved_tokens=prompt.preserved_tokens,
+        thought_limit=prompt.thought_limit,
+    )
+    return Prepared(message, prompt.parser)
+
+
+def prepare_text(request: GenerateRequest, raw: TextInput) -> Prepared:
+    """The engine's part of a completion. Raises InvalidRequest."""
+    message = msgspec.structs.replace(
+        _plain_message(request),
+        prompts=raw.prompts,
+        grammar=grammar_of_format(request.response_format) if request.response_format else None,
+        suffix=raw.suffix,
+        echo=raw.echo,
+        truncate=raw.truncate,
+    )
+    return Prepared(message, TextParser)
+
+
+def _plain_message(request: GenerateRequest) -> EngineRequest:
+    num_choices = num_computed(request)
+    num_logprobs = request.num_logprobs
+    if num_choices > request.num_choices and num_logprobs is None:
+        num_logprobs = 0  # how likely a choice is must be known to compare
+    return EngineRequest(
+        prompts=(),
+        sampling=request.sampling,
+        num_choices=num_choices,
+        max_tokens=request.max_tokens,
+        stop=request.stop,
+        num_logprobs=num_logprobs,
+        client=request.client,
+        prefix_tokens=request.prefix_tokens,
+        shift=request.shift,
+        return_token_ids=request.return_token_ids,
+    )

@@ -1,0 +1,275 @@
+"""What dialects call. Safe for any number of threads."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator
+from typing import BinaryIO, TypeVar, Union
+
+import msgspec
+
+from dmr import _core
+from dmr.client import EngineClient, Lease, ManagerClient
+from dmr.config import Settings
+from dmr.errors import DmrError, InternalError
+from dmr.service.answering import Answering
+from dmr.service.capabilities import Capabilities, check_template
+from dmr.service.defaults import default_context, with_defaults
+from dmr.service.leasing import Leasing, Wish, wait_for
+from dmr.service.schema_check import checked_schemas
+from dmr.service.uploads import uploaded_file
+from dmr.service.vectors import check_dimensions, cut
+from dmr.store.reference import parse_reference
+from dmr.store.store import ModelStore
+from dmr.types import (
+    DetokenizeRequest,
+    Embeddings,
+    EmbedRequest,
+    Event,
+    GenerateRequest,
+    ModelRecord,
+    NewModel,
+    Removal,
+    RerankRequest,
+    RunningModel,
+    Scores,
+    Tick,
+    TokenCount,
+    TokenizeRequest,
+    Tokens,
+    TransferProgress,
+)
+from dmr.wire import (
+    CreateModel,
+    EngineDetokenize,
+    EngineEmbed,
+    EngineRerank,
+    EngineScores,
+    EngineText,
+    EngineTokenize,
+    EngineTokens,
+    EngineVectors,
+    PullModel,
+    PushModel,
+)
+
+T = TypeVar("T")
+Replies = Generator[Union[T, Tick], None, None]
+
+
+class Service:
+    """Calls that need a model are iterators: Tick comes after each half second of silence, then what was asked for.
+
+    Closing such an iterator is the abort. At any `next` it raises DmrError; before anything but Tick has come, that is
+    a refusal. Any of them may raise ModelNotFound, ModelLoadFailed and Unavailable, and InvalidRequest for a wish that
+    is wrong.
+    """
+
+    def __init__(self, manager: ManagerClient, store: ModelStore) -> None:
+        self._manager = manager
+        self._store = store
+        self._leasing = Leasing(manager)
+        self._answering = Answering()
+        self._capabilities = Capabilities(store)
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Service:
+        """The service of a running manager; it need not be up yet."""
+        if settings.runtime_dir is None:
+            raise InternalError("DMR_RUNTIME_DIR is not set: there is no manager to talk to.")
+        return cls(
+            ManagerClient(settings.runtime_dir / "manager.sock"),
+            ModelStore(settings.models_path, settings.registry.default),
+        )
+
+    # --- what models do ----------------------------------------------------------------------------------------------
+
+    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+        """Answer a request, event by event.
+
+        Raises:
+            Overloaded, EngineCrashed, ContextLengthExceeded, Unsupported
+        """
+        full, check = checked_schemas(self._with_defaults(request))
+
+        def work(lease: Lease, load: float) -> Generator[Event, None, None]:
+            return self._answering.answer(full, check, lease, load)
+
+        yield from self._leasing.use(_wish_of(full), work)
+
+    def preload(
+        self, reference: str, keep_alive: float | None = None, context_size: int | None = None
+    ) -> Iterator[Event]:
+        """Load a model without asking it anything; yields Tick until it is ready."""
+        wanted = default_context(self._store.get(reference).defaults, context_size)
+        lease = yield from self._leasing.acquire(Wish(reference, keep_alive, wanted))
+        lease.close()
+
+    def embed(self, request: EmbedRequest) -> Replies[Embeddings]:
+        """Raises InvalidRequest (param "dimensions": more than the model has), ContextLengthExceeded, Unsupported."""
+
+        def work(lease: Lease, load: float) -> Replies[Embeddings]:
+            if lease.info.embedding_size:
+                check_dimensions(request.dimensions, lease.info.embedding_size)
+            query = EngineEmbed(request.inputs, request.truncate, request.context_size, request.normalize)
+            answer = yield from wait_for(EngineClient(lease.socket).ask(query, EngineVectors))
+            yield Embeddings(
+                cut(answer.vectors, request.dimensions, request.normalize),
+                answer.num_tokens,
+                msgspec.structs.replace(answer.timings, load=load),
+            )
+
+        return self._leasing.use(Wish(request.model, request.keep_alive), work)
+
+    def rerank(self, request: RerankRequest) -> Replies[Scores]:
+        """Raises Unsupported: the model cannot; ContextLengthExceeded."""
+
+        def work(lease: Lease, load: float) -> Replies[Scores]:
+            query = EngineRerank(request.pairs, request.truncate)
+            answer = yield from wait_for(EngineClient(lease.socket).ask(query, EngineScores))
+            yield Scores(answer.scores, answer.num_tokens)
+
+        return self._leasing.use(Wish(request.model, request.keep_alive), work)
+
+    def tokenize(self, request: TokenizeRequest) -> Replies[Tokens]:
+        def work(lease: Lease, load: float) -> Replies[Tokens]:
+            query = EngineTokenize(
+                request.text,
+                add_special=request.add_special,
+                parse_special=request.parse_special,
+                with_pieces=request.with_pieces,
+            )
+            answer = yield from wait_for(EngineClient(lease.socket).ask(query, EngineTokens))
+            yield Tokens(answer.ids, answer.pieces)
+
+        return self._leasing.use(Wish(request.model, request.keep_alive), work)
+
+    def detokenize(self, request: DetokenizeRequest) -> Replies[str]:
+        def work(lease: Lease, load: float) -> Replies[str]:
+            query = EngineDetokenize(request.token_ids)
+            yield (yield from wait_for(EngineClient(lease.socket).ask(query, EngineText))).text
+
+        return self._leasing.use(Wish(request.model, request.keep_alive), work)
+
+    def count_tokens(self, request: GenerateRequest) -> Replies[TokenCount]:
+        """What `generate` would be billed for the prompt; nothing is computed for it."""
+        full, _ = checked_schemas(self._with_defaults(request))
+        yield from self._leasing.use(_wish_of(full), lambda lease, _: self._answering.count(full, lease))
+
+    def render(self, request: GenerateRequest) -> Replies[str]:
+        """The prompt that `generate` would use, as one text."""
+        full, _ = checked_schemas(self._with_defaults(request))
+        yield from self._leasing.use(_wish_of(full), lambda lease, _: self._answering.render(full, lease))
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def list_models(self) -> list[ModelRecord]:
+        return self._store.models()
+
+    def get_model(self, reference: str) -> ModelRecord:
+        """Raises ModelNotFound, InvalidReference."""
+        return self._store.get(reference)
+
+    def capabilities(self, record: ModelRecord) -> tuple[str, ...]:
+        """Of "completion", "tools", "thinking", "insert", "vision", "embedding" and "rerank"; nothing is loaded."""
+        return self._capabilities.of(record)
+
+    def chat_template(self, record: ModelRecord) -> str:
+        """The template of the model's files; empty if there is none."""
+        return self._capabilities.chat_template(record)
+
+    def import_gguf(self, source: BinaryIO, size: int | None, reference: str) -> ModelRecord:
+        """Take a GGUF file's bytes into the store under a name. `size` in bytes, if it is known.
+
+        Raises:
+            InvalidReference, InvalidModelFile, InvalidRequest, StoreError
+        """
+        parse_reference(reference)
+        with uploaded_file(source, size, self._store.root) as path:
+            return self._manager.import_model(path, reference)
+
+    def copy_model(self, source: str, target: str) -> ModelRecord:
+        """Give a model one more name, taking it from any other. Raises ModelNotFound, InvalidReference."""
+        return self._manager.tag_model(source, target)
+
+    def pull(
+        self, reference: str, token: str | None = None, insecure: bool = False
+    ) -> Generator[Union[Tick, TransferProgress], None, None]:
+        """Bring a model from its registry; the iterator's end is success, closing it earlier cancels.
+
+        Raises:
+            InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError, StoreError
+        """
+        return self._transfer(PullModel(reference, token, insecure))
+
+    def push(
+        self, source: str, target: str | None = None, token: str | None = None, insecure: bool = False
+    ) -> Generator[Union[Tick, TransferProgress], None, None]:
+        """Send a model to the registry of `target` (its own name by default). Otherwise as `pull`."""
+        return self._transfer(PushModel(source, target or source, token, insecure))
+
+    def has_file(self, digest: str) -> bool:
+        """Whether a file is here, brought by `add_file` or as a part of a model. Raises InvalidRequest."""
+        return self._store.has_file(digest)
+
+    def add_file(self, source: BinaryIO, size: int | None, digest: str) -> None:
+        """Bring a file for `create_model`; kept for a day if no model needs it. `size` in bytes, if it is known.
+
+        Raises:
+            InvalidRequest: it is another file than the digest says; StoreError
+        """
+        self._store.add_file(source, size, digest)
+
+    def create_model(self, new: NewModel) -> Generator[Union[Tick, TransferProgress], None, None]:
+        """Make a model of another one or of files. Otherwise as `pull`.
+
+        Raises:
+            InvalidReference, ModelNotFound (the base), InvalidModelFile, InvalidRequest, Unsupported, StoreError
+        """
+        check_template(new.template or "")
+        yield from self._transfer(CreateModel(new))
+
+    def _transfer(
+        self, command: PullModel | PushModel | CreateModel
+    ) -> Generator[Union[Tick, TransferProgress], None, None]:
+        with contextlib.closing(self._manager.transfer(command)) as steps:
+            for step in steps:
+                yield Tick() if step is None else step
+
+    def remove_model(self, reference: str, force: bool) -> Removal:
+        """Raises ModelNotFound, Conflict."""
+        return self._manager.remove_model(reference, force)
+
+    def running_models(self) -> list[RunningModel]:
+        return list(self._manager.running_models())
+
+    def unload_models(self, references: list[str] | None) -> int:
+        """End idle engines (None = all idle ones); returns how many.
+
+        Raises:
+            ModelNotFound
+            Conflict: one of those that were named is in use.
+        """
+        return self._manager.unload_models(None if references is None else tuple(references))
+
+    # --- the server --------------------------------------------------------------------------------------------------
+
+    def versions(self) -> dict[str, str]:
+        info = _core.build_info()
+        return {key: ", ".join(value) if isinstance(value, list) else value for key, value in info.items()}
+
+    def disk_usage(self) -> int:
+        return self._store.disk_usage()
+
+    def is_ready(self) -> bool:
+        with contextlib.suppress(DmrError):
+            self._manager.ping()
+            return True
+        return False
+
+    def _with_defaults(self, request: GenerateRequest) -> GenerateRequest:
+        return with_defaults(request, self._store.get(request.model).defaults)
+
+
+def _wish_of(request: GenerateRequest) -> Wish:
+    return Wish(request.model, request.keep_alive, request.context_size)

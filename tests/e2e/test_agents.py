@@ -1,0 +1,126 @@
+"""Coding agents against a real server: each asks, runs the command that the scripted model calls, and reports.
+
+What they are told is what docs/clients.md tells people, in an empty home folder, with the models' names replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.conftest import Server
+from e2e.examples import blocks
+from tiny_models import SCRIPT_TOOL_ANSWER, model_file
+
+from dmr.store.store import ModelStore
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ROOT / "tests" / "node" / "agents" / "node_modules"
+CLAUDE_CODE = "@anthropic-ai/claude-code-*/claude"  # npm installs the one for this machine only
+CODEX = "@openai/codex-*/vendor/*/bin/codex"
+NAME_IN_THE_EXAMPLES = "ai/qwen3"
+CONTEXT_TOKENS = 131072  # nearly each byte of a prompt is a token of the tiny models
+
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(300)]
+
+
+class Desk:
+    """A server with a model for an agent, and the agent's own empty home and working folder."""
+
+    def __init__(self, server: Server, folder: Path, model: str) -> None:
+        self.server = server
+        self.model = model
+        self.home, self.work, self.programs = (folder / name for name in ("home", "work", "programs"))
+        for made in (self.home, self.work, self.programs):
+            made.mkdir()
+
+    def install(self, name: str, pattern: str) -> None:
+        found = sorted(PACKAGES.glob(pattern))
+        if not found:
+            pytest.skip(f"{name} is not there: make test-agents")
+        (self.programs / name).symlink_to(found[0])
+
+    def example(self, heading: str, language: str) -> str:
+        """A block of the page, asking this server for this model."""
+        (block,) = [b for b in blocks("docs/clients.md") if (b.heading, b.language) == (heading, language)]
+        assert NAME_IN_THE_EXAMPLES in block.code or language == "bash"
+        return block.at(self.server.url).replace(NAME_IN_THE_EXAMPLES, self.model)
+
+    def run(self, code: str, more_flags: str) -> list[Any]:
+        """What an agent printed, one JSON value a line; nothing of this process's environment reaches it."""
+        path = f"{self.programs}:{os.environ.get('PATH', os.defpath)}"
+        done = subprocess.run(
+            ["bash", "-euc", f"{code.rstrip()} {more_flags}"],
+            cwd=self.work,
+            env={"HOME": str(self.home), "PATH": path, "CI": "1", "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.server.log.read_text()[-4000:]}"
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, tiny_folder: Path) -> Any:
+    """Makes desks for one test."""
+    started: list[Server] = []
+
+    def start(name: str) -> Desk:
+        folder = tmp_path / "server"
+        ModelStore(folder / "models").import_gguf(model_file(name, tiny_folder), f"test/{name}")
+        started.append(Server(folder, DMR_CONTEXT_SIZE=str(CONTEXT_TOKENS)))
+        return Desk(started[-1], tmp_path, f"test/{name}")
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+def blocks_of(events: list[Any], kind: str) -> list[Any]:
+    """The content blocks of this type, in all of Claude Code's messages."""
+    messages = [event["message"] for event in events if event["type"] in ("assistant", "user")]
+    return [block for message in messages for block in message["content"] if block["type"] == kind]
+
+
+def test_claude_code_runs_a_command_and_reports(desk: Callable[[str], Desk]) -> None:
+    at = desk("tiny-bash")
+    at.install("claude", CLAUDE_CODE)
+    events = at.run(at.example("Claude Code", "bash"), "--output-format stream-json --verbose")
+    (call,) = blocks_of(events, "tool_use")
+    assert (call["name"], call["input"]) == ("Bash", {"command": "pwd"})
+    (result,) = blocks_of(events, "tool_result")
+    assert result["tool_use_id"] == call["id"]
+    assert result["content"] == str(at.work)
+    end = events[-1]
+    assert (end["type"], end["subtype"], end["is_error"]) == ("result", "success", False)
+    assert end["result"] == SCRIPT_TOOL_ANSWER
+    assert end["num_turns"] == 2
+    usage = end["usage"]
+    print(f"Claude Code: {end['duration_ms']} ms, {usage}")
+    # The second turn computes no more than what the first one did not have.
+    assert usage["cache_read_input_tokens"] > 0.9 * usage["input_tokens"]
+
+
+def test_codex_runs_a_command_and_reports(desk: Callable[[str], Desk]) -> None:
+    at = desk("tiny-exec")
+    at.install("codex", CODEX)
+    (at.home / ".codex").mkdir()
+    (at.home / ".codex" / "config.toml").write_text(at.example("Codex", "toml"))
+    events = at.run(at.example("Codex", "bash"), "--json")
+    items = [event["item"] for event in events if event["type"] == "item.completed"]
+    (command,) = [item for item in items if item["type"] == "command_execution"]
+    assert "pwd" in command["command"]
+    assert (command["exit_code"], command["aggregated_output"].strip()) == (0, str(at.work))
+    assert [item["text"] for item in items if item["type"] == "agent_message"] == [SCRIPT_TOOL_ANSWER]
+    end = events[-1]
+    assert end["type"] == "turn.completed"
+    print(f"Codex: {end['usage']}")
+    assert end["usage"]["cached_input_tokens"] > 0.4 * end["usage"]["input_tokens"]
