@@ -19,6 +19,8 @@ _VERB = re.compile(r"%([-+# 0]*)([0-9]*)(\.[0-9]+)?(.)", re.DOTALL)
 class GoTemplateError(InvalidRequest):
     """A template that cannot be read, or that cannot be carried out with these values."""
 
+    code = "invalid_template"
+
     def __init__(self, message: str) -> None:
         super().__init__(message, param="template")
 

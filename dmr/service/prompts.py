@@ -10,6 +10,7 @@ import msgspec
 
 from dmr.chat.prompt import RenderedPrompt
 from dmr.chat.template import PromptTemplate, grammar_of_format
+from dmr.errors import InvalidRequest
 from dmr.service import go_prompt
 from dmr.service.best_of import num_computed
 from dmr.types import ChatInput, Event, GenerateRequest, ResponseFormat, TextDelta, TextInput, TokenLogprob
@@ -68,9 +69,12 @@ class Templates:
 
     def render(self, info: EngineInfo, chat: ChatInput, response_format: ResponseFormat | None) -> RenderedPrompt:
         """Raises InvalidRequest, Unsupported."""
-        if go_prompt.is_go(chat.template):
-            return go_prompt.render(self._of(info), info, chat, response_format)
-        return self._of(info).render(chat, response_format)
+        try:
+            if go_prompt.is_go(chat.template):
+                return go_prompt.render(self._of(info), info, chat, response_format)
+            return self._of(info).render(chat, response_format)
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"The text is not valid Unicode: {error.reason}.", param="messages") from error
 
     def _of(self, info: EngineInfo) -> PromptTemplate:
         with self._lock:

@@ -12,7 +12,6 @@ import msgspec
 from dmr.errors import Conflict, DmrError, InvalidReference, ModelNotFound, StoreError, Unsupported
 from dmr.store.blobs import Progress
 from dmr.store.digest import Digest
-from dmr.store.disk import store_errors
 from dmr.store.import_plan import MAX_TEXT_BYTES, plan_import
 from dmr.store.importer import import_model
 from dmr.store.index import Entry, Index
@@ -88,16 +87,6 @@ class ModelStore:
             mmproj=self._whole_path(mmproj) if mmproj else None,
             chat_template=self._whole_path(template) if template else None,
         )
-
-    def chat_template(self, reference_text: str) -> str | None:
-        """The text of the template layer that overrides the file's own; None if there is none.
-
-        Raises:
-            ModelNotFound, InvalidReference.
-        """
-        template = self.files(reference_text).chat_template
-        with store_errors("read a chat template"):
-            return template.read_text(encoding="utf-8", errors="replace") if template else None
 
     def chat_template(self, reference_text: str) -> str | None:
         """The template that lies beside the weights and goes before the one in them, if there is one.

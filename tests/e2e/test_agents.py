@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ CLAUDE_CODE = "@anthropic-ai/claude-code-*/claude"  # npm installs the one for t
 CODEX = "@openai/codex-*/vendor/*/bin/codex"
 NAME_IN_THE_EXAMPLES = "ai/qwen3"
 CONTEXT_TOKENS = 131072  # nearly each byte of a prompt is a token of the tiny models
+TOO_FEW_TOKENS = 8192
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(300)]
 
@@ -43,7 +44,9 @@ class Desk:
         found = sorted(PACKAGES.glob(pattern))
         if not found:
             pytest.skip(f"{name} is not there: make test-agents")
-        (self.programs / name).symlink_to(found[0])
+        program = self.programs / name
+        if not program.exists():
+            program.symlink_to(found[0])
 
     def example(self, heading: str, language: str) -> str:
         """A block of the page, asking this server for this model."""
@@ -51,7 +54,7 @@ class Desk:
         assert NAME_IN_THE_EXAMPLES in block.code or language == "bash"
         return block.at(self.server.url).replace(NAME_IN_THE_EXAMPLES, self.model)
 
-    def run(self, code: str, more_flags: str) -> list[Any]:
+    def run(self, code: str, more_flags: str, status: int = 0) -> list[Any]:
         """What an agent printed, one JSON value a line; nothing of this process's environment reaches it."""
         path = f"{self.programs}:{os.environ.get('PATH', os.defpath)}"
         done = subprocess.run(
@@ -64,63 +67,101 @@ class Desk:
             check=False,
             timeout=240,
         )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.server.log.read_text()[-4000:]}"
+        assert done.returncode == status, f"{done.stdout}\n{done.stderr}\n{self.server.log.read_text()[-4000:]}"
         return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+class ClaudeCode(Desk):
+    def run_example(self, *flags: str, status: int = 0) -> list[Any]:
+        self.install("claude", CLAUDE_CODE)
+        code = self.example("Claude Code", "bash")
+        return self.run(code, " ".join(["--output-format stream-json --verbose", *flags]), status)
+
+    @staticmethod
+    def blocks_of(events: list[Any], kind: str) -> list[Any]:
+        """The content blocks of this type, in all messages."""
+        messages = [event["message"] for event in events if event["type"] in ("assistant", "user")]
+        return [block for message in messages for block in message["content"] if block["type"] == kind]
+
+
+class Codex(Desk):
+    def run_example(self, command: str = "exec", status: int = 0) -> list[Any]:
+        self.install("codex", CODEX)
+        settings = self.home / ".codex" / "config.toml"
+        settings.parent.mkdir(exist_ok=True)
+        settings.write_text(self.example("Codex", "toml"))
+        return self.run(self.example("Codex", "bash").replace("exec", command), "--json", status)
+
+    @staticmethod
+    def items_of(events: list[Any], kind: str) -> list[Any]:
+        items = [event["item"] for event in events if event["type"] == "item.completed"]
+        return [item for item in items if item["type"] == kind]
+
+
 @pytest.fixture
-def desk(tmp_path: Path, tiny_folder: Path) -> Any:
-    """Makes desks for one test."""
+def desk(tmp_path: Path, tiny_folder: Path) -> Iterator[Callable[..., Any]]:
+    """Makes the desk of one test."""
     started: list[Server] = []
 
-    def start(name: str) -> Desk:
+    def start(kind: type[Desk], name: str, context: int = CONTEXT_TOKENS) -> Desk:
         folder = tmp_path / "server"
         ModelStore(folder / "models").import_gguf(model_file(name, tiny_folder), f"test/{name}")
-        started.append(Server(folder, DMR_CONTEXT_SIZE=str(CONTEXT_TOKENS)))
-        return Desk(started[-1], tmp_path, f"test/{name}")
+        started.append(Server(folder, DMR_CONTEXT_SIZE=str(context)))
+        return kind(started[-1], tmp_path, f"test/{name}")
 
     yield start
     for server in started:
         server.stop()
 
 
-def blocks_of(events: list[Any], kind: str) -> list[Any]:
-    """The content blocks of this type, in all of Claude Code's messages."""
-    messages = [event["message"] for event in events if event["type"] in ("assistant", "user")]
-    return [block for message in messages for block in message["content"] if block["type"] == kind]
-
-
-def test_claude_code_runs_a_command_and_reports(desk: Callable[[str], Desk]) -> None:
-    at = desk("tiny-bash")
-    at.install("claude", CLAUDE_CODE)
-    events = at.run(at.example("Claude Code", "bash"), "--output-format stream-json --verbose")
-    (call,) = blocks_of(events, "tool_use")
+def test_claude_code_runs_a_command_and_reports(desk: Callable[..., ClaudeCode]) -> None:
+    at = desk(ClaudeCode, "tiny-bash")
+    events = at.run_example()
+    (call,) = at.blocks_of(events, "tool_use")
     assert (call["name"], call["input"]) == ("Bash", {"command": "pwd"})
-    (result,) = blocks_of(events, "tool_result")
+    (result,) = at.blocks_of(events, "tool_result")
     assert result["tool_use_id"] == call["id"]
     assert result["content"] == str(at.work)
     end = events[-1]
     assert (end["type"], end["subtype"], end["is_error"]) == ("result", "success", False)
-    assert end["result"] == SCRIPT_TOOL_ANSWER
-    assert end["num_turns"] == 2
+    assert (end["result"], end["num_turns"]) == (SCRIPT_TOOL_ANSWER, 2)
     usage = end["usage"]
     print(f"Claude Code: {end['duration_ms']} ms, {usage}")
-    # The second turn computes no more than what the first one did not have.
+    # Both turns together: the second computed no more than what the first one did not have.
     assert usage["cache_read_input_tokens"] > 0.9 * usage["input_tokens"]
 
+    again = at.run_example("--continue")[-1]
+    print(f"Continued: {again['duration_ms']} ms, {again['usage']}")
+    assert again["result"] == SCRIPT_TOOL_ANSWER
+    assert again["usage"]["cache_read_input_tokens"] > 20 * again["usage"]["input_tokens"]
 
-def test_codex_runs_a_command_and_reports(desk: Callable[[str], Desk]) -> None:
-    at = desk("tiny-exec")
-    at.install("codex", CODEX)
-    (at.home / ".codex").mkdir()
-    (at.home / ".codex" / "config.toml").write_text(at.example("Codex", "toml"))
-    events = at.run(at.example("Codex", "bash"), "--json")
-    items = [event["item"] for event in events if event["type"] == "item.completed"]
-    (command,) = [item for item in items if item["type"] == "command_execution"]
+
+def test_codex_runs_a_command_and_reports(desk: Callable[..., Codex]) -> None:
+    at = desk(Codex, "tiny-exec")
+    events = at.run_example()
+    (command,) = at.items_of(events, "command_execution")
     assert "pwd" in command["command"]
     assert (command["exit_code"], command["aggregated_output"].strip()) == (0, str(at.work))
-    assert [item["text"] for item in items if item["type"] == "agent_message"] == [SCRIPT_TOOL_ANSWER]
-    end = events[-1]
-    assert end["type"] == "turn.completed"
-    print(f"Codex: {end['usage']}")
-    assert end["usage"]["cached_input_tokens"] > 0.4 * end["usage"]["input_tokens"]
+    assert [item["text"] for item in at.items_of(events, "agent_message")] == [SCRIPT_TOOL_ANSWER]
+    assert events[-1]["type"] == "turn.completed"
+    usage = events[-1]["usage"]
+    print(f"Codex: {usage}")
+    assert usage["cached_input_tokens"] > 0.45 * usage["input_tokens"], "of two turns, the second was in the cache"
+
+    again = at.run_example("exec resume --last")
+    print(f"Continued: {again[-1]['usage']}, of all turns so far")
+    assert [item["text"] for item in at.items_of(again, "agent_message")] == [SCRIPT_TOOL_ANSWER]
+    assert again[-1]["usage"]["cached_input_tokens"] > 0.6 * again[-1]["usage"]["input_tokens"]
+
+
+def test_claude_code_understands_that_its_prompt_is_too_long(desk: Callable[..., ClaudeCode]) -> None:
+    end = desk(ClaudeCode, "tiny-bash", TOO_FEW_TOKENS).run_example(status=1)[-1]
+    assert end["is_error"]
+    assert end["terminal_reason"] == "prompt_too_long"
+    assert str(TOO_FEW_TOKENS) in end["result"]
+
+
+def test_codex_understands_that_its_prompt_is_too_long(desk: Callable[..., Codex]) -> None:
+    end = desk(Codex, "tiny-exec", TOO_FEW_TOKENS).run_example(status=1)[-1]
+    assert end["type"] == "turn.failed"
+    assert "context window" in end["error"]["message"]

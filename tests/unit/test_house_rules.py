@@ -23,7 +23,6 @@ VENDORS = re.compile("openai|anthropic|ollama|docker", re.IGNORECASE)
 VENDOR_EXCEPTIONS = {("dmr/config.py", "~/.docker/models"), ("dmr/config.py", "docker.io")}
 # import-linter sees Python sources only. `dmr version` loads it by name, to tell in one line when it is not there.
 NATIVE_DOORS = {
-    "dmr/chat/formats.py",
     "dmr/chat/grammars.py",
     "dmr/chat/parser.py",
     "dmr/chat/prompt.py",

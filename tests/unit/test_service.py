@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from tiny_models.script import SCRIPT_TEMPLATE
-from unit.scripted_peer import ScriptedPeer, scripted_peer
+from unit.scripted_peer import scripted_peer
+from unit.service_scene import END, LOGPROB, RECORD, STOP, WEATHER, Scene, answer, chat, raw, unhurried
 
-from dmr import client, service
+from dmr import client
 from dmr.config import Settings
 from dmr.errors import (
     DmrError,
@@ -24,38 +24,25 @@ from dmr.errors import (
     StoreError,
     Unavailable,
 )
-from dmr.service import Service
-from dmr.store.store import ModelStore
+from dmr.service import Service, leasing
 from dmr.types import (
     ChatInput,
     Completed,
-    Event,
     Finished,
     FinishReason,
     GenerateRequest,
-    Message,
-    ModelConfig,
-    ModelRecord,
     ResponseFormat,
-    Role,
     SamplingParams,
     Started,
     TextDelta,
-    TextInput,
-    TextPart,
     Tick,
-    Timings,
-    TokenLogprob,
-    TokenProbability,
     Tool,
     ToolCallDelta,
     ToolCallStart,
     ToolChoice,
-    Usage,
     collect,
 )
 from dmr.wire import (
-    EngineCompleted,
     EngineInfo,
     EngineOutput,
     EngineStarted,
@@ -63,94 +50,15 @@ from dmr.wire import (
     engine_query_decoder,
 )
 
-INFO = EngineInfo("tiny", 512, SCRIPT_TEMPLATE, "", "<|im_end|>", False)
-STOP = FinishReason.STOP
-END = EngineCompleted(Usage(2, 0, 3), Timings(0.1, 0.2, 0.3))
-LOGPROB = TokenLogprob(TokenProbability(1, b"a", -0.5))
-RECORD = ModelRecord("sha256:1", ("docker.io/ai/x:latest",), 5, ModelConfig())
-WEATHER = Tool(
-    "get_weather", "Weather.", '{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}'
-)
-
-
-class FakeLease:
-    def __init__(self, socket: str, info: EngineInfo) -> None:
-        self.socket = socket
-        self.info = info
-        self.num_closed = 0
-
-    def close(self) -> None:
-        self.num_closed += 1
-
-
-class FakeManager:
-    """Grants leases on the socket; `steps` come before each: None is a tick, an exception is raised."""
-
-    def __init__(self, socket: str) -> None:
-        self.socket = socket
-        self.info = INFO
-        self.steps: list[DmrError | None] = []
-        self.leases: list[FakeLease] = []
-        self.num_given_up = 0
-        self.asked: list[Any] = []
-        self.before_grant = lambda: None
-
-    def acquire(self, reference: str, keep_alive: float | None) -> Generator[FakeLease | None, None, None]:
-        self.asked.append((reference, keep_alive))
-        try:
-            for step in self.steps:
-                if step is not None:
-                    raise step
-                yield None
-        except GeneratorExit:
-            self.num_given_up += 1
-            raise
-        self.before_grant()
-        self.leases.append(FakeLease(self.socket, self.info))
-        yield self.leases[-1]
-
-    def import_model(self, path: Path, reference: str) -> ModelRecord:
-        self.asked.append((path.read_bytes(), reference))
-        return RECORD
-
-    def unload_models(self, references: tuple[str, ...] | None) -> int:
-        self.asked.append(references)
-        return 1
-
-    def ping(self) -> None:
-        raise Unavailable("not yet")
-
-    def assert_all_returned(self) -> None:
-        assert [lease.num_closed for lease in self.leases] == [1] * len(self.leases)
-
-
-class Scene:
-    def __init__(self, engine: ScriptedPeer, folder: Path) -> None:
-        self.engine = engine
-        self.manager = FakeManager(engine.path)
-        self.service = Service(self.manager, ModelStore(folder / "models"))  # type: ignore[arg-type]
-
-    def events(self, request: GenerateRequest) -> list[Event]:
-        return [event for event in self.service.generate(request) if not isinstance(event, Tick)]
-
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr(client, "TICK", 0.02)
-    monkeypatch.setattr(service, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(leasing, "RETRY_DELAY", 0.01)
     with scripted_peer(tmp_path / "engine.sock", engine_query_decoder) as engine:
         made = Scene(engine, tmp_path)
         yield made
         made.manager.assert_all_returned()
-
-
-def raw(*prompts: str, **changes: Any) -> GenerateRequest:
-    return GenerateRequest("ai/x", TextInput(prompts or ("hi",)), **changes)
-
-
-def chat(text: str = "hi", tools: tuple[Tool, ...] = (), **changes: Any) -> GenerateRequest:
-    choice = changes.pop("tool_choice", ToolChoice.AUTO)
-    return GenerateRequest("ai/x", ChatInput((Message(Role.USER, (TextPart(text),)),), tools, choice), **changes)
 
 
 # --- completions -----------------------------------------------------------------------------------------------------
@@ -164,14 +72,14 @@ def test_a_completion_passes_through(scene: Scene) -> None:
         EngineOutput(0, "", finish_reason=STOP, stop_sequence="END"),
         END,
     )
-    assert scene.events(raw(keep_alive=5.0)) == [
+    assert scene.events(raw(keep_alive=5.0, stop=("END",))) == [
         Started(2),
         TextDelta(0, "", (LOGPROB,)),
         TextDelta(0, "Hello", (LOGPROB,)),
         Finished(0, STOP, "END"),
         Completed(END.usage, END.timings),
     ]
-    assert scene.manager.asked == [("ai/x", 5.0)]
+    assert scene.manager.asked == [("ai/x", 5.0, None)]
 
 
 def test_the_engine_gets_what_was_asked(scene: Scene) -> None:
@@ -205,7 +113,7 @@ def test_silence_brings_ticks(scene: Scene) -> None:
     events = list(scene.service.generate(raw()))
     assert events[:2] == [Tick(), Tick()]
     assert events.count(Tick()) >= 5
-    assert [event for event in events if event != Tick()] == [Started(2), Completed(END.usage, END.timings)]
+    assert [unhurried(event) for event in events if event != Tick()] == [Started(2), Completed(END.usage, END.timings)]
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
@@ -245,7 +153,7 @@ def test_an_engine_that_stays_away_is_an_error_in_the_end(scene: Scene, tmp_path
     with pytest.raises(EngineCrashed) as caught:
         scene.events(raw())
     assert caught.value.code == "engine_crashed"
-    assert len(scene.manager.leases) == service.MAX_ATTEMPTS
+    assert len(scene.manager.leases) == leasing.MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize("error", [ModelNotFound("ai/x"), ModelLoadFailed("damaged"), Unavailable("no manager")])
@@ -279,18 +187,12 @@ def test_closing_while_the_model_loads_gives_the_lease_up(scene: Scene) -> None:
 
 def test_preload_takes_a_lease_and_gives_it_back(scene: Scene) -> None:
     scene.manager.steps = [None]
-    assert list(scene.service.preload("ai/x", 7.0)) == [Tick()]
-    assert scene.manager.asked == [("ai/x", 7.0)]
+    assert list(scene.service.preload("ai/x", 7.0, 100)) == [Tick()]
+    assert scene.manager.asked == [("ai/x", 7.0, 100)]
     assert len(scene.manager.leases) == 1
 
 
 # --- chats -----------------------------------------------------------------------------------------------------------
-
-
-def answer(text: str, index: int = 0, reason: FinishReason = STOP, stop: str | None = None) -> list[EngineOutput]:
-    """The outputs of one choice, a few characters each."""
-    pieces = [EngineOutput(index, text[i : i + 3]) for i in range(0, len(text), 3)]
-    return [*pieces, EngineOutput(index, "", finish_reason=reason, stop_sequence=stop)]
 
 
 def test_a_chat_is_rendered_and_its_text_comes_back(scene: Scene) -> None:
@@ -452,11 +354,12 @@ def test_a_store_that_cannot_be_written_says_so(scene: Scene, tmp_path: Path) ->
 def test_the_rest_is_handed_on(scene: Scene, tmp_path: Path) -> None:
     assert scene.service.list_models() == []
     with pytest.raises(ModelNotFound):
-        scene.service.get_model("ai/x")
+        scene.service.get_model("ai/absent")
+    assert scene.service.copy_model("ai/x", "y") == RECORD
     assert scene.service.disk_usage() == 0
     assert scene.service.unload_models(["a", "b"]) == 1
     assert scene.service.unload_models(None) == 1
-    assert scene.manager.asked == [("a", "b"), None]
+    assert scene.manager.asked == [("ai/x", "y"), ("a", "b"), None]
     assert not scene.service.is_ready()
     assert scene.service.versions()["version"]
     with pytest.raises(InternalError):

@@ -8,7 +8,7 @@ from typing import Any, Union
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from dmr.errors import ContextLengthExceeded, DmrError, InvalidRequest, Overloaded
+from dmr.errors import Conflict, ContextLengthExceeded, DmrError, InvalidRequest, Overloaded
 from dmr.types import TokenLogprob, TokenProbability, Usage
 from dmr_server.errors import RouteNotFound, row_of
 
@@ -21,12 +21,16 @@ encode = msgspec.json.encode
 class ResponseNotFound(RouteNotFound):
     """No answer is kept under this id."""
 
+    code = "response_not_found"
+
 
 class PreviousResponseNotFound(ResponseNotFound):
     """`previous_response_id`, or an answer before it, is not kept."""
 
+    code = "previous_response_not_found"
 
-class Cancelled(DmrError):
+
+class Cancelled(Conflict):
     """Somebody asked for the end of this answer, or deleted it."""
 
     code = "cancelled"
