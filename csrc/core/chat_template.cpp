@@ -4,7 +4,9 @@
 #include <cctype>
 #include <stdexcept>
 
-#include "chat.h"  // llama-common's
+#include "chat-auto-parser.h"  // llama-common's
+#include "chat.h"
+#include "core/answer_forms.h"
 #include "core/errors.h"
 #include "json-schema-to-grammar.h"
 
@@ -171,6 +173,21 @@ bool starts_with(const std::string & text, const std::string & beginning) {
     return text.compare(0, beginning.size(), beginning) == 0;
 }
 
+// Whether llama-common has code of its own for this template. That code may change messages, so that nothing can be
+// said about the next conversation.
+bool is_special(const std::string & source, const std::string & bos, const std::string & eos) {
+    try {
+        const common_chat_template    parsed(source, bos, eos);
+        autoparser::generation_params probe;
+        probe.messages              = common_json::parse(R"([{"role": "user", "content": "x"}])");
+        probe.extra_context         = common_json::parse("{}");
+        probe.add_generation_prompt = true;
+        return common_chat_try_specialized_template(parsed, source, probe).has_value();
+    } catch (const std::exception &) {
+        return true;
+    }
+}
+
 }  // namespace
 
 ChatTemplate::ChatTemplate(const std::string & source, const std::string & bos, const std::string & eos, bool adds_bos)
@@ -181,26 +198,51 @@ ChatTemplate::ChatTemplate(const std::string & source, const std::string & bos, 
     } catch (const std::exception & error) {
         throw TemplateError(std::string("the chat template cannot be parsed: ") + error.what());
     }
+    if (!source.empty() && !is_special(source, bos, eos)) {
+        forms_ = std::make_unique<AnswerForms>();
+    }
 }
 
 ChatTemplate::~ChatTemplate() = default;
+
+common_chat_params ChatTemplate::apply(const common_chat_templates_inputs & inputs) const {
+    try {
+        return common_chat_templates_apply(templates_.get(), inputs);
+    } catch (const std::exception & error) {
+        throw TemplateError(std::string("the chat template refuses this conversation: ") + error.what());
+    }
+}
+
+std::string ChatTemplate::without_bos(const std::string & text) const {
+    // The tokenizer adds this token itself.
+    return adds_bos_ && !bos_.empty() && starts_with(text, bos_) ? text.substr(bos_.size()) : text;
+}
+
+// Only the text of this conversation, in the form that was worked out for another one. False if it does not fit.
+bool ChatTemplate::render_as_before(common_chat_templates_inputs inputs, ChatPrompt & form) const {
+    inputs.force_pure_content = true;  // no look at tools and thoughts: that is the long part
+    const auto params         = apply(inputs);
+    form.text                 = without_bos(params.prompt);
+    return params.generation_prompt == form.generation_prompt;
+}
 
 ChatPrompt ChatTemplate::render(const ChatRequest & request) const {
     const auto inputs = inputs_of(request);
     require(!request.continue_final || (!inputs.messages.empty() && inputs.messages.back().role == "assistant"),
             "messages end with no assistant to continue");
-    common_chat_params params;
-    try {
-        params = common_chat_templates_apply(templates_.get(), inputs);
-    } catch (const std::exception & error) {
-        throw TemplateError(std::string("the chat template refuses this conversation: ") + error.what());
+    const bool  may_keep = forms_ != nullptr && !request.continue_final && request.grammar.empty();
+    std::string key      = may_keep ? form_key(request) : "";
+    if (may_keep) {
+        if (const auto known = forms_->find(key)) {
+            ChatPrompt prompt = *known;
+            if (render_as_before(inputs, prompt)) {
+                return prompt;
+            }
+        }
     }
+    const auto params = apply(inputs);
     ChatPrompt prompt;
-    prompt.text = params.prompt;
-    // The tokenizer adds this token itself.
-    if (adds_bos_ && !bos_.empty() && starts_with(prompt.text, bos_)) {
-        prompt.text.erase(0, bos_.size());
-    }
+    prompt.text = without_bos(params.prompt);
     if (!request.grammar.empty()) {
         prompt.grammar = request.grammar;
     } else {
@@ -223,6 +265,12 @@ ChatPrompt ChatTemplate::render(const ChatRequest & request) const {
     if (request.continue_final) {
         prompt.continued_content   = inputs.messages.back().render_content();
         prompt.continued_reasoning = inputs.messages.back().reasoning_content;
+    }
+    if (may_keep) {
+        ChatPrompt again = prompt;
+        if (render_as_before(inputs, again) && again.text == prompt.text) {
+            forms_->keep(key, prompt);
+        }
     }
     return prompt;
 }

@@ -9,9 +9,13 @@
 
 #include "core/sampler.h"
 
+struct common_chat_params;
 struct common_chat_templates;
+struct common_chat_templates_inputs;
 
 namespace dmr {
+
+class AnswerForms;
 
 struct ChatRequest {
     std::string                        messages;  // JSON array in OpenAI's chat form
@@ -58,9 +62,14 @@ class ChatTemplate {
     bool                        supports_thinking() const;
 
   private:
+    common_chat_params apply(const common_chat_templates_inputs & inputs) const;
+    bool               render_as_before(common_chat_templates_inputs inputs, ChatPrompt & form) const;
+    std::string        without_bos(const std::string & text) const;
+
     std::unique_ptr<common_chat_templates, void (*)(common_chat_templates *)> templates_;
     std::string                                                               bos_;
     bool                                                                      adds_bos_;
+    std::unique_ptr<AnswerForms>                                              forms_;  // null = each one is worked out
 };
 
 // JSON Schema (text) to GBNF. Throws GrammarError; std::invalid_argument for text that is not JSON.

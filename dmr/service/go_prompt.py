@@ -22,6 +22,8 @@ from dmr.wire import EngineInfo
 
 _MESSAGES = re.compile(r"\.Messages\b")
 _TOOLS = re.compile(r"\.Tools\b")
+# An action that uses a field of the dot or a variable. Jinja's dots stand right behind what they belong to.
+_GO_VALUE = re.compile(r"\{\{[^{}]*(?<![\w\])}\"'])[.$]")
 
 
 class _Round(NamedTuple):
@@ -33,8 +35,8 @@ class _Round(NamedTuple):
 
 
 def is_go(template: str) -> bool:
-    """Every Jinja template for chats has a statement; Go has no such sign."""
-    return bool(template) and "{%" not in template
+    """Most Jinja templates for chats have a statement, and an expression of Jinja is told by what it looks at."""
+    return "{%" not in template and _GO_VALUE.search(template) is not None
 
 
 def render(

@@ -222,6 +222,16 @@ def test_errors_are_those_of_the_client(client: Anthropic) -> None:
         stream.get_final_message()
 
 
+def test_beta_clients_are_served(client: Anthropic) -> None:
+    """They ask with `?beta=true` and headers of their own."""
+    asked: Any = {"model": SCRIPT, "messages": ASK, "betas": ["token-counting-2024-11-01"]}
+    message = client.beta.messages.create(max_tokens=64, **asked)
+    assert text_of(message) == SCRIPT_ANSWER
+    assert client.beta.messages.count_tokens(**asked).input_tokens == sum(
+        (message.usage.input_tokens, message.usage.cache_read_input_tokens or 0)
+    )
+
+
 def test_models_are_listed(server: Server) -> None:
     client = Anthropic(base_url=server.url + "/anthropic", api_key="none", max_retries=0)
     models = list(client.models.list(limit=2))
@@ -261,7 +271,7 @@ def test_a_model_whose_template_knows_no_tools_gets_them(client: Anthropic) -> N
     assert use.input["day"] in ("today", "tomorrow")
     result: Any = {"type": "tool_result", "tool_use_id": use.id, "content": "The alarm is set for 7 o'clock tomorrow."}
     history: Any = [*ask, {"role": "assistant", "content": call.content}, {"role": "user", "content": [result]}]
-    answer = client.messages.create(messages=history, tool_choice={"type": "none"}, **asked)
+    answer = client.messages.create(messages=history, tool_choice={"type": "none"}, **{**asked, "max_tokens": 40})
     assert answer.stop_reason in ("end_turn", "max_tokens")
     assert text_of(answer).strip()
     counted = client.messages.count_tokens(model="ai/smollm2", messages=history, tools=[CLOCK]).input_tokens

@@ -105,11 +105,17 @@ def test_a_tool_is_called_and_answered(chat: BaseChatModel) -> None:
     assert [(each["name"], each["args"]) for each in whole.tool_calls] == [("get_weather", {"city": "Paris"})]
 
 
-@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+# Ollama's API cannot force a call.
+STRUCTURED = [(make_ollama, "json_schema")] + [
+    (make, method)
+    for make in (make_openai, make_responses, make_anthropic)
+    for method in ("function_calling", "json_schema")
+]
+
+
+@pytest.mark.parametrize(("make", "method"), STRUCTURED, ids=lambda value: getattr(value, "__name__", value))
 @pytest.mark.parametrize("name", ["test/tiny-script", pytest.param("ai/smollm2", marks=pytest.mark.real)])
 def test_an_answer_has_the_structure_that_was_asked_for(make: MakeChat, server: Server, method: str, name: str) -> None:
-    if method == "function_calling" and make is make_ollama:
-        pytest.skip("Ollama's API cannot force a call")
     options: Any = {"num_predict": 300} if make is make_ollama else {"max_tokens": 300}
     chat = make(server.url, name, temperature=0.0, **options)
     found = chat.with_structured_output(Person, method=method).invoke("Anna is 31 years old. Who is it?")

@@ -181,3 +181,12 @@ def test_token_prompts_are_those_of_the_text(client: OpenAI, server: Server) -> 
     assert several.usage.prompt_tokens == 2 * of_text.usage.prompt_tokens
     with pytest.raises(openai.BadRequestError):
         client.completions.create(model=SCRIPT, prompt=[10**6], max_tokens=16)
+
+
+def test_a_request_may_bring_its_own_template(client: OpenAI) -> None:
+    ask: Any = [{"role": "user", "content": "Some text"}]
+    for template in ("{{ messages[0].content }}", "{% for each in messages %}{{ each['content'] }}{% endfor %}"):
+        answer = client.chat.completions.create(model=SCRIPT, messages=ask, extra_body={"chat_template": template})
+        assert answer.choices[0].message.content == SCRIPT_COMPLETION
+    with pytest.raises(openai.BadRequestError, match="template"):
+        client.chat.completions.create(model=SCRIPT, messages=ask, extra_body={"chat_template": "{% if"})

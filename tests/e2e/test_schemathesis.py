@@ -5,7 +5,9 @@ Every operation gets some; what is the same resource at another address, or read
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +132,7 @@ def service() -> WillingService:
 
 def app() -> Any:
     folder = Path(tempfile.mkdtemp(prefix="dmr-schemathesis-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return create_app(cast(Any, service()), Settings(max_body_bytes=100_000, models_path=folder))
 
 
@@ -218,7 +221,13 @@ schema = schemathesis.openapi.from_wsgi("/openapi.json", app())
 others = schemathesis.openapi.from_wsgi(
     "/openapi.json", app(), config=SchemathesisConfig.from_dict({"phases": {"coverage": {"enabled": False}}})
 )
-BOUNDED = {"deadline": None, "phases": [Phase.explicit, Phase.generate], "suppress_health_check": list(HealthCheck)}
+# The same requests each time: a suite that fails now and then tells nobody what to do.
+BOUNDED = {
+    "derandomize": True,
+    "deadline": None,
+    "phases": [Phase.explicit, Phase.generate],
+    "suppress_health_check": list(HealthCheck),
+}
 
 
 @schema.exclude(is_like_another).parametrize()

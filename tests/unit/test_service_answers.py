@@ -215,7 +215,7 @@ def test_a_schema_that_the_converter_would_misread_is_put_right_for_it(scene: Sc
     scene.events(chat(tools=(tool,)))
     request = scene.engine.requests[1]
     assert "\\\\d{3}" in request.prompts[0]  # the model reads what the client has written
-    assert "[0-9]{3}" in request.grammar.text
+    assert "-code-1 ::= [0-9]" in request.grammar.text
 
 
 def test_tools_that_must_not_be_called_are_not_looked_at(scene: Scene) -> None:

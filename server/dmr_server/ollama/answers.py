@@ -64,10 +64,11 @@ class Truncated(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class End(msgspec.Struct, frozen=True):
-    """The end of an answer: Unix seconds, and the fields that only a last line has."""
+    """The end of an answer: Unix seconds, the fields that only a last line has, and all tokens, if they were wanted."""
 
     ended_at: float
     fields: dict[str, Any]
+    token_ids: tuple[int, ...] = ()
 
 
 # Puts a piece into the endpoint's own object; `end` is None as long as more comes.
@@ -88,7 +89,7 @@ def to_end(created: float, started: Started, finished: Finished, usage: Usage, t
     """Everything that the last line tells."""
     total = timings.load + timings.queued + timings.prefill + timings.decode
     truncated = Truncated(started.num_dropped_messages, started.num_dropped_tokens)
-    fields: dict[str, Any] = {
+    fields = {
         "done_reason": "length" if finished.reason is FinishReason.LENGTH else "stop",
         "total_duration": nanoseconds(total),
         "load_duration": nanoseconds(timings.load),
@@ -100,9 +101,7 @@ def to_end(created: float, started: Started, finished: Finished, usage: Usage, t
         "truncated": UNSET if truncated == Truncated() else truncated,
         "schema_violations": finished.schema_violations or UNSET,
     }
-    if finished.token_ids:  # generate asks for them, chat does not
-        fields["context"] = finished.token_ids
-    return End(created + total, fields)
+    return End(created + total, fields, finished.token_ids)
 
 
 def to_whole(completion: Completion, created: float, shape: Shape, with_logprobs: bool) -> bytes:

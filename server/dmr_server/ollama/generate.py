@@ -89,6 +89,7 @@ class GenerateExchange:
             thinking=piece.thinking,
             logprobs=piece.logprobs,
             done=end is not None,
+            context=UNSET if end is None else end.token_ids or UNSET,
             **({} if end is None else end.fields),
         )
 

@@ -29,7 +29,7 @@ _SPACE = re.compile(r"(?:\s|#[^\n]*(?:\n|$))*")  # between commands, with commen
 _COMMAND = re.compile(r"([A-Za-z]+)[ \t]+")
 _WORD = re.compile(r"(\S+)[ \t]+")
 _LONG = re.compile(r'"""(.*?)"""[ \t]*(?:\n|$)', re.DOTALL)
-_QUOTED = re.compile(r'"([^\n]*)"[ \t\r]*(?:\n|$)')
+_QUOTED = re.compile(r'"([^\n]*)"[ \t]*(?:\n|$)')
 _PLAIN = re.compile(r"([^\n]*)(?:\n|$)")
 _DIGEST = re.compile(r"@?(sha256[:-][0-9a-fA-F]{64})")
 _PATH = re.compile(r"(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:\\).*|.*\.(?:gguf|bin|safetensors)", re.DOTALL | re.IGNORECASE)
@@ -53,7 +53,7 @@ def read_modelfile(text: str) -> dict[str, Any]:
     if len(text) > MAX_LENGTH:
         raise _invalid(f"it has more than {MAX_LENGTH} characters")
     fields: dict[str, Any] = {}
-    for command in _commands(text):
+    for command in _commands(text.replace("\r\n", "\n")):
         _add(fields, command)
     if "from" not in fields and "files" not in fields:
         raise _invalid("no FROM line")
