@@ -16,7 +16,7 @@ from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.dialect import Dialect, send_error
 from dmr_server.errors import ClientGone, MethodNotAllowed, RouteNotFound
 from dmr_server.generation import Stamps
-from dmr_server.middleware import ChooseDialect, CleanPath, ModelName, RequestId
+from dmr_server.middleware import ChooseDialect, CleanPath, ModelName, ModelsForAnthropic, RequestId
 from dmr_server.ollama import resources as ollama
 from dmr_server.ollama.wire import OllamaDialect
 from dmr_server.openai import resources as openai
@@ -47,7 +47,7 @@ DIALECTS: Mapping[str, Dialect] = {
 
 def create_app(service: Service, settings: Settings, stamps: Stamps | None = None) -> App:
     """The WSGI app over a service."""
-    app: App = falcon.App(middleware=[RequestId(), CleanPath(), ChooseDialect(DIALECTS)])
+    app: App = falcon.App(middleware=[RequestId(), CleanPath(), ModelsForAnthropic(), ChooseDialect(DIALECTS)])
     app.router_options.converters["model"] = ModelName
     for template, resource in routes(service, settings, stamps or Stamps()).items():
         app.add_route(template, resource)

@@ -43,6 +43,14 @@ def _segment(raw: str) -> str:
     return unquote(raw).replace("%", "%25").replace("/", "%2F") if "%" in raw else raw
 
 
+class ModelsForAnthropic:
+    """`GET /v1/models` belongs to two APIs; the header that each of Anthropic's clients sends tells which is meant."""
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        if req.method in ("GET", "HEAD") and _is_under(req.path, "/v1/models") and req.get_header("anthropic-version"):
+            req.path = f"/anthropic{req.path}"
+
+
 class ModelName(BaseConverter):
     """The rest of the path as one model name."""
 

@@ -291,3 +291,13 @@ def test_a_defect_is_logged_and_not_shown(
         assert "secret" not in result.text
         assert "mine" in result.text
     assert "secret" in caplog.text
+
+
+def test_the_list_of_models_is_that_of_the_api_whose_client_asks(client: falcon.testing.TestClient) -> None:
+    headers = {"anthropic-version": "2023-06-01"}
+    assert client.simulate_get("/v1/models").json["object"] == "list"
+    assert client.simulate_get("/v1/models", headers=headers).json["data"][0]["type"] == "model"
+    item = client.simulate_get("/v1/models/ai/smollm2", headers=headers)
+    assert item.json["type"] == "model"
+    missing = client.simulate_get("/v1/models/ai/none", headers=headers)
+    assert (missing.status_code, missing.json["error"]["type"]) == (404, "not_found_error")

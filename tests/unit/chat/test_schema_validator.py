@@ -103,13 +103,17 @@ def test_what_is_not_checked_is_said() -> None:
 
 
 def test_work_is_bounded() -> None:
-    branches: Any = {"type": "integer"}
-    for _ in range(20):
-        branches = {"anyOf": [{"allOf": [branches, {}]}, {"allOf": [branches, {"not": {}}]}]}
+    # Each doubles the one before when the converter is to be told all of it.
+    doubling: Any = {"d0": {"type": "object", "properties": {"a": {}}}}
+    for i in range(40):
+        parts = [{"allOf": [{"$ref": f"#/$defs/d{i}"}, {"properties": {f"p{i}{j}": {}}}]} for j in range(2)]
+        doubling[f"d{i + 1}"] = {"anyOf": parts}
     wide = {"type": "array", "items": {"anyOf": [{"const": i} for i in range(300)]}}
     began = time.monotonic()
-    with pytest.raises(InvalidRequest, match="too large|nested"):
-        read_schema(json.dumps(branches), "tools")
+    with pytest.raises(InvalidRequest, match="too large"):
+        read_schema(json.dumps({"$ref": "#/$defs/d40", "$defs": doubling}), "tools")
+    with pytest.raises(InvalidRequest, match="nested deeper"):
+        read_schema('{"not":' * 300 + "{}" + "}" * 300, "tools")
     (*_, told) = Schema(json.dumps(wide)).violations(json.dumps([299] * 5000))
     assert "not checked to its end" in told
     deep = Schema(json.dumps({"type": "array", "items": {"$ref": "#"}}))
