@@ -14,7 +14,7 @@ from dmr.config import Settings
 from dmr.errors import DmrError, InternalError
 from dmr.service.answering import Answering
 from dmr.service.capabilities import Capabilities, check_template
-from dmr.service.defaults import default_context, with_defaults
+from dmr.service.defaults import DefaultsByName, default_context, with_defaults
 from dmr.service.leasing import Leasing, Wish, wait_for
 from dmr.service.schema_check import checked_schemas
 from dmr.service.uploads import uploaded_file
@@ -71,6 +71,7 @@ class Service:
         self._leasing = Leasing(manager)
         self._answering = Answering()
         self._capabilities = Capabilities(store)
+        self._defaults = DefaultsByName(store)
 
     @classmethod
     def connect(cls, settings: Settings) -> Service:
@@ -101,7 +102,7 @@ class Service:
         self, reference: str, keep_alive: float | None = None, context_size: int | None = None
     ) -> Iterator[Event]:
         """Load a model without asking it anything; yields Tick until it is ready."""
-        wanted = default_context(self._store.get(reference).defaults, context_size)
+        wanted = default_context(self._defaults.of(reference), context_size)
         lease = yield from self._leasing.acquire(Wish(reference, keep_alive, wanted))
         lease.close()
 
@@ -268,7 +269,7 @@ class Service:
         return False
 
     def _with_defaults(self, request: GenerateRequest) -> GenerateRequest:
-        return with_defaults(request, self._store.get(request.model).defaults)
+        return with_defaults(request, self._defaults.of(request.model))
 
 
 def _wish_of(request: GenerateRequest) -> Wish:

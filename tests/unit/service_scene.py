@@ -122,6 +122,8 @@ class Scene:
     def set_defaults(self, **defaults: Any) -> None:
         """What the model "ai/x" brings along."""
         self.store.record = msgspec.structs.replace(RECORD, defaults=ModelDefaults(**defaults))
+        self.store.root.mkdir(exist_ok=True)
+        (self.store.root / "models.json").write_text('{"models": []}' + " " * len(repr(defaults)))
 
     def set_info(self, **changes: Any) -> None:
         self.manager.info = msgspec.structs.replace(INFO, **changes)

@@ -342,3 +342,16 @@ def test_defaults_of_a_text_input_do_not_touch_its_prompts(scene: Scene) -> None
     scene.events(request)
     assert isinstance(request.input, TextInput)
     assert scene.engine.requests[0].prompts == ("a", (1, 2))
+
+
+def test_defaults_are_read_again_when_the_store_has_changed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_read: list[str] = []
+    read = scene.store.get
+    monkeypatch.setattr(scene.store, "get", lambda name: num_read.append(name) or read(name))
+    for top_k in (3, 4):
+        scene.set_defaults(parameters={"top_k": top_k}, system="x" * top_k)
+        for _ in range(2):
+            scene.engine.plays(END)
+            scene.events(raw())
+            assert scene.engine.requests[-1].sampling.top_k == top_k
+    assert num_read == ["ai/x", "ai/x"]
