@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from dmr.types import Prompt, Timings
 from dmr.wire import LITERAL_CLOSE, LITERAL_OPEN, EngineEmbed, EngineRerank, EngineScores, EngineVectors
 
 _QUERY, _DOCUMENT = (f"{LITERAL_OPEN}{number}{LITERAL_CLOSE}" for number in range(2))
+FAR_BEYOND = 2  # times what the model takes: a pair of so many tokens is not looked at as a whole
 MAX_CUTS = 8  # of a pair in a template, whose length is known only when it is tokenized as a whole
 
 
@@ -27,6 +28,13 @@ class Tokenizer(Vocabulary, Protocol):
     def pair_marks(self) -> PairMarks: ...
     def detokenize(self, token_ids: list[int]) -> str: ...
     def check_tokens(self, token_ids: tuple[int, ...], param: str = "prompt") -> list[int]: ...
+
+
+class _Query(NamedTuple):
+    """What several documents are held against: tokenized once for all of them."""
+
+    text: str
+    tokens: list[int]
 
 
 class EmbedIntake:
@@ -82,8 +90,9 @@ class EmbedIntake:
     def _rerank(self, message: EngineRerank) -> EmbedJob:
         if not self._ranks:
             raise Unsupported("This model gives no relevance scores; reranking needs a model that was made for it.")
+        queries = [_Query(text, self._plain(text)) for text in message.queries]
         pair = self._marked_pair if self._template is None else self._template_pair
-        texts = [pair(query, document, number, message) for number, (query, document) in enumerate(message.pairs)]
+        texts = [pair(_query_of(queries, place), text, n, message) for n, (place, text) in enumerate(message.pairs)]
         num_tokens = sum(map(len, texts))
 
         def reply(vectors: list[Vector], timings: Timings) -> EngineScores:
@@ -92,9 +101,9 @@ class EmbedIntake:
 
         return EmbedJob(texts, reply)
 
-    def _marked_pair(self, query: str, document: str, number: int, message: EngineRerank) -> list[int]:
+    def _marked_pair(self, query: _Query, document: str, number: int, message: EngineRerank) -> list[int]:
         marks = self._tokenizer.pair_marks
-        first, second = self._plain(query), self._plain(document)
+        first, second = query.tokens, self._plain(document)
         num_marks = sum(map(len, marks))
         length = len(first) + len(second) + num_marks
         if length == 0:
@@ -106,13 +115,20 @@ class EmbedIntake:
             first, second = _cut_pair(first, second, limit - num_marks)
         return [*marks.begin, *first, *marks.between, *second, *marks.end]
 
-    def _template_pair(self, query: str, document: str, number: int, message: EngineRerank) -> list[int]:
+    def _template_pair(self, query: _Query, document: str, number: int, message: EngineRerank) -> list[int]:
         limit = self._tokenizer.context_size
-        tokens = whole = self._filled(query, document)
+        first, second = query.tokens, self._plain(document)
+        room = len(first) + len(second)
+        if room > FAR_BEYOND * limit:  # a long query is not to be read again for each of many documents
+            if not message.truncate:
+                raise _too_long(f"Document {number}, with the query,", room, limit, "documents")
+            room = FAR_BEYOND * limit
+            first, second = _cut_pair(first, second, room)
+            tokens = whole = self._filled(self._tokenizer.detokenize(first), self._tokenizer.detokenize(second))
+        else:
+            tokens = whole = self._filled(query.text, document)
         if not tokens:
             raise InvalidRequest(f"Query and document {number} are empty.", param="documents")
-        first, second = self._plain(query), self._plain(document)
-        room = len(first) + len(second)
         for _ in range(MAX_CUTS if message.truncate else 0):
             if len(tokens) <= limit:
                 break
@@ -130,6 +146,12 @@ class EmbedIntake:
 
     def _plain(self, text: str) -> list[int]:
         return self._tokenizer.tokenize(text, add_special=False, parse_special=False)
+
+
+def _query_of(queries: list[_Query], place: int) -> _Query:
+    if not 0 <= place < len(queries):
+        raise InvalidRequest(f"A pair names query {place} of {len(queries)}.", param="query")
+    return queries[place]
 
 
 def _cut_pair(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple, Union
 
 from dmr.go_template.functions import FUNCTIONS, GoTemplateError, is_true, to_text
 
-MAX_STEPS = 200_000  # nodes and values that one rendering looks at
-MAX_OUTPUT = 1 << 24  # characters that one rendering makes, intermediate ones included
+MAX_STEPS = 200_000  # nodes and values that one budget pays for
+MAX_OUTPUT = 1 << 24  # characters that one budget pays for, intermediate ones included
 READ_PER_WRITTEN = 16  # characters that a function may look at for the price of one that is made
+
+ELEMENT_COST = 8  # characters: the price of looking at an element of a list or an object
+_AT_ONCE = ("not", "len", "index", "slice")  # what these take does not depend on how many elements there are
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -98,15 +101,47 @@ _ROOT_RESPONSE = Pipe((), False, (Command((Path("$", ("Response",)),)),))
 # --- rendering -------------------------------------------------------------------------------------------------------
 
 
+class Budget:
+    """What may still be spent, by one rendering or by several together. Raises GoTemplateError where it ends."""
+
+    def __init__(self) -> None:
+        self._steps_left = MAX_STEPS
+        self._output_left = MAX_OUTPUT
+
+    def step(self) -> None:
+        self._steps_left -= 1
+        if self._steps_left < 0:
+            raise GoTemplateError(f"The template takes more than {MAX_STEPS} steps.")
+
+    def spend(self, num_characters: int) -> None:
+        self._output_left -= num_characters
+        if self._output_left < 0:
+            raise GoTemplateError(f"The template makes more than {MAX_OUTPUT} characters.")
+
+    def spend_on(self, value: Any) -> None:
+        """The price of looking at all of a value."""
+        todo = [value]
+        while todo:
+            each = todo.pop()
+            if isinstance(each, str):
+                self.spend(len(each) // READ_PER_WRITTEN)
+            elif isinstance(each, (Mapping, list, tuple)):
+                self.spend(len(each) * ELEMENT_COST)
+                if isinstance(each, Mapping):
+                    todo += each
+                    todo += each.values()
+                else:
+                    todo += each
+
+
 class Renderer:
     """One rendering: its variables, and what it may still spend."""
 
-    def __init__(self, values: Mapping[str, Any], today: date) -> None:
+    def __init__(self, values: Mapping[str, Any], today: date, budget: Budget) -> None:
         self._scopes: list[dict[str, Any]] = [{"$": values}]
         self._dot: Any = values
         self._today = today
-        self._steps_left = MAX_STEPS
-        self._output_left = MAX_OUTPUT
+        self._budget = budget
         self._output: list[str] = []
 
     def render(self, nodes: tuple[Node, ...]) -> str:
@@ -120,7 +155,7 @@ class Renderer:
 
     def _run(self, nodes: tuple[Node, ...]) -> None:
         for node in nodes:
-            self._step()
+            self._budget.step()
             if isinstance(node, Text):
                 self._write(node.text)
             elif isinstance(node, Action):
@@ -154,11 +189,11 @@ class Renderer:
         plain = Pipe((), False, node.pipe.commands)
         over = self._value(plain)
         if isinstance(over, Mapping):  # is sorted
-            self._spend(len(over))
+            self._budget.spend(len(over))
         is_empty = True
         for key, value in _items(over):
             is_empty = False
-            self._step()
+            self._budget.step()
             with self._scope(value):
                 self._bind(node.pipe, key, value)
                 try:
@@ -185,7 +220,7 @@ class Renderer:
         return value
 
     def _command(self, command: Command, piped: tuple[Any, ...]) -> Any:
-        self._step()
+        self._budget.step()
         first, *rest = command.operands
         if not isinstance(first, Function):
             return self._operand(first)
@@ -205,7 +240,9 @@ class Renderer:
     def _call(self, name: str, arguments: list[Any]) -> Any:
         if name == "currentDate":
             return self._today.isoformat()
-        self._spend(sum(len(each) for each in arguments if isinstance(each, str)) // READ_PER_WRITTEN)
+        for each in arguments:
+            if isinstance(each, str) or name not in _AT_ONCE:
+                self._budget.spend_on(each)
         try:
             value = FUNCTIONS[name](*arguments)
         except GoTemplateError:
@@ -213,11 +250,11 @@ class Renderer:
         except (TypeError, ValueError, IndexError, KeyError, OverflowError):
             raise GoTemplateError(f"The template calls '{name}' with values that it cannot take.") from None
         if isinstance(value, (str, list)):
-            self._spend(len(value))
+            self._budget.spend(len(value))
         return value
 
     def _operand(self, operand: Operand) -> Any:
-        self._step()
+        self._budget.step()
         if isinstance(operand, Literal):
             return operand.value
         if isinstance(operand, Function):
@@ -259,20 +296,8 @@ class Renderer:
             self._scopes.pop()
             self._dot = outer
 
-    # --- bounds ---
-
-    def _step(self) -> None:
-        self._steps_left -= 1
-        if self._steps_left < 0:
-            raise GoTemplateError(f"The template takes more than {MAX_STEPS} steps.")
-
-    def _spend(self, num_characters: int) -> None:
-        self._output_left -= num_characters
-        if self._output_left < 0:
-            raise GoTemplateError(f"The template makes more than {MAX_OUTPUT} characters.")
-
     def _write(self, text: str) -> None:
-        self._spend(len(text))
+        self._budget.spend(len(text))
         self._output.append(text)
 
 

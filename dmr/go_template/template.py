@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn, Union
 from dmr.go_template.evaluation import (
     Action,
     Branch,
+    Budget,
     Command,
     Function,
     Jump,
@@ -73,13 +74,14 @@ class GoTemplate:
             raise GoTemplateError(f"The template is longer than {MAX_LENGTH} characters.")
         self._nodes = _Parser(_pieces(text)).parse()
 
-    def render(self, values: Mapping[str, Any], today: date) -> str:
+    def render(self, values: Mapping[str, Any], today: date, budget: Budget | None = None) -> str:
         """The text that it makes of `values`: text, numbers, booleans, lists and dicts of them.
 
         A field `.ToolCalls` finds the key "ToolCalls" or "tool_calls"; one that is not there is empty. The text ends
-        where an empty `.Response` stands: there the model goes on. Raises GoTemplateError.
+        where an empty `.Response` stands: there the model goes on. Renderings that belong together share a budget.
+        Raises GoTemplateError.
         """
-        return Renderer(values, today).render(self._nodes)
+        return Renderer(values, today, Budget() if budget is None else budget).render(self._nodes)
 
 
 def _pieces(text: str) -> list[_Piece]:

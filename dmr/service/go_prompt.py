@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any, NamedTuple
@@ -16,14 +16,16 @@ from dmr.chat.literals import Literals, special_texts
 from dmr.chat.prompt import RenderedPrompt
 from dmr.chat.template import PromptTemplate
 from dmr.errors import InvalidRequest
-from dmr.go_template import GoTemplate, GoTemplateError
+from dmr.go_template import Budget, GoTemplate, GoTemplateError
 from dmr.types import ChatInput, Message, ResponseFormat, Role, Tool
 from dmr.wire import EngineInfo
 
 _MESSAGES = re.compile(r"\.Messages\b")
 _TOOLS = re.compile(r"\.Tools\b")
-# An action that uses a field of the dot or a variable. Jinja's dots stand right behind what they belong to.
-_GO_VALUE = re.compile(r"\{\{[^{}]*(?<![\w\])}\"'])[.$]")
+# What only Go's actions have: a keyword, a field of the dot, a variable. Jinja's dots stand right behind a value.
+_GO_ACTION = re.compile(
+    r"\{\{-?\s*(?:(?:if|range|with|else|end|define|template|block)\b|/\*|[^{}]*(?<![\w\])}\"'])[.$])"
+)
 
 
 class _Round(NamedTuple):
@@ -35,8 +37,8 @@ class _Round(NamedTuple):
 
 
 def is_go(template: str) -> bool:
-    """Most Jinja templates for chats have a statement, and an expression of Jinja is told by what it looks at."""
-    return "{%" not in template and _GO_VALUE.search(template) is not None
+    """Most Jinja templates have a statement, and where there is none Go's actions are known by their words."""
+    return "{%" not in template and _GO_ACTION.search(template) is not None
 
 
 def render(
@@ -75,35 +77,43 @@ def _parsed(text: str) -> GoTemplate:
 def _rounds_of(source: GoTemplate, chat: ChatInput, turns: Sequence[Message], tools: Sequence[Tool]) -> Iterator[str]:
     values = _values(chat, turns, tools)
     *past, last = _to_rounds(turns)
+    budget = Budget()
     for each in past:
-        yield source.render(
-            {**values, "System": each.system, "Prompt": each.prompt, "Response": each.response}, date.today()
-        )
+        of_round = {"System": each.system, "Prompt": each.prompt, "Response": each.response}
+        yield source.render({**values, **of_round}, date.today(), budget)
     # The text ends where the answer is to come; what the model has said of it already follows there.
-    yield source.render({**values, "System": last.system, "Prompt": last.prompt, "Response": ""}, date.today())
+    of_round = {"System": last.system, "Prompt": last.prompt, "Response": ""}
+    yield source.render({**values, **of_round}, date.today(), budget)
     yield last.response
 
 
 def _to_rounds(turns: Sequence[Message]) -> Iterator[_Round]:
-    current = _Round()
+    system: list[str] = []
+    prompt: list[str] = []
+    response: list[str] = []
+
+    def ended() -> _Round:
+        made = _Round(_joined(system), _joined(prompt), _joined(response))
+        for texts in (system, prompt, response):
+            texts.clear()
+        return made
+
     for turn in turns:
         if turn.role is Role.SYSTEM:
-            if current.prompt or current.response:
-                yield current
-                current = _Round()
-            current = current._replace(system=_joined(current.system, turn.text))
+            if any(prompt) or any(response):
+                yield ended()
+            system.append(turn.text)
         elif turn.role is Role.ASSISTANT:
-            current = current._replace(response=_joined(current.response, turn.text))
+            response.append(turn.text)
         else:
-            if current.response:
-                yield current
-                current = _Round()
-            current = current._replace(prompt=_joined(current.prompt, turn.text))
-    yield current
+            if any(response):
+                yield ended()
+            prompt.append(turn.text)
+    yield ended()
 
 
-def _joined(first: str, second: str) -> str:
-    return f"{first}\n\n{second}" if first and second else first or second
+def _joined(texts: Iterable[str]) -> str:
+    return "\n\n".join(filter(None, texts))
 
 
 def _values(chat: ChatInput, turns: Sequence[Message], tools: Sequence[Tool]) -> dict[str, Any]:

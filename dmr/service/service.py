@@ -126,7 +126,7 @@ class Service:
         """Raises Unsupported: the model cannot; ContextLengthExceeded."""
 
         def work(lease: Lease, load: float) -> Replies[Scores]:
-            query = EngineRerank(request.pairs, request.truncate)
+            query = _to_rerank(request)
             answer = yield from wait_for(EngineClient(lease.socket).ask(query, EngineScores))
             yield Scores(answer.scores, answer.num_tokens)
 
@@ -270,6 +270,13 @@ class Service:
 
     def _with_defaults(self, request: GenerateRequest) -> GenerateRequest:
         return with_defaults(request, self._defaults.of(request.model))
+
+
+def _to_rerank(request: RerankRequest) -> EngineRerank:
+    """Many pairs have the same query: it is sent once."""
+    places: dict[str, int] = {}
+    pairs = tuple((places.setdefault(query, len(places)), document) for query, document in request.pairs)
+    return EngineRerank(tuple(places), pairs, request.truncate)
 
 
 def _wish_of(request: GenerateRequest) -> Wish:

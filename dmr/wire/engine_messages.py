@@ -92,7 +92,10 @@ class EngineEmbed(Frame, frozen=True, tag="embed"):
 
 
 class EngineRerank(Frame, frozen=True, tag="rerank"):
-    pairs: tuple[tuple[str, str], ...]
+    """How well the text of each pair answers the query whose index stands before it."""
+
+    queries: tuple[str, ...]  # each of them once, however many texts there are for it
+    pairs: tuple[tuple[int, str], ...]
     truncate: bool = False
 
 

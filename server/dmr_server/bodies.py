@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import falcon
 import msgspec
 
-from dmr.errors import DmrError, PayloadTooLarge
+from dmr.errors import DmrError, InvalidRequest, PayloadTooLarge
 from dmr_server.errors import InvalidBody, RequestTimeout, UnsupportedMediaType
 
 if TYPE_CHECKING:
@@ -127,7 +127,12 @@ def read_body(req: falcon.Request, max_bytes: int) -> bytes:
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
-    """Decode a JSON object; raises InvalidBody with the reason."""
+    """Decode a JSON object.
+
+    Raises:
+        InvalidBody: with the reason.
+        InvalidRequest: an integer of more than 64 bits, which no field takes and not every reader survives.
+    """
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
         raise InvalidBody("The request body is empty; a JSON object is expected.")
@@ -141,7 +146,27 @@ def parse_json(data: bytes) -> dict[str, Any]:
         raise InvalidBody(f"The request body is not valid JSON: {error}.") from None
     if not isinstance(decoded, dict):
         raise InvalidBody("The request body is not a JSON object.")
+    if _LONG_NUMBER.search(data):
+        for name, value in decoded.items():
+            if _holds_large_integer(value):
+                raise InvalidRequest(f"Invalid value for '{name[:40]}': an integer has more than 64 bits.", name[:40])
     return decoded
+
+
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")  # nothing shorter is beyond 64 bits
+
+
+def _holds_large_integer(value: Any) -> bool:
+    todo = [value]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, dict):
+            todo += each.values()
+        elif isinstance(each, list):
+            todo += each
+        elif isinstance(each, int) and not -(2**63) <= each < 2**64:
+            return True
+    return False
 
 
 # The closing quote is optional, so that an unterminated string is one match and not a quadratic search.

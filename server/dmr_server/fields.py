@@ -80,7 +80,7 @@ def read_sampling(
 def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
     biases = checked(value, dict[str, Annotated[float, Meta(ge=-100, le=100)]], "logit_bias")
     for token in biases:
-        if not token.isascii() or not token.isdigit() or int(token[:11]) > INT32_MAX:
+        if not token.isascii() or not token.isdigit() or len(token) > 10 or int(token) > INT32_MAX:
             raise InvalidRequest(f"'{token[:40]}' in 'logit_bias' is not a token id.", param="logit_bias")
     return tuple((int(token), bias) for token, bias in biases.items())
 

@@ -134,7 +134,9 @@ def test_a_tool_is_called_and_answered(client: Anthropic) -> None:
     assert answer.stop_reason == "end_turn"
 
 
-@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "set_alarm"}])
+@pytest.mark.parametrize(
+    "choice", [{"type": "any", "disable_parallel_tool_use": True}, {"type": "tool", "name": "set_alarm"}]
+)
 def test_a_forced_tool_is_called_whatever_the_model_had_in_mind(client: Anthropic, choice: Any) -> None:
     message = client.messages.create(model=SCRIPT, max_tokens=200, messages=ASK, tools=[CLOCK], tool_choice=choice)
     (use,) = message.content

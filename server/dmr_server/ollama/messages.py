@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
 from typing import Any, Union
 
 import msgspec
@@ -59,7 +60,7 @@ def read_messages(value: Any, model: str) -> tuple[Message, ...]:
     belongs to the first call before it that has no result yet and, if the result names its tool, has that name.
     """
     turns = checked([] if value is None else value, list[WireTurn], "messages")
-    pending: list[ToolCall] = []
+    pending = _Pending()
     messages = []
     for index, turn in enumerate(turns):
         path = f"messages[{index}]"
@@ -68,15 +69,18 @@ def read_messages(value: Any, model: str) -> tuple[Message, ...]:
             raise InvalidRequest(f"Invalid value for '{path}.role': '{turn.role[:40]}' is no role.", param=path)
         refuse_images(turn.images, model, f"{path}.images")
         calls = _read_calls(turn, index, path)
-        pending.extend(calls)
+        pending.add(calls)
         messages.append(_message(turn, role, calls, pending))
     return tuple(messages)
 
 
-def _message(turn: WireTurn, role: Role, calls: tuple[ToolCall, ...], pending: list[ToolCall]) -> Message:
+def _message(turn: WireTurn, role: Role, calls: tuple[ToolCall, ...], pending: _Pending) -> Message:
     call_id, name = turn.tool_call_id, turn.tool_name
     if role is Role.TOOL:
-        call_id, name = _answered(turn, pending)
+        call_id, name = turn.tool_call_id or None, turn.tool_name or None
+        call = pending.take(call_id, name)
+        if call is not None:
+            call_id, name = call.id, name or call.name
     return Message(
         role=role,
         parts=(TextPart(turn.content),) if turn.content else (),
@@ -87,17 +91,33 @@ def _message(turn: WireTurn, role: Role, calls: tuple[ToolCall, ...], pending: l
     )
 
 
-def _answered(turn: WireTurn, pending: list[ToolCall]) -> tuple[str | None, str | None]:
-    """The id and the tool's name of the call that this result answers; it is pending no more."""
-    for place, call in enumerate(pending):
-        if turn.tool_call_id:
-            is_meant = call.id == turn.tool_call_id
-        else:
-            is_meant = not turn.tool_name or call.name == turn.tool_name
-        if is_meant:
-            del pending[place]
-            return call.id, turn.tool_name or call.name
-    return turn.tool_call_id or None, turn.tool_name or None
+class _Pending:
+    """Calls that have no result yet, in order. Each is looked at a few times at most, however many there are."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, ToolCall] = {}  # by their numbers
+        self._num_added = 0
+        # Numbers in order; some of them may be pending no more.
+        self._all: deque[int] = deque()
+        self._by_id: defaultdict[str, deque[int]] = defaultdict(deque)
+        self._by_name: defaultdict[str, deque[int]] = defaultdict(deque)
+
+    def add(self, calls: Iterable[ToolCall]) -> None:
+        for call in calls:
+            number = self._num_added
+            self._num_added += 1
+            self._calls[number] = call
+            for numbers in (self._all, self._by_id[call.id], self._by_name[call.name]):
+                numbers.append(number)
+
+    def take(self, call_id: str | None, name: str | None) -> ToolCall | None:
+        """The first that has this id or, without an id, this name if there is one; it is pending no more."""
+        numbers = self._by_id[call_id] if call_id else self._by_name[name] if name else self._all
+        while numbers:
+            call = self._calls.pop(numbers.popleft(), None)
+            if call is not None:
+                return call
+        return None
 
 
 def _read_calls(turn: WireTurn, index: int, path: str) -> tuple[ToolCall, ...]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dmr.service import Service
 
 MAX_DOCUMENTS = 4096
+MAX_REPEATED = 1 << 24  # characters of a query, counted once per document: the model reads it with each of them
 
 _REFUSED: Mapping[str, str] = {
     "max_chunks_per_doc": "each document is read whole",
@@ -160,6 +161,7 @@ def read_rerank(body: Mapping[str, Any], stamp: Stamp) -> RerankExchange:
     if listed is UNSET:
         raise InvalidRequest(f"Missing required parameter: '{param}'.", param=param)
     _check_count(len(listed), param)
+    _check_repeated(fields.query, len(listed), "query")
     documents = [_text_of(document, f"{param}[{index}]") for index, document in enumerate(listed)]
     pairs = tuple((fields.query, document) for document in documents)
     return RerankExchange(fields, RerankRequest(fields.model, pairs, fields.truncate or fields.truncation), stamp)
@@ -184,7 +186,9 @@ def read_score(body: Mapping[str, Any], stamp: Stamp) -> ScoreExchange:
         raise InvalidRequest(
             f"'text_1' has {len(firsts)} texts and 'text_2' {len(seconds)}: expected one, or as many.", param="text_1"
         )
-    firsts = firsts * len(seconds) if len(firsts) == 1 else firsts
+    if len(firsts) == 1:
+        _check_repeated(firsts[0], len(seconds), "text_1")
+        firsts = firsts * len(seconds)
     pairs = tuple(zip(firsts, seconds, strict=True))
     return ScoreExchange(RerankRequest(fields.model, pairs, fields.truncate), stamp)
 
@@ -207,3 +211,11 @@ def _check_supported(body: Mapping[str, Any]) -> None:
 def _check_count(count: int, param: str) -> None:
     if not 1 <= count <= MAX_DOCUMENTS:
         raise InvalidRequest(f"Invalid value for '{param}': expected 1 to {MAX_DOCUMENTS} texts.", param=param)
+
+
+def _check_repeated(query: str, num_documents: int, param: str) -> None:
+    if num_documents > 1 and len(query) * num_documents > MAX_REPEATED:
+        raise InvalidRequest(
+            f"Invalid value for '{param}': {len(query)} characters are too many for {num_documents} documents.",
+            param=param,
+        )

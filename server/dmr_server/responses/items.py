@@ -247,7 +247,7 @@ class _Turn:
     """What the assistant has said since anybody else spoke."""
 
     def __init__(self) -> None:
-        self._reasoning = ""
+        self._thoughts: list[str] = []
         self._parts: tuple[Part, ...] = ()
         self._calls: list[ToolCall] = []
 
@@ -264,7 +264,8 @@ class _Turn:
             if self.has_answer:
                 yield from self.end()
             thought = "".join(part["text"] for part in item.get("content") or item.get("summary") or ())
-            self._reasoning = f"{self._reasoning}\n\n{thought}" if self._reasoning else thought
+            if thought or self._thoughts:
+                self._thoughts.append(thought)
         elif kind == "message":
             if self._parts:
                 yield from self.end()
@@ -276,6 +277,6 @@ class _Turn:
 
     def end(self) -> Iterator[Message]:
         """The turn as a message, if there was one."""
-        if self.has_answer or self._reasoning:
-            yield Message(Role.ASSISTANT, self._parts, self._reasoning, tuple(self._calls))
-        self._reasoning, self._parts, self._calls = "", (), []
+        if self.has_answer or self._thoughts:
+            yield Message(Role.ASSISTANT, self._parts, "\n\n".join(self._thoughts), tuple(self._calls))
+        self._thoughts, self._parts, self._calls = [], (), []
