@@ -588,11 +588,10 @@ def step(
 
 def score(context: Context, rows: Sequence[tuple[int, int, int]], pool: ThreadPool) -> list[Sampled]:
     """The log probability of a token at a place of the last batch, and those of the likeliest: (index, token, how many
-    likeliest). No sampler, nothing is changed.
+    likeliest). No sampler, nothing is changed. The token of a result is -1 where a logit is not a number.
 
     Raises:
         ValueError: a place without an output, a token that is not in the vocabulary, more than 1024 likeliest.
-        Error: a logit is not a number.
     """
 
 # --- smaller weights -------------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ class LoopbackRegistry(LoopbackServer):
         self.failures: list[int] = []  # statuses of the next answers to blob requests
         self.ignores_ranges = False
         self.lies_about_ranges = False
+        self.denies_ranges = False  # 416 for all but the start
         self.wrong_bytes = False
         self.redirect_to = ""  # base address that blobs are redirected to
         self.bytes_sent: Counter[str] = Counter()
@@ -164,6 +165,8 @@ class LoopbackRegistry(LoopbackServer):
             send(handler, self.failures.pop(0), Retry_After="0")
         elif self.redirect_to:
             send(handler, 307, Location=f"{self.redirect_to}{handler.path}")
+        elif self.denies_ranges and "range" in headers:
+            send(handler, 416)
         else:
             self.hold.wait(20)
             self._send_blob(handler, digest, data, headers.get("range", ""))
@@ -194,6 +197,7 @@ class LoopbackHub(LoopbackServer):
         self.repository = "Org/Tiny-GGUF"
         self.token = ""
         self.limit_reached = False
+        self.lfs: dict[str, Any] = {}  # told instead of what is true
         super().__init__()
 
     def answer(self, handler: BaseHTTPRequestHandler, headers: dict[str, str]) -> None:
@@ -222,7 +226,7 @@ class LoopbackHub(LoopbackServer):
         data = self.files[name]
         entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
         if name.endswith(".gguf"):
-            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data)}
+            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), **self.lfs}
         return entry
 
     def _file(self, handler: BaseHTTPRequestHandler, name: str, headers: dict[str, str]) -> None:

@@ -4,13 +4,12 @@
 #include <stdexcept>
 
 #include "chat.h"  // llama-common's
+#include "core/chat_parser_depth.h"
 #include "core/chat_parser_tree.h"
 #include "core/errors.h"
 
 namespace dmr {
 namespace {
-
-constexpr size_t max_answer_depth = 512;
 
 // Text that is told already is dropped in pieces: this much stays at its two ends, for the parser to stand in the same
 // place as before.
@@ -45,6 +44,21 @@ size_t common_suffix(const std::string & a, const std::string & b) {
     return size;
 }
 
+// Whether what was told as a call is something else after all.
+bool takes_back_a_call(const common_chat_msg & told, const common_chat_msg & now) {
+    for (size_t i = 0; i < told.tool_calls.size(); ++i) {
+        if (i >= now.tool_calls.size() || now.tool_calls[i].name != told.tool_calls[i].name) {
+            return true;
+        }
+        const auto & before = told.tool_calls[i].arguments;
+        const auto & after  = now.tool_calls[i].arguments;
+        if (!starts_with(after, before) && !starts_with(before, after)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool is_inside_character(char c) { return (static_cast<unsigned char>(c) & 0xC0U) == 0x80U; }
 
 }  // namespace
@@ -60,9 +74,12 @@ struct ChatParser::State {
     size_t                    num_pending = 0;  // bytes at its end that were not parsed yet
     size_t                    num_run     = 0;  // bytes at its end that are one piece of content or reasoning, all told
     size_t                    next_drop   = drop_size;  // size of the text
-    size_t                    depth       = 0;          // of brackets, wherever they stand
-    bool                      is_too_deep = false;
     Place                     place       = Place::unknown;
+    AnswerDepth               depth;
+
+    explicit State(common_chat_format format) : depth(format == COMMON_CHAT_FORMAT_PEG_GEMMA4) {
+        params.format = format;
+    }
 
     std::string & told_here() { return place == Place::content ? told.content : told.reasoning_content; }
 
@@ -71,10 +88,10 @@ struct ChatParser::State {
     }
 };
 
-ChatParser::ChatParser(const ChatPrompt & prompt, bool parse_tool_calls) : state_(std::make_unique<State>()) {
+ChatParser::ChatParser(const ChatPrompt & prompt, bool parse_tool_calls) {
     require(prompt.format >= 0 && prompt.format < COMMON_CHAT_FORMAT_COUNT, "unknown chat format");
+    state_                        = std::make_unique<State>(static_cast<common_chat_format>(prompt.format));
     auto & state                  = *state_;
-    state.params.format           = static_cast<common_chat_format>(prompt.format);
     state.params.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
     state.params.parse_tool_calls = parse_tool_calls;
     state.tree.is_plain           = prompt.parser.empty();
@@ -121,13 +138,18 @@ ChatDelta ChatParser::feed(const std::string & text) {
     }
     state.text += text;
     state.num_pending += text.size();
-    if (follow_depth(text)) {
-        return fall_back_to_text();
+    size_t num_free = 0;  // bytes that go on with the same content or reasoning
+    if (state.num_run > 0) {
+        const auto begins_marker = [&](char c) { return state.tree.begins_marker[static_cast<unsigned char>(c)]; };
+        num_free = static_cast<size_t>(std::find_if(text.begin(), text.end(), begins_marker) - text.begin());
+        state.depth.reset();
+        if (num_free == text.size()) {
+            return pass_through(text);
+        }
     }
-    if (state.num_run > 0 && std::none_of(text.begin(), text.end(), [&](char c) {
-            return state.tree.begins_marker[static_cast<unsigned char>(c)];
-        })) {
-        return pass_through(text);
+    state.depth.follow(text.data() + num_free, text.size() - num_free);
+    if (state.depth.is_too_deep()) {
+        return fall_back_to_text();
     }
     const size_t size       = state.text.size();
     const size_t in_unknown = size > unknown_allowed ? size - unknown_allowed : 0;
@@ -141,7 +163,7 @@ ChatDelta ChatParser::finish() {
     if (state_->tree.is_plain) {
         return {};
     }
-    if (state_->is_too_deep) {
+    if (state_->depth.is_too_deep()) {
         return fall_back_to_text();
     }
     ChatDelta delta = advance(false);
@@ -175,17 +197,6 @@ void ChatParser::tell_held_back(ChatDelta & delta) {
     state.num_told = state.text.size();
 }
 
-// The parser recurses for each bracket of a call's arguments, and a model can be talked into any number of them.
-bool ChatParser::follow_depth(const std::string & text) {
-    auto & state = *state_;
-    for (const char c : text) {
-        state.depth += c == '[' || c == '{' ? 1 : 0;
-        state.depth -= (c == ']' || c == '}') && state.depth > 0 ? 1 : 0;
-        state.is_too_deep = state.is_too_deep || state.depth > max_answer_depth;
-    }
-    return state.is_too_deep;
-}
-
 // More of the same content or reasoning: nothing in it can begin anything else.
 ChatDelta ChatParser::pass_through(const std::string & text) {
     auto &    state = *state_;
@@ -214,6 +225,10 @@ ChatDelta ChatParser::advance(bool is_partial) {
             return fall_back_to_text();
         }
         return delta;
+    }
+    if (takes_back_a_call(told, now)) {
+        state.place = State::Place::call;
+        return delta;  // its text would be told twice
     }
     delta.reasoning = growth(told.reasoning_content, now.reasoning_content);
     delta.content   = growth(told.content, now.content);

@@ -39,7 +39,6 @@ class ChatParser {
     struct State;
     void      begin_continued();
     void      tell_held_back(ChatDelta & delta);
-    bool      follow_depth(const std::string & text);
     ChatDelta pass_through(const std::string & text);
     ChatDelta advance(bool is_partial);
     ChatDelta fall_back_to_text();

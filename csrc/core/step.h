@@ -40,9 +40,9 @@ struct StepResult {
 // Throws as Context::decode does. A row's own failure (grammar, numbers) stays in its result.
 StepResult run_step(Context & context, const Batch & batch, const std::vector<Row> & rows, ThreadPool & pool);
 
-// Log-probabilities under the model's own distribution, from the outputs of the last decode; one result for each row.
-// Throws std::invalid_argument for a row that has no output or a wrong target, and Error for logits that are no
-// numbers.
+// Log-probabilities under the model's own distribution, from the outputs of the last decode; one result for each row,
+// whose token is -1 where the logits are no numbers. Throws std::invalid_argument for a row that has no output or a
+// wrong target.
 std::vector<Sampled> score_rows(const Context & context, const std::vector<ScoreRow> & rows, ThreadPool & pool);
 
 }  // namespace dmr

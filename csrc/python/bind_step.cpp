@@ -103,7 +103,8 @@ void register_step(py::module_ & module) {
                "Raises ValueError (nothing was changed) and DecodeError. A row's own failure is in its `error`.");
     module.def(
         "score", score, py::arg("context"), py::arg("rows"), py::arg("pool"), ReleaseGil(),
-        "Log probabilities of each (index, token, number of likeliest tokens), from the outputs of the last decode.");
+        "Log probabilities of each (index, token, number of likeliest tokens), from the outputs of the last decode.\n\n"
+        "The token of a result is -1 where a logit is not a number.");
 }
 
 }  // namespace dmr::python

@@ -98,6 +98,8 @@ def answer(prompt: _core.ChatPrompt, grammar: str) -> str:
     """
     rules = _rules_of(prompt.grammar)
     root = rules["root"].replace('"```json"', '""').replace('"```"', '""')
+    # Small models are glad to write white space; after the answer there shall be none.
+    root = root.replace("response-format space", "response-format")
     # Where a thought may also end in a call, it would end anywhere: there are no calls here.
     rules["root"] = _bounded(_OPTIONAL_END.sub(r"\1", root), MAX_THOUGHTS)
     for name, body in rules.items():

@@ -6,12 +6,13 @@ The dialect is ECMA 262's, as far as a finite automaton can follow it: no look-a
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Union
 
 MAX_LENGTH = 1000  # characters of a pattern
 MAX_DEPTH = 30  # of groups
 MAX_PROGRAM = 4000  # instructions
+MAX_PARTS = 2 * MAX_PROGRAM  # of a pattern, those counted again that repetitions repeat
 MAX_WORK = 4_000_000  # steps of one search
 
 LAST = 0x10FFFF
@@ -273,6 +274,7 @@ class _Program:
 
     def __init__(self, node: Node) -> None:
         self.steps: list[_Step] = []
+        self._num_parts = 0
         self._add(node)
         self._emit(_Step())
 
@@ -283,6 +285,9 @@ class _Program:
         return len(self.steps) - 1
 
     def _add(self, node: Node) -> None:
+        self._num_parts += 1
+        if self._num_parts > MAX_PARTS:
+            raise PatternError("it is too complex")
         if isinstance(node, Characters):
             self._emit(_Step(ranges=node.ranges))
         elif isinstance(node, Place):
@@ -308,7 +313,10 @@ class _Program:
 
     def _add_repeat(self, node: Repeat) -> None:
         for _ in range(node.least):
+            before = len(self.steps)
             self._add(node.part)
+            if len(self.steps) == before:
+                return  # nothing, however often
         forks: list[int] = []
         for _ in range(1 if node.most is None else node.most - node.least):
             forks.append(self._emit(_Step()))
@@ -319,24 +327,44 @@ class _Program:
             self.steps[fork] = _Step(ways=(fork + 1, len(self.steps)))
 
 
+class _Compiled(NamedTuple):
+    """The steps of a pattern, or why there are none; `cost` is that of making it, in steps of a search."""
+
+    steps: list[_Step]
+    cost: int
+    problem: str = ""
+
+
 @functools.lru_cache(maxsize=512)
-def _program(pattern: str) -> _Program:
-    return _Program(parse(pattern))
+def _compiled(pattern: str) -> _Compiled:
+    try:
+        node = parse(pattern)
+    except PatternError as error:
+        return _Compiled([], len(pattern), str(error))
+    try:
+        steps = _Program(node).steps
+    except PatternError as error:
+        return _Compiled([], MAX_PROGRAM, str(error))
+    return _Compiled(steps, len(steps))
 
 
-def found_in(pattern: str, text: str) -> bool:
-    """Whether the pattern matches somewhere in the text.
+def found_in(pattern: str, text: str, spend: Callable[[int], None] = lambda work: None) -> bool:
+    """Whether the pattern matches somewhere in the text. `spend` is told of all steps, and may raise.
 
     Raises:
         PatternError: also if text and pattern together are too much work.
     """
-    steps = _program(pattern).steps
+    steps, cost, problem = _compiled(pattern)
+    spend(cost)  # always: who has many patterns has them made again and again
+    if problem:
+        raise PatternError(problem)
     if len(steps) * (len(text) + 1) > MAX_WORK:
         raise PatternError("text and pattern are too long to compare")
     end = len(steps) - 1
     places: set[int] = set()
     for position in range(len(text) + 1):
         places = _reachable(steps, {0, *places}, text, position)
+        spend(len(places))
         if end in places:
             return True
         if position < len(text):

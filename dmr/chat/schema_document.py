@@ -113,6 +113,17 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) and isinstance(one, (int, float)) == isinstance(other, (int, float))
 
 
+def num_elements(value: Any) -> int:
+    """Of lists and objects, with all those inside of them."""
+    number, todo = 0, [value]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, (list, dict)):
+            number += len(each)
+            todo += each.values() if isinstance(each, dict) else each
+    return number
+
+
 def types_of(schema: Schema) -> frozenset[str] | None:
     """None = any."""
     found = schema.get("type")

@@ -10,9 +10,10 @@ import msgspec
 
 from dmr.chat.formats import FORMATS
 from dmr.chat.pattern import PatternError, found_in
-from dmr.chat.schema_document import Document, SchemaError, same, types_of
+from dmr.chat.schema_document import Document, SchemaError, num_elements, same, types_of
 
 MAX_STEPS = 200_000  # schemas that are held against values
+MAX_WORK = 1_000_000  # steps of searches for patterns, and elements that are looked at
 MAX_DEPTH = 200
 
 # Not looked at: they depend on which other keywords have seen a value.
@@ -27,8 +28,11 @@ class Violation(NamedTuple):
         return f"{self.path}: {self.text}"
 
 
-class TooMuchWork(Exception):
+class TooMuchWork(SchemaError):
     """The limits are reached; nothing more is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__("it is too much work to hold values against it")
 
 
 def type_matches(value: Any, name: str) -> bool:
@@ -40,11 +44,15 @@ def type_matches(value: Any, name: str) -> bool:
 
 
 class Validator:
-    """For one document. `violations` may be asked any number of times; not for several threads at once."""
+    """For one document; not for several threads at once.
+
+    `violations` and `matches` may be asked any number of times: what they may do has one limit for all of them.
+    """
 
     def __init__(self, document: Document) -> None:
         self._document = document
         self._num_steps = 0
+        self._work_left = MAX_WORK
         self._depth = 0
 
     def violations(self, value: Any, schema: Any = None) -> Iterator[Violation]:
@@ -53,7 +61,7 @@ class Validator:
         Raises:
             TooMuchWork, SchemaError
         """
-        self._num_steps = self._depth = 0
+        self._depth = 0
         return self._check(value, self._document.root if schema is None else schema, "$")
 
     def matches(self, value: Any, schema: Any = None) -> bool:
@@ -73,6 +81,7 @@ class Validator:
         self._depth += 1
         for keyword, rule in _RULES.items():
             if keyword in schema:
+                self._spend(len(schema[keyword]) if isinstance(schema[keyword], (list, dict)) else 1)
                 yield from rule(self, value, schema, path)
         for keyword in UNCHECKED:
             if keyword in schema:
@@ -89,6 +98,24 @@ class Validator:
             yield from self._check(value, schema, path)
         finally:
             self._depth = depth
+
+    def _spend(self, work: int) -> None:
+        self._work_left -= work
+        if self._work_left < 0:
+            raise TooMuchWork
+
+    def _found_in(self, pattern: str, text: str) -> bool:
+        return found_in(pattern, text, self._spend)
+
+    def _may_match(self, pattern: str, name: str) -> bool:
+        try:
+            return self._found_in(pattern, name)
+        except PatternError:
+            return True
+
+    def _same(self, one: Any, other: Any) -> bool:
+        self._spend(num_elements(other) if isinstance(one, (list, dict)) else 0)
+        return same(one, other)
 
     # --- schemas in schemas ------------------------------------------------------------------------------------------
 
@@ -125,11 +152,11 @@ class Validator:
             yield Violation(path, f"must be of type {' or '.join(sorted(names))}")
 
     def _enum(self, value: Any, schema: Any, path: str) -> Iterator[Violation]:
-        if not any(same(value, each) for each in _list(schema["enum"])):
+        if not any(self._same(value, each) for each in _list(schema["enum"])):
             yield Violation(path, f"must be one of {_shown(schema['enum'])}")
 
     def _const(self, value: Any, schema: Any, path: str) -> Iterator[Violation]:
-        if not same(value, schema["const"]):
+        if not self._same(value, schema["const"]):
             yield Violation(path, f"must be {_shown(schema['const'])}")
 
     # --- objects -----------------------------------------------------------------------------------------------------
@@ -151,7 +178,7 @@ class Validator:
             for pattern, each in _map(schema["patternProperties"]).items():
                 for name in value:
                     try:
-                        is_found = found_in(pattern, name)
+                        is_found = self._found_in(pattern, name)
                     except PatternError as error:
                         yield Violation(
                             _inside(path, name), f"not checked against the pattern {pattern[:40]!r}: {error}"
@@ -165,7 +192,7 @@ class Validator:
             return
         patterns = _map(schema.get("patternProperties", {}))
         for name in value:
-            if name not in schema.get("properties", {}) and not any(_may_match(each, name) for each in patterns):
+            if name not in schema.get("properties", {}) and not any(self._may_match(each, name) for each in patterns):
                 if schema["additionalProperties"] is False:
                     yield Violation(path, f"the property '{name[:100]}' is not allowed")
                 else:
@@ -226,6 +253,7 @@ class Validator:
 
     def _unique(self, value: Any, schema: Any, path: str) -> Iterator[Violation]:
         if schema["uniqueItems"] is True and isinstance(value, list):
+            self._spend(num_elements(value))
             seen: set[bytes] = set()
             for index, item in enumerate(value):
                 text = msgspec.json.encode(_canonical(item), order="sorted")
@@ -239,7 +267,7 @@ class Validator:
         if isinstance(value, str):
             pattern = schema["pattern"]
             try:
-                if not found_in(pattern, value):
+                if not self._found_in(pattern, value):
                     yield Violation(path, f"does not match the pattern {pattern[:100]!r}")
             except PatternError as error:
                 yield Violation(path, f"not checked against the pattern {pattern[:100]!r}: {error}")
@@ -293,13 +321,6 @@ def _is_multiple(value: float, step: float) -> bool:
         return value % step == 0
     quotient = value / step
     return math.isfinite(quotient) and math.isclose(quotient, round(quotient), rel_tol=1e-12, abs_tol=1e-12)
-
-
-def _may_match(pattern: str, name: str) -> bool:
-    try:
-        return found_in(pattern, name)
-    except PatternError:
-        return True
 
 
 def _canonical(value: Any) -> Any:

@@ -145,6 +145,8 @@ class PromptTemplate:
             turns=[_PROBE, *(asked.turns[-1:] if asked.continues else ())],
             kwargs={"thought_is_open": json_text(is_thought_open(prompt))},
             thinks=True,
+            # A model that was never taught calls repeats a forced one until it is stopped.
+            is_parallel=asked.is_parallel and not asked.is_forced,
         )
         answer = render(template, reading, asked.callable, forced=asked.is_forced)
         return _Result(prompt, answer, grammar_of_calls(template, reading, answer))
@@ -194,7 +196,8 @@ def _template_of_request(info: EngineInfo) -> PromptTemplate:
     try:
         return PromptTemplate(info)
     except InvalidRequest as error:
-        raise InvalidRequest(error.message, param="template") from error
+        reason = str(error.__cause__ or error.message)
+        raise InvalidRequest(f"The template of this request cannot be used: {reason}.", param="template") from error
 
 
 @functools.lru_cache(maxsize=8)

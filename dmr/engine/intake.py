@@ -91,9 +91,8 @@ class Intake:
             raise InvalidRequest("A request needs at least one prompt and one choice.")
         if len(message.prompts) * message.num_choices > MAX_SEQUENCES_PER_REQUEST:
             raise InvalidRequest(f"A request can have {MAX_SEQUENCES_PER_REQUEST} choices at most.", param="n")
-        least = 0 if message.echo else 1
-        if message.max_tokens is not None and message.max_tokens < least:
-            raise InvalidRequest(f"max_tokens must be at least {least}.", param="max_tokens")
+        if message.max_tokens is not None and message.max_tokens < 0:  # 0: the prompt is computed and kept
+            raise InvalidRequest("max_tokens must be at least 0.", param="max_tokens")
         if message.shift is not None and message.shift < 0:
             raise InvalidRequest("The number of tokens to keep must not be negative.", param="shift")
         if message.thought_limit is not None and message.thought_limit.budget < 0:

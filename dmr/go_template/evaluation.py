@@ -189,7 +189,7 @@ class Renderer:
         plain = Pipe((), False, node.pipe.commands)
         over = self._value(plain)
         if isinstance(over, Mapping):  # is sorted
-            self._budget.spend(len(over))
+            self._budget.spend(len(over) * ELEMENT_COST)
         is_empty = True
         for key, value in _items(over):
             is_empty = False

@@ -157,7 +157,7 @@ class ManagerServer:
         self, model: LoadedModel, gone: asyncio.Future[None], writer: asyncio.StreamWriter
     ) -> None:
         while model.is_loading and not gone.done():
-            changes: set[asyncio.Future[Any]] = {model.process.ready, gone}
+            changes: set[asyncio.Future[Any]] = {model.ready, gone}
             await asyncio.wait(changes, timeout=PROGRESS_INTERVAL)
             if model.is_loading:
                 writer.write(pack(LoadProgress(model.process.progress)))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from dmr.chat.prompt import RenderedPrompt
 from dmr.client import EngineClient, Lease
+from dmr.errors import Unsupported
 from dmr.service.best_of import likeliest
 from dmr.service.leasing import wait_for
 from dmr.service.prompts import Prepared, Templates, prepare_chat, prepare_text
@@ -21,6 +22,12 @@ class _Ready(NamedTuple):
     num_dropped_messages: int = 0
 
 
+def _check_generates(request: GenerateRequest, info: EngineInfo) -> None:
+    if "generate" not in info.capabilities:
+        made_for = "embeddings" if "embed" in info.capabilities else "reranking"
+        raise Unsupported(f"The model '{request.model}' is for {made_for}; it cannot generate text.", param="model")
+
+
 class Answering:
     """Safe for any number of threads."""
 
@@ -31,6 +38,7 @@ class Answering:
         self, request: GenerateRequest, check: Check | None, lease: Lease, load: float
     ) -> Generator[Event, None, None]:
         """`load`: the seconds it took to get the lease."""
+        _check_generates(request, lease.info)
         engine = EngineClient(lease.socket)
         ready = yield from self._prepare(request, engine, lease.info)
         message = ready.prepared.message
@@ -45,6 +53,7 @@ class Answering:
     def count(self, request: GenerateRequest, lease: Lease) -> Generator[Tick | TokenCount, None, None]:
         """What `answer` would be billed for the prompt. No step of the engine is needed."""
         engine, info = EngineClient(lease.socket), lease.info
+        _check_generates(request, info)
         if isinstance(request.input, ChatInput):
             prompt, _ = yield from self._fitted(request, request.input, engine, info)
             num_tokens = yield from self._count_chat(request, prompt, engine, info)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any, NamedTuple
@@ -93,27 +93,17 @@ def _to_rounds(turns: Sequence[Message]) -> Iterator[_Round]:
     response: list[str] = []
 
     def ended() -> _Round:
-        made = _Round(_joined(system), _joined(prompt), _joined(response))
+        made = _Round(*("\n\n".join(texts) for texts in (system, prompt, response)))
         for texts in (system, prompt, response):
             texts.clear()
         return made
 
     for turn in turns:
-        if turn.role is Role.SYSTEM:
-            if any(prompt) or any(response):
-                yield ended()
-            system.append(turn.text)
-        elif turn.role is Role.ASSISTANT:
-            response.append(turn.text)
-        else:
-            if any(response):
-                yield ended()
-            prompt.append(turn.text)
+        said = {Role.SYSTEM: system, Role.ASSISTANT: response}.get(turn.role, prompt)
+        if (response and said is not response) or (prompt and said is system):
+            yield ended()
+        said += [turn.text] if turn.text else []
     yield ended()
-
-
-def _joined(texts: Iterable[str]) -> str:
-    return "\n\n".join(filter(None, texts))
 
 
 def _values(chat: ChatInput, turns: Sequence[Message], tools: Sequence[Tool]) -> dict[str, Any]:

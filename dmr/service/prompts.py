@@ -97,6 +97,8 @@ def prepare_chat(request: GenerateRequest, prompt: RenderedPrompt) -> Prepared:
         grammar=prompt.grammar,
         preserved_tokens=prompt.preserved_tokens,
         thought_limit=prompt.thought_limit,
+        # Who wants both gets the middle cut out, as far as leaving out turns was not enough.
+        truncate=isinstance(request.input, ChatInput) and request.input.truncate and request.shift is not None,
     )
     return Prepared(message, prompt.parser)
 

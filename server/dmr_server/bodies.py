@@ -149,7 +149,8 @@ def parse_json(data: bytes) -> dict[str, Any]:
     if _LONG_NUMBER.search(data):
         for name, value in decoded.items():
             if _holds_large_integer(value):
-                raise InvalidRequest(f"Invalid value for '{name[:40]}': an integer has more than 64 bits.", name[:40])
+                name = name[:40]
+                raise InvalidRequest(f"Invalid value for '{name}': an integer has more than 64 bits.", param=name)
     return decoded
 
 

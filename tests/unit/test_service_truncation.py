@@ -148,6 +148,6 @@ def test_whatever_the_conversation(lengths: list[int], size: int, max_tokens: An
     assert num_asked <= 10
     if num_tokens(result.prompt) >= size:
         assert result.num_dropped == len(messages) - 1
-    elif result.num_dropped:
-        before = ChatInput(tuple(messages[result.num_dropped - 1 :]))
+    elif result.num_dropped > 1:  # the last step is an estimate: it may take one turn too many
+        before = ChatInput(tuple(messages[result.num_dropped - 2 :]))
         assert num_tokens(TEMPLATE.render(before, None)) > size - max(1, min(size // 4, max_tokens or size))

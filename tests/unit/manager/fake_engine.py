@@ -45,6 +45,8 @@ def main(folder: Path, status: int) -> None:
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if mode == "stubborn" else leave)
     os.write(status, pack(LoadProgress(0.5)))
+    if mode.startswith("fits "):  # so many tokens of context, no more
+        mode = "ready" if (spec.settings.context_size or INFO.context_size) <= int(mode[5:]) else "refuses"
     if mode == "refuses":
         os.write(status, pack(WireError("model_load_failed", "the tensors are wrong")))
         sys.exit(1)

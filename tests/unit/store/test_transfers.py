@@ -12,7 +12,7 @@ import pytest
 from loopback_registry import LoopbackHub, LoopbackRegistry, running
 from unit.store.gguf_bytes import Tensor, gguf_bytes
 
-from dmr.errors import InvalidReference, RegistryError, RemoteModelNotFound, Unauthorized, Unsupported
+from dmr.errors import InvalidReference, RegistryError, RemoteModelNotFound, StoreError, Unauthorized, Unsupported
 from dmr.store.pull import RegistryOptions
 from dmr.store.registry import transport
 from dmr.store.registry.transport import TransferCancelled
@@ -157,6 +157,28 @@ def test_passing_failures_are_tried_again(name: str, target: ModelStore, registr
     assert target.get(name)
 
 
+def test_a_source_that_goes_in_circles_is_given_up(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    registry.denies_ranges = True  # a little comes, then the rest of it is denied, so that all begins anew
+    registry.cut_after = [1 << 17] * 40
+    with pytest.raises(RegistryError, match="begun anew"):
+        bring(target, name)
+    assert len(registry.cut_after) > 20
+
+
+def test_a_source_that_drips_is_given_up(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
+    registry.cut_after = [10] * 40
+    with pytest.raises(RegistryError, match="broke off 5 times"):
+        bring(target, name)
+
+
+def test_a_mirror_does_not_get_the_token_of_the_request(
+    name: str, target: ModelStore, registry: LoopbackRegistry
+) -> None:
+    bring(target, "test/model:v1", RegistryOptions(mirrors=(registry.host,), token="secret", environ={}))
+    assert registry.count("GET", "/blobs/") > 0
+    assert all("authorization" not in headers for _, _, headers in registry.requests)
+
+
 def test_a_registry_that_is_gone_is_told(target: ModelStore, registry: LoopbackRegistry, name: str) -> None:
     registry.close()
     with pytest.raises(RegistryError, match="cannot be reached"):
@@ -297,6 +319,16 @@ def test_shards_come_together(hub: LoopbackHub, target: ModelStore) -> None:
     del hub.files["Q4_K_M/tiny-Q4_K_M-00002-of-00002.gguf"]
     with pytest.raises(RemoteModelNotFound, match="1 of 2 shards"):
         bring(target, "hf.co/Org/Tiny-GGUF:Q4_K_M", hub_options(hub))
+
+
+@pytest.mark.parametrize(
+    "lfs", [{"size": "big"}, {"size": [1]}, {"size": -1}, {"size": 1e400}, {"size": None}, {"oid": "x"}, {"oid": None}]
+)
+def test_a_list_that_makes_no_sense_is_told(hub: LoopbackHub, target: ModelStore, lfs: dict[str, object]) -> None:
+    hub.files = {"tiny-Q8_0.gguf": tiny(2)}
+    hub.lfs = lfs
+    with pytest.raises((RegistryError, StoreError)):
+        bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub))
 
 
 def test_gated_missing_and_limited_repositories_are_told(hub: LoopbackHub, target: ModelStore) -> None:
