@@ -10,20 +10,22 @@ from typing import Any
 from dmr.types import Message, TextPart, Tool, ToolCall
 from dmr.wire import LITERAL_CLOSE, LITERAL_OPEN
 
-_MARK = re.compile(f"{LITERAL_OPEN}([0-9]+){LITERAL_CLOSE}")
-# A template that writes ASCII only JSON escapes the marks; a backslash before says that somebody meant just this text.
-_ESCAPED_MARK = re.compile(r"(?<!\\)\\u[fF][dD][dD]0([0-9]+)\\u[fF][dD][dD]1")
+_MARK = re.compile(f"{LITERAL_OPEN}([0-9]{{1,9}}){LITERAL_CLOSE}")
+_HALF_MARK = re.compile(f"[{LITERAL_OPEN}{LITERAL_CLOSE}]")
+# A template that writes ASCII only JSON escapes the marks; with one more backslash it is a text that looks like it.
+_ESCAPED_MARK = re.compile(r"(?<!\\)((?:\\\\)*)\\u[fF][dD][dD]0([0-9]{1,9})\\u[fF][dD][dD]1")
+_HALF_ESCAPED_MARK = r"\\u[fF][dD][dD][01]"
 
 
 def special_texts(control_tokens: Iterable[str]) -> re.Pattern[str]:
-    """What must not stand in anybody's text: control tokens, the longest first, and the marks themselves."""
+    """What must not stand in anybody's text: control tokens, the longest first, and marks, escaped ones too."""
     # Models have hundreds, most with the same first characters: these are looked at once.
     groups: dict[str, list[str]] = {}
     for text in sorted({text for text in control_tokens if text}, key=lambda text: (-len(text), text)):
         groups.setdefault(text[:2], []).append(text[2:])
     heads = sorted(groups, key=lambda head: (-len(head), head))
     texts = [f"{re.escape(head)}(?:{'|'.join(map(re.escape, groups[head]))})" for head in heads]
-    return re.compile("|".join([f"[{LITERAL_OPEN}{LITERAL_CLOSE}]", *texts]))
+    return re.compile("|".join([_HALF_MARK.pattern, _HALF_ESCAPED_MARK, *texts]))
 
 
 class Literals:
@@ -83,11 +85,28 @@ class Literals:
         return f"{LITERAL_OPEN}{place}{LITERAL_CLOSE}"
 
 
-def with_whole_marks(text: str) -> str:
+def with_whole_marks(text: str, literals: tuple[str, ...]) -> str:
     """A rendered prompt whose template has escaped the marks in its JSON."""
-    return _ESCAPED_MARK.sub(lambda found: f"{LITERAL_OPEN}{found[1]}{LITERAL_CLOSE}", text)
+
+    def whole(found: re.Match[str]) -> str:
+        is_mark = int(found[2]) < len(literals)
+        return f"{found[1]}{LITERAL_OPEN}{found[2]}{LITERAL_CLOSE}" if is_mark else found[0]
+
+    return _ESCAPED_MARK.sub(whole, text) if literals else text
+
+
+def has_foreign_marks(text: str, literals: tuple[str, ...]) -> bool:
+    """Whether there are marks, or halves of them, that stand for no literal: a template has made them up."""
+    return (
+        _HALF_MARK.search(_MARK.sub(lambda found: "" if int(found[1]) < len(literals) else found[0], text)) is not None
+    )
 
 
 def put_back(text: str, literals: tuple[str, ...]) -> str:
-    """The text that the marks stand for."""
-    return _MARK.sub(lambda found: literals[int(found[1])], text) if literals else text
+    """The text that the marks stand for; a mark that stands for none stays."""
+
+    def literal(found: re.Match[str]) -> str:
+        place = int(found[1])
+        return literals[place] if place < len(literals) else found[0]
+
+    return _MARK.sub(literal, text) if literals else text

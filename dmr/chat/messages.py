@@ -7,6 +7,7 @@ a conversation that grows keeps the beginning of its prompt, and with it what is
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from dmr.types import Message, Role, TextPart, ToolCall
@@ -26,9 +27,8 @@ def normalise(messages: Iterable[Message]) -> list[Message]:
     given = list(messages)
     count = next((i for i, message in enumerate(given) if message.role is not Role.SYSTEM), len(given))
     system = BETWEEN.join(message.text for message in given[:count] if message.text)
-    turns: list[Message] = [_text_message(Role.SYSTEM, system)] if system else []
-    for message in _with_results([message for message in given[count:] if not _is_empty(message)]):
-        _append(turns, message)
+    ordered = _with_results([message for message in given[count:] if not _is_empty(message)])
+    turns = _in_turns([_text_message(Role.SYSTEM, system), *ordered] if system else ordered)
     if not turns:
         turns.append(_text_message(Role.USER, ""))
     elif given[-1].role is not Role.ASSISTANT and turns[-1].role is Role.ASSISTANT and not turns[-1].tool_calls:
@@ -40,10 +40,7 @@ def without_system(turns: Sequence[Message]) -> list[Message]:
     """For templates that know no system role: its text begins the first user's turn."""
     if not turns or turns[0].role is not Role.SYSTEM:
         return list(turns)
-    joined: list[Message] = [_text_message(Role.USER, turns[0].text)]
-    for message in turns[1:]:
-        _append(joined, message)
-    return joined
+    return _in_turns([_text_message(Role.USER, turns[0].text), *turns[1:]])
 
 
 def beginning_with_user(turns: Sequence[Message]) -> list[Message]:
@@ -76,66 +73,76 @@ def _short_id(id: str) -> str:
 def _with_results(messages: Sequence[Message]) -> list[Message]:
     """Results directly behind their calls, in the calls' order; whatever stood between comes afterwards."""
     ordered: list[Message] = []
-    rest = list(messages)
-    while rest:
-        message = rest.pop(0)
-        if message.role is Role.TOOL:
-            ordered.append(_as_user(message))
-        elif message.role is Role.SYSTEM:
-            ordered.append(_text_message(Role.USER, message.text))
-        elif message.role is Role.ASSISTANT:
-            message, rest = _joined_calls(message, rest)
-            ordered.append(message)
-            results, rest = _take_results(message.tool_calls, rest)
-            ordered += results
-        else:
-            ordered.append(message)
+    at = 0
+    while at < len(messages):
+        if messages[at].role is not Role.ASSISTANT:
+            ordered.append(_of_user(messages[at]))
+            at += 1
+            continue
+        end = _end_of_run(messages, at, is_assistant=True)
+        message = _joined(messages[at:end])
+        at = end
+        ordered.append(message)
+        if message.tool_calls and at < len(messages):
+            end = _end_of_run(messages, at, is_assistant=False)
+            ordered += _results_first(message.tool_calls, messages[at:end])
+            at = end
     return ordered
 
 
-def _joined_calls(message: Message, rest: list[Message]) -> tuple[Message, list[Message]]:
-    """An assistant's turn that comes in several messages."""
-    count = 0
-    while count < len(rest) and rest[count].role is Role.ASSISTANT:
-        message = _joined(message, rest[count])
-        count += 1
-    return message, rest[count:]
+def _end_of_run(messages: Sequence[Message], start: int, *, is_assistant: bool) -> int:
+    """Where those that the assistant has said end, or those that it has not."""
+    end = start
+    while end < len(messages) and (messages[end].role is Role.ASSISTANT) == is_assistant:
+        end += 1
+    return end
 
 
-def _take_results(calls: Sequence[ToolCall], rest: list[Message]) -> tuple[list[Message], list[Message]]:
-    """The results of these calls, found before the assistant speaks again; and the messages that remain."""
-    if not calls:
-        return [], rest
+def _results_first(calls: Sequence[ToolCall], messages: Sequence[Message]) -> list[Message]:
+    """One result or more for each of these calls, then the other messages. They are all before the assistant's next."""
+    unanswered = _Unanswered(calls)
     found: list[list[Message]] = [[] for _ in calls]
-    remaining: list[Message] = []
-    for at, message in enumerate(rest):
-        if message.role is Role.ASSISTANT:
-            remaining += rest[at:]
-            break
-        place = _place_of(message, calls, found) if message.role is Role.TOOL else None
+    others: list[Message] = []
+    for message in messages:
+        place = unanswered.place_of(message) if message.role is Role.TOOL else None
         if place is None:
-            remaining.append(message)
+            others.append(_of_user(message))
         else:
             found[place].append(_result(message, calls[place]))
-    if rest:
-        for call, results in zip(calls, found, strict=True):
-            if not results:
-                results.append(_result(_text_message(Role.TOOL, NO_RESULT), call))
-    return [result for results in found for result in results], remaining
+    for call, results in zip(calls, found, strict=True):
+        if not results:
+            results.append(_result(_text_message(Role.TOOL, NO_RESULT), call))
+    return [*(result for results in found for result in results), *others]
 
 
-def _place_of(message: Message, calls: Sequence[ToolCall], found: list[list[Message]]) -> int | None:
+class _Unanswered:
     """Which call a result belongs to: by its id, by its name, or as the next one without a result."""
-    unanswered = [place for place in range(len(calls)) if not found[place]]
-    if message.tool_call_id:
-        same = [place for place, call in enumerate(calls) if call.id == message.tool_call_id]
-        if same:
-            return next((place for place in same if place in unanswered), same[0])
-        if any(call.id for call in calls):
+
+    def __init__(self, calls: Sequence[ToolCall]) -> None:
+        self._answered = [False] * len(calls)
+        self._all = deque(range(len(calls)))
+        self._by_id: dict[str, deque[int]] = {}
+        self._by_name: dict[str, deque[int]] = {}
+        for place, call in enumerate(calls):
+            self._by_name.setdefault(call.name, deque()).append(place)
+            if call.id:
+                self._by_id.setdefault(call.id, deque()).append(place)
+        self._first_of_id = {id: places[0] for id, places in self._by_id.items()}
+
+    def place_of(self, message: Message) -> int | None:
+        """The place among the calls; it counts as answered from here on."""
+        if message.tool_call_id and self._by_id:
+            place = self._next(self._by_id.get(message.tool_call_id, deque()))
+            return self._first_of_id.get(message.tool_call_id) if place is None else place
+        return self._next(self._by_name.get(message.name, deque()) if message.name else self._all)
+
+    def _next(self, places: deque[int]) -> int | None:
+        while places and self._answered[places[0]]:
+            places.popleft()
+        if not places:
             return None
-    if message.name:
-        return next((place for place in unanswered if calls[place].name == message.name), None)
-    return unanswered[0] if unanswered else None
+        self._answered[places[0]] = True
+        return places.popleft()
 
 
 def _result(message: Message, call: ToolCall) -> Message:
@@ -147,28 +154,48 @@ def _as_user(message: Message) -> Message:
     return _text_message(Role.USER, text)
 
 
-def _append(turns: list[Message], message: Message) -> None:
-    """Add a message to the last turn if it is of that role, else as a new turn."""
-    if _is_empty(message):
-        return
-    last = turns[-1] if turns else None
-    if last is not None and last.role is message.role and message.role in (Role.USER, Role.ASSISTANT):
-        turns[-1] = _joined(last, message)
-    else:
-        turns.append(message)
+def _of_user(message: Message) -> Message:
+    """What is not the assistant's as a user's message; a result has no call."""
+    if message.role is Role.TOOL:
+        return _as_user(message)
+    return _text_message(Role.USER, message.text) if message.role is Role.SYSTEM else message
+
+
+def _in_turns(messages: Iterable[Message]) -> list[Message]:
+    """Neighbours of user's or of assistant's as one; those that say nothing are left out."""
+    groups: list[list[Message]] = []
+    for message in messages:
+        if _is_empty(message):
+            continue
+        role = message.role
+        if groups and groups[-1][0].role is role and role in (Role.USER, Role.ASSISTANT):
+            groups[-1].append(message)
+        else:
+            groups.append([message])
+    return [_joined(group) for group in groups]
 
 
 def _is_empty(message: Message) -> bool:
     return message.role is not Role.TOOL and not (message.text or message.reasoning or message.tool_calls)
 
 
-def _joined(first: Message, second: Message) -> Message:
-    between = (TextPart(BETWEEN),) if first.text and second.text else ()
+def _joined(messages: Sequence[Message]) -> Message:
+    """Messages of one role as one."""
+    first = messages[0]
+    if len(messages) == 1:
+        return first
+    parts: list[TextPart] = []
+    has_text = False
+    for message in messages:
+        if has_text and message.text:
+            parts.append(TextPart(BETWEEN))
+        parts += message.parts
+        has_text = has_text or bool(message.text)
     return Message(
         role=first.role,
-        parts=first.parts + between + second.parts,
-        reasoning=BETWEEN.join(text for text in (first.reasoning, second.reasoning) if text),
-        tool_calls=first.tool_calls + second.tool_calls,
+        parts=tuple(parts),
+        reasoning=BETWEEN.join(message.reasoning for message in messages if message.reasoning),
+        tool_calls=tuple(call for message in messages for call in message.tool_calls),
         name=first.name,
     )
 

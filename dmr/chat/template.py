@@ -12,7 +12,7 @@ from dmr import _core
 from dmr.chat import generic_tools
 from dmr.chat.grammars import grammar_of_format as grammar_of_format
 from dmr.chat.grammars import has_text_before_calls
-from dmr.chat.literals import Literals, put_back, special_texts, with_whole_marks
+from dmr.chat.literals import Literals, has_foreign_marks, put_back, special_texts, with_whole_marks
 from dmr.chat.messages import beginning_with_user, normalise, with_short_ids, without_system
 from dmr.chat.prompt import RenderedPrompt
 from dmr.chat.rendering import Asked, grammar_of_calls, prompt_of_form, render
@@ -22,6 +22,7 @@ from dmr.errors import InvalidRequest, Unsupported
 from dmr.types import ChatInput, Message, ResponseFormat, Role, TextPart, ToolChoice
 from dmr.wire import EngineInfo, GrammarSpec
 
+_RESERVED = "its template holds U+FDD0 or U+FDD1, which are no characters"
 _REFUSALS = (_core.TemplateError, ValueError, OverflowError, RecursionError)
 _Rendered = TypeVar("_Rendered")
 _PROBE = Message(Role.USER, (TextPart("Hello"),))
@@ -46,6 +47,8 @@ class PromptTemplate:
 
     def __init__(self, info: EngineInfo) -> None:
         """Raises InvalidRequest when the model's template cannot be parsed."""
+        if has_foreign_marks(info.chat_template, ()):
+            raise InvalidRequest(f"This model cannot chat: {_RESERVED}.", param="model")
         try:
             self._template = _core.ChatTemplate(info.chat_template, info.bos, info.eos, info.adds_bos)
         except (_core.TemplateError, ValueError) as error:
@@ -169,8 +172,11 @@ def _finished(result: _Result, literals: tuple[str, ...], *, parses_calls: bool,
     prompt, answer, grammar = result
     if grammar is not None and literals:
         grammar = msgspec.structs.replace(grammar, prefill=put_back(grammar.prefill, literals))
+    text = with_whole_marks(prompt.text, literals)
+    if has_foreign_marks(text, literals):  # written by an escape of the template's language, or taken apart by it
+        raise InvalidRequest("The template writes U+FDD0 or U+FDD1, which are no characters.", param="messages")
     return RenderedPrompt(
-        text=with_whole_marks(prompt.text) if literals else prompt.text,
+        text=text,
         literals=literals,
         grammar=grammar,
         preserved_tokens=tuple(dict.fromkeys((*prompt.preserved_tokens, *answer.preserved_tokens))),

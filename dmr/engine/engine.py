@@ -146,6 +146,10 @@ class Engine:
             if request is None:  # another choice of the same request has failed in this very step
                 continue
             request.started = request.started or began
+            if sequence.id in output.score_errors:
+                reason = output.score_errors[sequence.id]
+                self._fail(request, InternalError(f"The prompt could not be scored: {reason}."))
+                continue
             if sequence.id in output.scores:
                 self._take_scores(request, sequence, output.scores[sequence.id])
             if chunk.wants_output:

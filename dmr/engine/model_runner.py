@@ -45,6 +45,7 @@ class StepOutput(NamedTuple):
 
     tokens: dict[int, NextToken]  # of the chunks that want an output
     scores: dict[int, list[TokenLogprob]]  # of those whose prompt is scored: one for each of `scored_positions`
+    score_errors: dict[int, str]  # of those whose prompt could not be scored
 
 
 class StepFailed(Exception):
@@ -216,21 +217,35 @@ class ModelRunner:
                 raise NoRoom
             if result.status == _core.DecodeStatus.ABORTED:
                 raise StepFailed("the step was aborted")
-            scores = {chunk.sequence.id: self._score(chunk, first, generators) for chunk, first in scored}
         except (_core.Error, ValueError) as error:
             raise StepFailed(str(error)) from error
+        # The samplers have gone on: from here on a failure is one sequence's own, or the others would lose tokens.
+        scores: dict[int, list[TokenLogprob]] = {}
+        score_errors: dict[int, str] = {}
+        for chunk, first in scored:
+            try:
+                scores[chunk.sequence.id] = self._score(chunk, first, generators)
+            except (_core.Error, ValueError) as error:
+                score_errors[chunk.sequence.id] = str(error)
         tokens_by_id = {
             sequence.id: self._next_token(row, generators[sequence.id])
             for sequence, row in zip(sequences, result.rows, strict=True)
         }
-        return StepOutput(tokens_by_id, scores)
+        return StepOutput(tokens_by_id, scores, score_errors)
 
     def _score(self, chunk: Chunk, first: int, generators: dict[int, Generator]) -> list[TokenLogprob]:
-        """Log probabilities of prompt tokens, from the outputs of the last step. `first`: the chunk's place in it."""
+        """Log probabilities of prompt tokens, from the outputs of the last step. `first`: the chunk's place in it.
+
+        Raises:
+            ValueError: an output is not a number.
+        """
         token_ids = chunk.sequence.token_ids
         num_top = generators[chunk.sequence.id].num_logprobs or 0
         rows = [(first + place - chunk.start, token_ids[place + 1], num_top) for place in chunk.scored_positions]
-        return [_logprob(entry, self.piece) for entry in _core.score(self._context, rows, self._pool)]
+        entries = _core.score(self._context, rows, self._pool)
+        if any(entry.token < 0 for entry in entries):
+            raise ValueError("the model's output is not a number")
+        return [_logprob(entry, self.piece) for entry in entries]
 
     def _adapt_threads(self) -> None:
         if self._core_budget is None:

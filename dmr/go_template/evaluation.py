@@ -14,7 +14,7 @@ MAX_STEPS = 200_000  # nodes and values that one budget pays for
 MAX_OUTPUT = 1 << 24  # characters that one budget pays for, intermediate ones included
 READ_PER_WRITTEN = 16  # characters that a function may look at for the price of one that is made
 
-ELEMENT_COST = 8  # characters: the price of looking at an element of a list or an object
+ELEMENT_COST = 16  # characters: the price of looking at an element of a list or an object
 _AT_ONCE = ("not", "len", "index", "slice")  # what these take does not depend on how many elements there are
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")

@@ -60,11 +60,19 @@ class Prepared(NamedTuple):
     make_parser: Callable[[int], Parser]
 
 
-class Templates:
-    """The templates of loaded models, each read once. Any thread."""
+class _Place:
+    """Where one template is kept once it is read."""
 
     def __init__(self) -> None:
-        self._templates: dict[EngineInfo, PromptTemplate] = {}
+        self.lock = threading.Lock()  # of the reading, which may take long
+        self.template: PromptTemplate | None = None
+
+
+class Templates:
+    """The templates of loaded models, each read once. Any thread; no model waits for another's."""
+
+    def __init__(self) -> None:
+        self._places: dict[EngineInfo, _Place] = {}
         self._lock = threading.Lock()
 
     def render(self, info: EngineInfo, chat: ChatInput, response_format: ResponseFormat | None) -> RenderedPrompt:
@@ -78,11 +86,14 @@ class Templates:
 
     def _of(self, info: EngineInfo) -> PromptTemplate:
         with self._lock:
-            template = self._templates.pop(info, None) or PromptTemplate(info)
-            self._templates[info] = template  # as the latest that was used
-            if len(self._templates) > MAX_TEMPLATES:
-                del self._templates[next(iter(self._templates))]
-            return template
+            place = self._places.pop(info, None) or _Place()
+            self._places[info] = place  # as the latest that was used
+            if len(self._places) > MAX_TEMPLATES:
+                del self._places[next(iter(self._places))]
+        with place.lock:
+            if place.template is None:
+                place.template = PromptTemplate(info)
+            return place.template
 
 
 def prepare_chat(request: GenerateRequest, prompt: RenderedPrompt) -> Prepared:

@@ -22,6 +22,7 @@ from dmr.store.disk import rename_durably, store_errors
 from dmr.store.registry.transport import MAX_ATTEMPTS, Transport
 
 PIECE = 1 << 20  # bytes
+MIN_PROGRESS = 1 << 16  # bytes of one attempt that make up for those that failed before
 LOCK_INTERVAL = 0.2  # seconds
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -82,28 +83,31 @@ def _open_alone(path: Path, transport: Transport) -> FileIO:
 def _fill(file: FileIO, digest: Digest, size: int, open_at: Open, transport: Transport, report: Report) -> None:
     hasher = _hash_of(file, size, transport)
     _check_space(file, size - file.tell())
-    failures = 0
+    failures = restarts = 0
     while file.tell() < size:
         report(file.tell())
         before = file.tell()
+        problem: object = "it ended too early"
         try:
             with open_at(before) as response:
-                if before and not _continues(response, before, size):
+                is_rest = before > 0 and _continues(response, before, size)
+                if before and not is_rest:
                     hasher = _restart(file)
-                    if response.status != 200:  # nothing usable came: ask for all of it
-                        continue
-                _receive(response, file, hasher, size, transport, report)
+                    restarts += 1
+                if restarts > MAX_ATTEMPTS:
+                    raise RegistryError(f"The download of {digest} had to be begun anew {restarts} times.")
+                if is_rest or response.status == 200:  # else nothing usable came: ask for all of it
+                    _receive(response, file, hasher, size, transport, report)
         except urllib3.exceptions.HTTPError as error:
-            failures = 0 if file.tell() > before else failures + 1
-            if failures >= MAX_ATTEMPTS:
-                raise RegistryError(f"The download of {digest} broke off {failures} times: {error}.") from error
-            transport.pause(failures + 1)
-            continue
+            problem = error
         if file.tell() < size:
-            failures += 1
+            failures = 0 if file.tell() - before >= MIN_PROGRESS else failures + 1
             if failures >= MAX_ATTEMPTS:
-                raise RegistryError(f"The download of {digest} ended at {file.tell()} of {size} bytes.")
-            transport.pause(failures)
+                done = file.tell()
+                raise RegistryError(
+                    f"The download of {digest} broke off {failures} times, at {done} of {size} bytes: {problem}."
+                )
+            transport.pause(failures + 1)
     if f"sha256:{hasher.hexdigest()}" != digest:
         _restart(file)
         raise RegistryError(f"What came for {digest} has another digest; it was thrown away.")

@@ -222,6 +222,13 @@ def _read(response: urllib3.BaseHTTPResponse) -> Any:
         raise RegistryError(f"The hub's list of files cannot be understood: {error}.") from error
 
 
+def _size_of(lfs: dict[str, Any]) -> int:
+    size = lfs.get("size")
+    if not isinstance(size, int) or size < 0:
+        raise RegistryError(f"The hub's list of files cannot be understood: a size is {ascii(size)[:100]}.")
+    return size
+
+
 def _files_of(listed: Any) -> list[HubFile]:
     """Large files only: those are told with their SHA-256."""
     found = []
@@ -230,5 +237,5 @@ def _files_of(listed: Any) -> list[HubFile]:
         if isinstance(lfs, dict) and entry.get("type") == "file" and isinstance(entry.get("path"), str):
             oid = str(lfs.get("oid", ""))
             digest = parse_digest(oid if oid.startswith("sha256:") else f"sha256:{oid}")
-            found.append(HubFile(entry["path"], int(lfs.get("size") or 0), digest))
+            found.append(HubFile(entry["path"], _size_of(lfs), digest))
     return found

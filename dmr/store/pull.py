@@ -79,12 +79,13 @@ def adopt(layout: Layout, raw_manifest: bytes, reference: Reference, lock_timeou
 
 
 def open_repository(
-    reference: Reference, options: RegistryOptions, transport: Transport, registry: str = ""
+    reference: Reference, options: RegistryOptions, transport: Transport, mirror: str = ""
 ) -> Repository:
-    """The repository of a reference, at its own registry or at a mirror of it."""
-    registry = registry or reference.registry
-    credentials = None if options.token else find_credentials(registry, options.environ)
-    return Repository(transport, registry, reference.repository, credentials, options.token, options.insecure)
+    """The repository of a reference, at its own registry or at a mirror of it: which gets no token that was given."""
+    registry = mirror or reference.registry
+    token = None if mirror else options.token
+    credentials = None if token else find_credentials(registry, options.environ)
+    return Repository(transport, registry, reference.repository, credentials, token, options.insecure)
 
 
 def parse_remote(text: str, default_registry: str) -> Reference:

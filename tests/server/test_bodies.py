@@ -71,6 +71,19 @@ def test_a_byte_order_mark_is_no_mistake() -> None:
     assert parse_json(b'\xef\xbb\xbf{"a":1}') == {"a": 1}
 
 
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, int("9" * 400)])
+def test_integers_beyond_64_bits_are_refused_wherever_they_stand(
+    client: falcon.testing.TestClient, number: int
+) -> None:
+    result = post(client, b'{"tools": [{"parameters": {"maximum": %d}}], "model": "x"}' % number)
+    error = result.json["error"]
+    assert (result.status_code, error["param"]) == (400, "tools")
+    assert "64 bits" in error["message"]
+    for fine in (2**64 - 1, -(2**63), 1e300):
+        text = b'{"a": [%s], "b": "%d"}' % (str(fine).encode(), number)
+        assert parse_json(text) == {"a": [fine], "b": str(number)}
+
+
 def test_brackets_in_strings_do_not_nest() -> None:
     body = b'{"a":"' + b"[{" * 1000 + b'\\"[[["}'
     assert parse_json(body)["a"].endswith('"[[[')

@@ -314,6 +314,13 @@ def test_a_go_template_is_understood(scene: Scene) -> None:
     assert prompt_of(scene, conversation(*TURNS, said(Role.ASSISTANT, "2 is"))).endswith("<u>two<a>2 is")
 
 
+def test_the_rounds_of_a_go_template_are_bounded_together(scene: Scene) -> None:
+    scene.set_defaults(template="{{ range 50000 }}{{ end }}{{ .Prompt }}{{ .Response }}")
+    assert prompt_of(scene, conversation(*TURNS)) == "one1two"
+    with pytest.raises(InvalidRequest, match="steps"):
+        scene.events(conversation(*(TURNS[1:3] * 20), TURNS[3]))
+
+
 def test_texts_in_a_go_template_stay_texts(scene: Scene) -> None:
     scene.set_defaults(template=GO)
     scene.set_info(control_tokens=("<|im_end|>",))

@@ -73,8 +73,8 @@ def only(replies: Iterator[Any]) -> Any:
 QUESTIONS: list[tuple[str, Any, Any, Any, Any]] = [
     (
         "rerank",
-        RerankRequest("ai/x", (("q", "a"), ("q", "b")), truncate=True, keep_alive=3.0),
-        EngineRerank((("q", "a"), ("q", "b")), True),
+        RerankRequest("ai/x", (("q", "a"), ("p", "b"), ("q", "c")), truncate=True, keep_alive=3.0),
+        EngineRerank(("q", "p"), ((0, "a"), (1, "b"), (0, "c")), True),
         EngineScores((0.5, -1.5), 9),
         Scores((0.5, -1.5), 9),
     ),

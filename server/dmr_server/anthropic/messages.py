@@ -14,6 +14,7 @@ from dmr_server.anthropic.content import kind_of, read_part, read_text_blocks, t
 from dmr_server.anthropic.signature import thinking_in
 from dmr_server.anthropic.wire import from_wire_id
 from dmr_server.fields import checked
+from dmr_server.unpacking import Unpacker
 
 log = logging.getLogger("dmr.server")
 
@@ -74,6 +75,7 @@ class _Reader:
     def __init__(self) -> None:
         self._names: dict[str, str] = {}  # call id -> tool
         self._named: set[str] = set()
+        self._unpacker = Unpacker()
 
     def read(self, system: Content | None, turns: list[WireMessage]) -> Conversation:
         messages = _system_prompt(system)
@@ -144,7 +146,8 @@ class _Reader:
             if kind == "text":
                 parts += read_part(block, place)
             elif kind == "thinking":
-                thoughts.append(_thinking(checked(block, ThinkingBlock, place)))
+                thought = checked(block, ThinkingBlock, place)
+                thoughts.append(thought.thinking or thinking_in(thought.signature or "", self._unpacker))
             elif kind == "tool_use":
                 calls.append(self._tool_use(checked(block, ToolUseBlock, place)))
             else:
@@ -184,7 +187,3 @@ def _late_system(turn: WireMessage, path: str) -> list[Message]:
         raise Unsupported(f"'{name}' is not supported: set 'output_config' for the whole request.", param=name)
     parts = read_text_blocks(turn.content or "", f"{path}.content")
     return [Message(Role.SYSTEM, parts)] if parts else []
-
-
-def _thinking(block: ThinkingBlock) -> str:
-    return block.thinking or thinking_in(block.signature or "")

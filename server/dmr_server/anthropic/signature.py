@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import zlib
 
+from dmr_server.unpacking import Unpacker
+
 _PLAIN = "dmr1"  # the text is in the block
 _PACKED = "dmr1z."  # the text is here
-MAX_UNPACKED = 4 << 20  # bytes
 
 
 def plain_signature() -> str:
@@ -23,14 +24,15 @@ def packed_signature(thinking: str) -> str:
     return _PACKED + base64.urlsafe_b64encode(packed).decode("ascii")
 
 
-def thinking_in(signature: str) -> str:
-    """The thought that a signature holds; "" for one that holds none, is not ours or is damaged."""
+def thinking_in(signature: str, unpacker: Unpacker) -> str:
+    """The thought that a signature holds; "" for one that holds none, is not ours or is damaged.
+
+    Raises PayloadTooLarge.
+    """
     if not signature.startswith(_PACKED):
         return ""
-    unpacker = zlib.decompressobj()
     try:
         packed = base64.urlsafe_b64decode(signature[len(_PACKED) :].encode("ascii"))
-        thinking = unpacker.decompress(packed, MAX_UNPACKED)
-        return thinking.decode("utf-8") if unpacker.eof else ""
+        return unpacker.unpack(packed).decode("utf-8")
     except (ValueError, zlib.error):
         return ""

@@ -16,6 +16,7 @@ from dmr_server.fields import checked
 from dmr_server.responses.sealed import seal, unseal
 from dmr_server.responses.tools import flat_name
 from dmr_server.responses.wire import ROLES
+from dmr_server.unpacking import Unpacker
 
 log = logging.getLogger("dmr.server")
 
@@ -46,6 +47,7 @@ class ItemReader:
     def __init__(self, suffix: str, find: FindItem) -> None:
         self._suffix = suffix
         self._find = find
+        self._unpacker = Unpacker()
         self._num_read = 0
 
     def read(self, value: Any) -> list[Item]:
@@ -140,7 +142,7 @@ class ItemReader:
 
     def _reasoning(self, item: Item, path: str) -> Item:
         sealed = item.get("encrypted_content")
-        text = unseal(sealed) if isinstance(sealed, str) else None
+        text = unseal(sealed, self._unpacker) if isinstance(sealed, str) else None
         for name in ("content", "summary"):
             text = text or "\n\n".join(_texts(item.get(name) or [], f"{path}.{name}"))
         return {
@@ -152,7 +154,7 @@ class ItemReader:
 
     def _compaction(self, item: Item, path: str) -> Item:
         sealed = _required(item, "encrypted_content", path)
-        if unseal(sealed) is None:
+        if unseal(sealed, self._unpacker) is None:
             raise InvalidRequest(
                 f"'{path}.encrypted_content' was not made by this server.", param=f"{path}.encrypted_content"
             )
@@ -211,14 +213,14 @@ def _texts(content: Any, path: str) -> list[str]:
 
 def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
     """Kept items as a conversation: a thought, the text after it and the calls after that are one turn."""
-    turn = _Turn()
+    turn, unpacker = _Turn(), Unpacker()
     messages: list[Message] = []
     for item in items:
         if _is_of_assistant(item):
             messages.extend(turn.add(item))
             continue
         messages.extend(turn.end())
-        messages.append(_said(item))
+        messages.append(_said(item, unpacker))
     messages.extend(turn.end() if turn.has_answer else ())  # a thought that nothing came of is no turn to continue
     return tuple(messages)
 
@@ -227,13 +229,14 @@ def _is_of_assistant(item: Item) -> bool:
     return item["type"] in ("reasoning", "function_call", "custom_tool_call") or item.get("role") == "assistant"
 
 
-def _said(item: Item) -> Message:
+def _said(item: Item, unpacker: Unpacker) -> Message:
     kind = item["type"]
     if kind == "message":
         role = Role.USER if item["role"] == "user" else Role.SYSTEM
         return Message(role, _parts(item["content"]))
     if kind == "compaction":
-        return Message(Role.USER, (TextPart(SUMMARY_OF_BEFORE + (unseal(item["encrypted_content"]) or "")),))
+        summary = unseal(item["encrypted_content"], unpacker) or ""
+        return Message(Role.USER, (TextPart(SUMMARY_OF_BEFORE + summary),))
     output = item["output"]
     parts = (TextPart(output),) if isinstance(output, str) else _parts(output)
     return Message(Role.TOOL, parts, tool_call_id=item["call_id"])

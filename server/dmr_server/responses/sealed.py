@@ -9,8 +9,9 @@ import base64
 import binascii
 import zlib
 
+from dmr_server.unpacking import Unpacker
+
 PLAIN, DEFLATED = b"\x01", b"\x02"
-MAX_TEXT = 16 << 20  # bytes of one text, unpacked
 _WORTH_PACKING = 512  # bytes
 
 
@@ -21,16 +22,13 @@ def seal(text: str) -> str:
     return base64.b64encode(packed).decode("ascii")
 
 
-def unseal(sealed: str) -> str | None:
-    """The text again; None when it is not one of ours: another server's, or damaged."""
+def unseal(sealed: str, unpacker: Unpacker) -> str | None:
+    """The text again; None when it is not one of ours: another server's, or damaged. Raises PayloadTooLarge."""
     try:
         packed = base64.b64decode(sealed, validate=True)
         kind, data = packed[:1], packed[1:]
         if kind == DEFLATED:
-            unpacker = zlib.decompressobj()
-            data = unpacker.decompress(data, MAX_TEXT)
-            if not unpacker.eof:
-                return None
+            data = unpacker.unpack(data)
         elif kind != PLAIN:
             return None
         return data.decode("utf-8")

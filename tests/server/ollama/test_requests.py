@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ from dmr.types import (
     Tool,
     ToolCall,
 )
+from dmr_server.ollama.messages import read_messages
 
 Client = falcon.testing.TestClient
 HI = {"role": "user", "content": "Hi"}
@@ -321,6 +323,16 @@ def test_a_whole_conversation(asked: Any) -> None:
         said(Role.TOOL, "3", tool_call_id="call_3_2", name="f"),
         said(Role.TOOL, "4", name="g"),
     )
+
+
+def test_long_conversations_are_read_in_linear_time() -> None:
+    call = {"function": {"name": "f"}}
+    turns = [{"role": "assistant", "tool_calls": [call] * 40_000}]
+    turns += [{"role": "tool", "content": "1", "tool_name": name} for name in ["g"] * 10_000 + ["f"] * 40_000]
+    began = time.monotonic()
+    *_, last = read_messages(turns, "m")
+    assert last.tool_call_id == "call_0_39999"
+    assert time.monotonic() - began < 5
 
 
 def test_arguments_as_text(asked: Any) -> None:

@@ -126,6 +126,8 @@ SCORE: dict[str, Any] = {"text_1": "q", "text_2": "a"}
         ("/rerank", {**RERANK, "texts": ["a"]}, "texts", "exclude"),
         ("/rerank", {**RERANK, "top_n": 0}, "top_n", ">= 1"),
         ("/rerank", {**RERANK, "return_documents": "yes"}, "return_documents", "bool"),
+        ("/rerank", {"query": "q" * 90_000, "documents": ["a"] * 200}, "query", "too many for 200"),
+        ("/score", {"text_1": "q" * 90_000, "text_2": ["a"] * 200}, "text_1", "too many for 200"),
         ("/rerank", {**RERANK, "rank_fields": ["a"]}, "rank_fields", "not supported"),
         ("/score", {"text_2": "a"}, "text_1", "Missing"),
         ("/score", {"text_1": "a"}, "text_2", "Missing"),

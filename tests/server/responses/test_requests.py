@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import falcon.testing
@@ -28,8 +29,9 @@ from dmr.types import (
     ToolChoice,
     Usage,
 )
-from dmr_server.responses.items import SUMMARY_OF_BEFORE
+from dmr_server.responses.items import SUMMARY_OF_BEFORE, to_messages
 from dmr_server.responses.sealed import seal, unseal
+from dmr_server.unpacking import Unpacker
 
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}}
 WEATHER: dict[str, Any] = {"type": "function", "name": "weather", "description": "Sky.", "parameters": SCHEMA}
@@ -201,14 +203,23 @@ def test_a_thought_comes_back_in_three_ways_and_begins_a_turn(ask: Asker) -> Non
     assert [message.reasoning for message in messages] == ["", "one", "two", "three", ""]
 
 
+def test_thoughts_in_a_row_are_joined_in_linear_time() -> None:
+    thoughts = [{"type": "reasoning", "content": [{"text": text}]} for text in ["", "a", "", "b"]]
+    (turn,) = to_messages([*thoughts, {"type": "message", "role": "assistant", "content": [{"text": "c"}]}])
+    assert turn.reasoning == "a\n\n\n\nb"
+    began = time.monotonic()
+    to_messages([{"type": "reasoning", "content": [{"text": "a" * 1000}]}] * 20_000)
+    assert time.monotonic() - began < 2
+
+
 @pytest.mark.parametrize("words", ["", "kurz", "lang genug " * 200, "\U0001f600\n\0"])
 def test_sealed_texts_come_back(words: str) -> None:
-    assert unseal(seal(words)) == words
+    assert unseal(seal(words), Unpacker()) == words
 
 
 @pytest.mark.parametrize("sealed", ["", "!", "gAAAAABo", "AgAA", "Av//", "Af8=", seal("x" * 1000)[:-12], "é"])
 def test_what_we_did_not_seal_is_not_ours(sealed: str) -> None:
-    assert unseal(sealed) is None
+    assert unseal(sealed, Unpacker()) is None
 
 
 def test_unknown_items_and_parts_are_left_out(ask: Asker, caplog: pytest.LogCaptureFixture) -> None:

@@ -55,6 +55,10 @@ def test_patterns_that_are_none_or_beyond(pattern: str) -> None:
 
 def test_hostile_patterns_take_no_longer() -> None:
     began = time.monotonic()
+    assert found_in("(?:(?:){999999}){999999}", "a")
+    assert found_in("(?:(?:a{0}){999999}){999999}b", "b")
+    with pytest.raises(PatternError, match="complex"):
+        found_in("(?:a" + "(?:)" * 240 + "){3000}", "a")
     assert not found_in(r"^(a|a)*$", "a" * 2000 + "!")
     assert not found_in(r"^(a+)+$", "a" * 2000 + "!")
     with pytest.raises(PatternError, match="too long"):

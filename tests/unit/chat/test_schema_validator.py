@@ -122,6 +122,26 @@ def test_work_is_bounded() -> None:
     assert time.monotonic() - began < 10
 
 
+def test_all_searches_and_comparisons_have_one_limit() -> None:
+    began = time.monotonic()
+    slow = "(a*)*" * 40 + "[^a]"
+    strings = Schema(json.dumps({"items": {"anyOf": [{"pattern": slow}, True]}}))
+    (told,) = strings.violations(json.dumps(["a" * 900] * 100))
+    assert "not checked to its end" in told
+    names = Schema(json.dumps({"patternProperties": {slow + str(i): {} for i in range(100)}}))
+    (told,) = names.violations(json.dumps({"a" * 900: 1}))
+    assert "not checked to its end" in told
+    values = Schema(json.dumps({"items": {"enum": [[i] for i in range(5000)]}}))
+    (told,) = values.violations(json.dumps([[4999]] * 5000))
+    assert "not checked to its end" in told
+    # What a schema lists is held against it too, before there is an answer.
+    listed = Schema(json.dumps({"enum": [f"{'a' * 900}{i}" for i in range(1000)], "pattern": slow}))
+    assert [finding.keyword for finding in listed.unenforceable] == ["pattern"]
+    assert time.monotonic() - began < 10
+    mails = Schema(json.dumps({"items": {"pattern": r"^[^@\s]+@[^@\s]+\.[a-z]{2,}$"}}))
+    assert mails.violations(json.dumps(["someone@example.org"] * 1000)) == []
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

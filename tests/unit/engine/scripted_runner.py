@@ -61,6 +61,7 @@ class ScriptedRunner:
         self.failures: deque[Exception | None] = deque()
         self.choose: Choose = choose
         self.num_steps = 0
+        self.score_errors: Callable[[Schedule], dict[int, str]] = lambda schedule: {}  # by sequence id
 
     def run(self, schedule: Schedule, generators: dict[int, Generator]) -> StepOutput:
         self.num_steps += 1
@@ -78,7 +79,9 @@ class ScriptedRunner:
             for chunk in schedule.chunks
             if self._compute(*chunk) and generators[chunk.sequence.id]
         }
-        return StepOutput(tokens, {c.sequence.id: self._score(c) for c in schedule.chunks if c.sequence.wants_scores})
+        errors = self.score_errors(schedule)
+        scored = [c for c in schedule.chunks if c.sequence.wants_scores and c.sequence.id not in errors]
+        return StepOutput(tokens, {c.sequence.id: self._score(c) for c in scored}, errors)
 
     def forget_all(self) -> None:
         self.memory.clear()

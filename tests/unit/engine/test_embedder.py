@@ -7,15 +7,18 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 
 from dmr.engine.core_share import CoreShare
+from dmr.engine.embed_intake import EmbedIntake
 from dmr.engine.embed_runner import Vector
 from dmr.engine.embedder import TEXTS_PER_PLACE, Embedder, EmbedJob, pack
-from dmr.errors import InternalError, Overloaded
+from dmr.engine.loading import PairMarks
+from dmr.errors import ContextLengthExceeded, InternalError, InvalidRequest, Overloaded
 from dmr.types import Timings
-from dmr.wire import EngineScores, EngineVectors, WireError
+from dmr.wire import EngineRerank, EngineScores, EngineVectors, WireError
 
 
 class ScriptedRunner:
@@ -254,3 +257,43 @@ def test_cores_are_shared_while_both_compute() -> None:
     single = CoreShare(1, lambda: None)
     with single.at_work("generator"), single.at_work("embedder"):
         assert single.num_threads(now) == 1
+
+
+class WordTokenizer:
+    """A token per word; what was tokenized is remembered."""
+
+    context_size = 16
+    begin_token = -1
+    control_tokens = ()
+    pair_marks = PairMarks([1], [2], [3])
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        self.texts.append(text)
+        return [int(word) for word in text.split()]
+
+    def detokenize(self, token_ids: list[int]) -> str:
+        return " ".join(map(str, token_ids))
+
+    def check_tokens(self, token_ids: tuple[int, ...], param: str = "prompt") -> list[int]:
+        return list(token_ids)
+
+
+@pytest.mark.parametrize("template", [None, "1 {query} 2 {document} 3"])
+def test_a_long_query_is_read_once_for_all_documents(template: str | None) -> None:
+    tokenizer = WordTokenizer()
+    intake = EmbedIntake(tokenizer, ranks=True, template=template)
+    query = "7 " * 10_000
+    message = EngineRerank((query, "8"), (*((0, f"9 {number}") for number in range(50)), (1, "9")))
+    with pytest.raises(ContextLengthExceeded):
+        intake.prepare(message)
+    tokenizer.texts.clear()
+    *long, short = intake.prepare(msgspec.structs.replace(message, truncate=True)).texts
+    assert sum(map(len, tokenizer.texts)) < 2 * len(query)
+    assert [tokens[:2] + tokens[-4:] for tokens in long] == [[1, 7, 2, 9, number, 3] for number in range(50)]
+    assert {len(tokens) for tokens in long} == {16}
+    assert short == [1, 8, 2, 9, 3]
+    with pytest.raises(InvalidRequest, match="query 1 of 1"):
+        intake.prepare(EngineRerank(("7",), ((1, "9"),)))

@@ -25,6 +25,12 @@ SETTINGS = EngineSettings(num_threads=1)
 TEXT = "the cat sleeps in a warm kitchen while big dogs run through green forest and bright water"
 
 
+def rerank_of(*pairs: tuple[str, str], truncate: bool = False) -> EngineRerank:
+    return EngineRerank(
+        tuple(query for query, _ in pairs), tuple((place, text) for place, (_, text) in enumerate(pairs)), truncate
+    )
+
+
 class Served:
     """A model with its embedder's thread."""
 
@@ -48,7 +54,7 @@ class Served:
         return np.array([np.frombuffer(vector, "<f4") for vector in reply.vectors])
 
     def scores(self, *pairs: tuple[str, str], truncate: bool = False) -> EngineScores:
-        reply = self.ask(EngineRerank(pairs, truncate=truncate))
+        reply = self.ask(rerank_of(*pairs, truncate=truncate))
         assert isinstance(reply, EngineScores)
         return reply
 
@@ -215,7 +221,7 @@ def test_scores_are_the_models_own(rerank: Served) -> None:
 def test_a_pair_is_the_tokens_that_it_was_trained_on(folder: Path) -> None:
     model = load_model(make_spec(model_file("tiny-rerank", folder), SETTINGS), lambda fraction: True).model
     intake = EmbedIntake(ModelTokenizer(model, EMBED_CONTEXT), ranks=True)
-    (tokens,) = intake.prepare(EngineRerank((("the cat", "a dog [SEP]"),))).texts
+    (tokens,) = intake.prepare(rerank_of(("the cat", "a dog [SEP]"))).texts
     plain = model.tokenize("a dog [SEP]", add_special=False, parse_special=False)
     cat = model.tokenize("the cat", add_special=False)
     assert tokens == [model.bos, *cat, model.separator, *plain, model.separator]
@@ -239,13 +245,13 @@ def test_a_template_says_what_a_pair_looks_like(folder: Path) -> None:
     control = model.control_tokens[0]
     template = f"{control}Query: {{query}} Document: {{document}}{control}"
     intake = EmbedIntake(ModelTokenizer(model, 64), ranks=True, template=template)
-    (tokens,) = intake.prepare(EngineRerank((("the cat", "a dog"),))).texts
+    (tokens,) = intake.prepare(rerank_of(("the cat", "a dog"))).texts
     assert tokens == model.tokenize(f"{control}Query: the cat Document: a dog{control}", add_special=False)
-    (tokens,) = intake.prepare(EngineRerank((("the cat", control),))).texts
+    (tokens,) = intake.prepare(rerank_of(("the cat", control))).texts
     assert tokens.count(tokens[0]) == 2
     with pytest.raises(ContextLengthExceeded):
-        intake.prepare(EngineRerank((("the cat", "dog " * 100),)))
-    (tokens,) = intake.prepare(EngineRerank((("the cat", "dog " * 100),), truncate=True)).texts
+        intake.prepare(rerank_of(("the cat", "dog " * 100)))
+    (tokens,) = intake.prepare(rerank_of(("the cat", "dog " * 100), truncate=True)).texts
     assert 48 < len(tokens) <= 64
     assert tokens[0] == tokens[-1]
 
@@ -263,7 +269,7 @@ def test_a_reranker_that_does_not_say_so_is_known_by_its_head(tmp_path: Path, re
 def test_wishes_that_a_model_cannot_fulfil(embed: Served, rerank: Served, generative: Served) -> None:
     for served in (embed, generative):
         with pytest.raises(Unsupported, match="no relevance scores"):
-            served.ask(EngineRerank((("a", "b"),)))
+            served.ask(rerank_of(("a", "b")))
     with pytest.raises(Unsupported, match="reranker"):
         rerank.ask(EngineEmbed(("a",)))
 

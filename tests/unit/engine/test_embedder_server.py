@@ -123,7 +123,7 @@ def test_vectors_and_scores_come_over_the_wire(embed: Serving, rerank: Serving, 
         reply = serving.ask(EngineEmbed(("the cat", "a dog")))
         assert isinstance(reply, EngineVectors)
         assert np.linalg.norm(np.frombuffer(reply.vectors[1], "<f4")) == pytest.approx(1, abs=1e-5)
-    scores = rerank.ask(EngineRerank((("cat", "dog"), ("cat", "the cat sleeps"))))
+    scores = rerank.ask(EngineRerank(("cat",), ((0, "dog"), (0, "the cat sleeps"))))
     assert isinstance(scores, EngineScores)
     assert len(set(scores.scores)) == 2
 
@@ -141,7 +141,7 @@ def test_what_is_wrong_is_said_with_its_parameter(embed: Serving, generative: Se
     assert "602" in too_long.message
     assert "512" in too_long.message
     assert isinstance(generative.refusal(EngineEmbed(((10**6,),))), InvalidRequest)
-    assert isinstance(generative.refusal(EngineRerank((("a", "b"),))), Unsupported)
+    assert isinstance(generative.refusal(EngineRerank(("a",), ((0, "b"),))), Unsupported)
     assert generative.refusal(EngineDetokenize((-1,))).param == "tokens"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import date
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmr.go_template import GoTemplate, GoTemplateError
+from dmr.go_template import Budget, GoTemplate, GoTemplateError
 from dmr.go_template.template import MAX_LENGTH
 
 TODAY = date(2026, 1, 2)
@@ -223,6 +224,23 @@ def test_large_texts_cost_what_they_weigh() -> None:
     text = "{{ range 100000 }}{{ if eq $.Prompt $.Suffix }}{{ end }}{{ end }}"
     with pytest.raises(GoTemplateError, match="characters"):
         render(text, Prompt="a" * 10**7, Suffix="a" * 10**7)
+
+
+@pytest.mark.parametrize("call", ["eq $.A $.B", 'printf "%.1v" $.A', "not (eq $.A $.B)"])
+def test_large_values_cost_what_they_weigh(call: str) -> None:
+    large = {"all": [{str(i): [i] for i in range(1000)} for _ in range(100)]}
+    started = time.monotonic()
+    with pytest.raises(GoTemplateError, match="characters"):
+        render(f"{{{{ range 1000 }}}}{{{{ $x := {call} }}}}{{{{ end }}}}", A=large, B=json.loads(json.dumps(large)))
+    assert time.monotonic() - started < 5
+
+
+def test_renderings_that_belong_together_share_a_budget() -> None:
+    template, budget = GoTemplate("{{ range 30000 }}{{ end }}"), Budget()
+    for _ in range(6):
+        template.render({}, TODAY, budget)
+    with pytest.raises(GoTemplateError, match="steps"):
+        template.render({}, TODAY, budget)
 
 
 def test_a_loop_that_ends_early_does_not_pay_for_the_rest() -> None:
