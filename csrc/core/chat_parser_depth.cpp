@@ -18,8 +18,8 @@ bool is_bracket(char c) { return c == '[' || c == '{' || c == ']' || c == '}'; }
 // Letters and digits of a number or of a word such as "true".
 bool is_of_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '+' || c == '.'; }
 
-// Whether a value may stand behind this character.
-bool awaits_value(char c) { return c == '\0' || c == '[' || c == '{' || c == ',' || c == ':'; }
+// Whether a value may stand behind this character. In an object a key comes first.
+bool awaits_value(char c) { return c == '\0' || c == '[' || c == ',' || c == ':'; }
 
 bool closes(const std::string & open, char c) { return !open.empty() && open.back() == (c == ']' ? '[' : '{'); }
 
@@ -61,7 +61,8 @@ void AnswerDepth::read_outside(char c) {
     if (is_space(c)) {
         return;
     }
-    const bool is_misplaced = (c == ',' || c == ':') && awaits_value(outside_.before);
+    const bool is_first     = awaits_value(outside_.before) || outside_.before == '{';
+    const bool is_misplaced = (c == ',' || c == ':') && is_first;
     const bool is_known     = is_bracket(c) || is_of_word(c) || c == ',' || c == ':';
     if (!is_known || is_misplaced) {
         outside_ = Reading();

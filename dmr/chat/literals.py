@@ -97,9 +97,10 @@ def with_whole_marks(text: str, literals: tuple[str, ...]) -> str:
 
 def has_foreign_marks(text: str, literals: tuple[str, ...]) -> bool:
     """Whether there are marks, or halves of them, that stand for no literal: a template has made them up."""
-    return (
-        _HALF_MARK.search(_MARK.sub(lambda found: "" if int(found[1]) < len(literals) else found[0], text)) is not None
-    )
+    if LITERAL_OPEN not in text and LITERAL_CLOSE not in text:
+        return False
+    others = _MARK.sub(lambda found: "" if int(found[1]) < len(literals) else found[0], text)
+    return _HALF_MARK.search(others) is not None
 
 
 def put_back(text: str, literals: tuple[str, ...]) -> str:

@@ -22,7 +22,6 @@ from dmr.errors import InvalidRequest, Unsupported
 from dmr.types import ChatInput, Message, ResponseFormat, Role, TextPart, ToolChoice
 from dmr.wire import EngineInfo, GrammarSpec
 
-_RESERVED = "its template holds U+FDD0 or U+FDD1, which are no characters"
 _REFUSALS = (_core.TemplateError, ValueError, OverflowError, RecursionError)
 _Rendered = TypeVar("_Rendered")
 _PROBE = Message(Role.USER, (TextPart("Hello"),))
@@ -47,9 +46,9 @@ class PromptTemplate:
 
     def __init__(self, info: EngineInfo) -> None:
         """Raises InvalidRequest when the model's template cannot be parsed."""
-        if has_foreign_marks(info.chat_template, ()):
-            raise InvalidRequest(f"This model cannot chat: {_RESERVED}.", param="model")
         try:
+            if has_foreign_marks(info.chat_template, ()):
+                raise ValueError("the template holds U+FDD0 or U+FDD1, which are no characters")
             self._template = _core.ChatTemplate(info.chat_template, info.bos, info.eos, info.adds_bos)
         except (_core.TemplateError, ValueError) as error:
             raise InvalidRequest(f"This model cannot chat: {error}.", param="model") from error

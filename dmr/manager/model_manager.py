@@ -40,7 +40,7 @@ class LoadedModel:
         self.num_leases = 0
         self.loaded_at = time.time()
         self.last_used = time.time()
-        self.has_ended = False  # somebody has ended it
+        self._is_ended = False
         self.is_idle = asyncio.Event()  # nobody holds or awaits it
         self.is_idle.set()
         self._wait_until = self._wait_again_at = 0.0  # of the monotonic clock
@@ -77,6 +77,13 @@ class LoadedModel:
         else:
             self.ready.set_exception(failure)
             self.ready.exception()  # nobody may be waiting any more
+
+    def end(self) -> None:
+        """Nobody wants it any more: no other process shall take this one's place."""
+        self._is_ended = True
+
+    def is_ended(self) -> bool:
+        return self._is_ended
 
     def take(self) -> None:
         self.num_leases += 1
@@ -320,7 +327,7 @@ class ModelManager:
     def _end(self, model: LoadedModel) -> asyncio.Task[None]:
         """From now on a new request starts a new engine; the task is done when this one is gone."""
         self._forget(model)
-        model.has_ended = True
+        model.end()
         task = asyncio.ensure_future(model.process.stop())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -347,16 +354,16 @@ class ModelManager:
         limit = self._limit(model.model_id)
         while isinstance(await self._loading_error(model), ModelLoadFailed):
             size = model.planned_context
-            if size <= self._usual_context(model.record) or model.has_ended:
+            if size <= self._usual_context(model.record) or model.is_ended():
                 return
             limit.fails(size, time.monotonic())
             smaller = limit.attainable(size, time.monotonic())
             logger.warning("%s did not load with a context of %d tokens: it gets less", model.reference, size)
             await model.process.stop()
-            if model.has_ended:
+            if model.is_ended():
                 return
             model.process = await self._start_process(model.record, model.reference, smaller)
-            if model.has_ended:  # before it could be seen that there is one more
+            if model.is_ended():  # before it could be seen that there is one more
                 await self._end(model)
         if not model.process.has_failed:
             limit.works(model.planned_context)

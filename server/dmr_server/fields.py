@@ -126,6 +126,10 @@ def check_tools(tools: Collection[Tool], param: str) -> None:
     for tool in tools:
         if not tool.name or len(tool.name) > 256 or not tool.name.isprintable():
             raise InvalidRequest(f"Invalid value for '{param}': a tool needs a printable name.", param=param)
+        # Models write names as they are, also inside of JSON strings and in front of spaces.
+        if tool.name != tool.name.strip() or '"' in tool.name or "\\" in tool.name:
+            problem = "a tool's name has no quotation marks, no backslashes and no spaces at its ends"
+            raise InvalidRequest(f"Invalid value for '{param}': {problem}.", param=param)
         if tool.name in seen:
             raise InvalidRequest(f"Invalid value for '{param}': '{tool.name}' is there twice.", param=param)
         seen.add(tool.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -20,7 +21,7 @@ class ReadTemplate:
     """Stands for a template whose reading can be held up or fail."""
 
     held = threading.Event()
-    read: list[str] = []
+    read: ClassVar[list[str]] = []
 
     def __init__(self, info: EngineInfo) -> None:
         self.read.append(info.description)

@@ -110,16 +110,16 @@ class Follower:
         position, silent = 0, 0.0
         while True:
             # First whether it has ended, then its events: so none is missed.
-            kept = Lookup(self._store).get(self._id)
+            status = Lookup(self._store).status(self._id)
             for first, data in self._store.events(self._id, position):
                 frames = data.split(b"\n\n")[:-1]
                 position = first + len(frames)
                 if news := frames[max(0, self._after + 1 - first) :]:
                     silent = 0.0
                     yield b"\n\n".join(news) + b"\n\n"
-            if kept.status not in UNFINISHED:
+            if status not in UNFINISHED:
                 if position == 0:
-                    yield replay(to_response(kept), self._after)
+                    yield replay(to_response(Lookup(self._store).get(self._id)), self._after)
                 return
             self._client.check()
             self._sleep(POLL_INTERVAL)

@@ -43,7 +43,7 @@ _READ: Mapping[str, Field] = {
 _CREATED: Mapping[str, Field] = {
     "include": Field("honoured", ["message.output_text.logprobs"], "and `reasoning.encrypted_content`"),
     "max_output_tokens": Field("honoured", 64),
-    "max_tool_calls": Field("honoured", 3, "counts calls of tools that OpenAI runs, of which there are none"),
+    "max_tool_calls": Field("honoured", 3, "told back; it limits only tools that OpenAI runs, of which there are none"),
     "metadata": Field("honoured", {"a": "b"}, "kept and told"),
     "service_tier": Field("honoured", "auto", "the answer tells `default`"),
     "store": Field("honoured", False),

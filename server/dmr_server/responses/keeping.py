@@ -44,9 +44,14 @@ def to_response(kept: KeptResponse) -> Response:
     return msgspec.json.decode(kept.body, type=Response)
 
 
+class _Answered(msgspec.Struct):
+    """The part of a response object that a conversation goes on from."""
+
+    output: list[Item]
+
+
 def output_of(kept: KeptResponse) -> list[Item]:
-    output: list[Item] = msgspec.json.decode(kept.body)["output"]
-    return output
+    return msgspec.json.decode(kept.body, type=_Answered).output
 
 
 def input_of(kept: KeptResponse) -> list[Item]:
@@ -77,22 +82,37 @@ class Lookup:
         self._store.update(id, "failed", encode(failed))
         return msgspec.structs.replace(kept, status="failed", body=encode(failed))
 
-    def chain(self, id: str) -> list[KeptResponse]:
-        """An answer and all before it, oldest first; raises PreviousResponseNotFound when one is missing."""
-        chain, missing = self._store.chain(id) if self._store.is_available() else ([], id)
-        if missing is not None:
-            raise PreviousResponseNotFound(
-                f"Previous response with id '{missing[:80]}' not found.{self._hint()}", param="previous_response_id"
-            )
-        return chain
+    def status(self, id: str) -> str:
+        """The status that `get` would find, without reading the answer. Raises ResponseNotFound."""
+        state = self._store.state(id) if self._store.is_available() else None
+        if state is None or (state.status in UNFINISHED and self._clock() - state.touched >= STALE):
+            return self.get(id).status
+        return state.status
 
     def history(self, id: str) -> list[Item]:
-        chain = self.chain(id)
-        if chain[-1].status in UNFINISHED and self.get(id).status in UNFINISHED:
-            raise InvalidRequest(
-                f"Response '{id}' is still {chain[-1].status.replace('_', ' ')}.", param="previous_response_id"
-            )
-        return [item for kept in chain for item in (*input_of(kept), *output_of(kept))]
+        """All items of the conversation that ended with an answer.
+
+        Raises:
+            InvalidRequest: it goes on still, or is too long.
+            PreviousResponseNotFound: a part of it is missing.
+        """
+        chain, missing = self._store.chain(id) if self._store.is_available() else ([], id)
+        if missing is not None:
+            raise self._no_previous(missing)
+        status = self.status(id) if chain[-1].status in UNFINISHED else ""
+        if status in UNFINISHED:
+            raise InvalidRequest(f"Response '{id}' is still {status.replace('_', ' ')}.", param="previous_response_id")
+        items: list[Item] = []
+        for state in chain:
+            kept = self._store.get(state.id)
+            if kept is None:  # since a moment ago
+                raise self._no_previous(state.id)
+            items += (*input_of(kept), *output_of(kept))
+        return items
+
+    def _no_previous(self, id: str) -> PreviousResponseNotFound:
+        message = f"Previous response with id '{id[:80]}' not found.{self._hint()}"
+        return PreviousResponseNotFound(message, param="previous_response_id")
 
     def find_item(self, id: str) -> Item:
         """An item of a kept answer, whose id is a part of the item's; raises ResponseNotFound."""

@@ -15,7 +15,7 @@ from dmr_server.generation import BACKEND, Stamp, Stamps, check_backend, model_o
 from dmr_server.responses.background import Follower, Jobs
 from dmr_server.responses.compaction import read_compaction
 from dmr_server.responses.items import Item
-from dmr_server.responses.keeping import UNFINISHED, KeptExchange, Lookup, input_of, output_of, to_response
+from dmr_server.responses.keeping import UNFINISHED, KeptExchange, Lookup, input_of, to_response
 from dmr_server.responses.request import ResponseExchange, read_response
 from dmr_server.responses.storage import ResponseStore
 from dmr_server.responses.wire import Deleted, InputTokens, ItemList, ResponseNotFound, ResponsesDialect, encode
@@ -116,8 +116,7 @@ class InputItems(_Resource):
         check_backend(backend)
         lookup = Lookup(self._store)
         own = lookup.get(response_id)
-        before = lookup.chain(own.previous) if own.previous else []
-        items = [item for kept in before for item in (*input_of(kept), *output_of(kept))] + input_of(own)
+        items = (lookup.history(own.previous) if own.previous else []) + input_of(own)
         order = req.get_param("order") or "desc"
         if order not in ("asc", "desc"):
             raise InvalidRequest("Invalid value for 'order': expected 'asc' or 'desc'.", param="order")

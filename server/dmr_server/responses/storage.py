@@ -1,7 +1,8 @@
 """Kept answers, in one SQLite file that all workers share and that survives them.
 
 A row is written when a stream begins, so that any worker can tell of it and end it, and again when it has ended. A
-damaged file is put aside; when none can be written, nothing is kept and requests go on without.
+damaged file is put aside, whenever it is noticed; while none can be written, nothing is kept and requests go on
+without.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from dmr.errors import StoreError
+from dmr.errors import InvalidRequest, StoreError
 
 log = logging.getLogger("dmr.server")
 
@@ -33,6 +34,8 @@ SWEEP_ROWS = 256  # dropped at once: a sweep must not hold up the answer that it
 MAX_IDLE = 8  # connections
 MAX_CHECKED = 64 << 20  # bytes of a file that is read whole at the start, to see whether it is damaged
 MAX_CHAIN = 10_000  # answers of one conversation
+MAX_CHAIN_BYTES = 256 << 20  # of all answers of one conversation
+RETRY_INTERVAL = 60.0  # seconds until a file that could not be opened is tried again
 
 _SCHEMA = """
 CREATE TABLE responses (
@@ -53,6 +56,19 @@ CREATE TABLE events (
     PRIMARY KEY (response, first)
 ) WITHOUT ROWID;
 """
+# Apart, for these rows are written again and again, and an answer's own row may have megabytes.
+_SIGNS = """
+CREATE TABLE IF NOT EXISTS signs (
+    response TEXT PRIMARY KEY REFERENCES responses (id) ON DELETE CASCADE,
+    touched REAL NOT NULL  -- if it is later than the answer's own
+) WITHOUT ROWID;
+"""
+_TOUCHED = "max(responses.touched, coalesce(signs.touched, 0))"
+_FOUND = "FROM responses LEFT JOIN signs ON response = id WHERE id = ? AND expires > ?"
+_SELECT = f"SELECT id, previous, status, body, input, cancelled, {_TOUCHED} {_FOUND}"
+_SELECT_STATE = f"SELECT id, previous, status, {_TOUCHED}, length(body) + length(input) {_FOUND}"
+
+_Identity = tuple[int, int]  # of a file: its device and number there
 
 
 class KeptResponse(msgspec.Struct, frozen=True):
@@ -65,6 +81,16 @@ class KeptResponse(msgspec.Struct, frozen=True):
     input: bytes
     cancelled: bool = False
     touched: float = 0.0
+
+
+class KeptState(msgspec.Struct, frozen=True):
+    """What is known of an answer without reading it."""
+
+    id: str
+    previous: str | None
+    status: str
+    touched: float
+    size: int  # bytes
 
 
 class ResponseStore:
@@ -83,17 +109,31 @@ class ResponseStore:
         self._retention = retention
         self._max_bytes = max_bytes
         self._idle: deque[sqlite3.Connection] = deque()
-        self._lock = threading.Lock()
-        self._is_open: bool | None = None  # None = not tried yet
+        self._lock = threading.Lock()  # of opening
+        self._file: _Identity | None = None  # the file that is open
+        self._damaged: _Identity | None = None  # one that has turned out to be damaged
+        self._next_try = 0.0  # of the monotonic clock
         self._next_sweep = 0.0
         weakref.finalize(self, _close_all, self._idle)
 
     def is_available(self) -> bool:
-        """Whether answers can be kept; the first call opens or makes the file."""
+        """Whether answers can be kept. Opens or makes the file: at first, when it has become another, and at times
+        while it is not to be had."""
+        if self._is_open():
+            return True
         with self._lock:
-            if self._is_open is None:
-                self._is_open = self._open()
-            return self._is_open
+            if self._is_open():
+                return True
+            if self._file is None and time.monotonic() < self._next_try:
+                return False
+            self._file = None  # so that connections to the one before are not kept
+            _close_all(self._idle)
+            self._file = self._open()
+            self._next_try = time.monotonic() + RETRY_INTERVAL
+            return self._file is not None
+
+    def _is_open(self) -> bool:
+        return self._file is not None and self._file == _identity_of(self._path) != self._damaged
 
     def insert(self, kept: KeptResponse) -> None:
         """Keep an answer, in the place of one of the same id."""
@@ -126,25 +166,45 @@ class ResponseStore:
         """Whether an answer in progress is neither cancelled nor deleted; `touch` tells others that it goes on."""
         with self._connection() as connection:
             if touch:
-                connection.execute("UPDATE responses SET touched = ? WHERE id = ?", (self._clock(), id))
+                connection.execute("REPLACE INTO signs SELECT id, ? FROM responses WHERE id = ?", (self._clock(), id))
             row = connection.execute("SELECT cancelled FROM responses WHERE id = ?", (id,)).fetchone()
             return row is not None and not row[0]
 
     def get(self, id: str) -> KeptResponse | None:
         with self._connection() as connection:
-            return self._select(connection, id)
+            row = connection.execute(_SELECT, (id, self._clock())).fetchone()
+        if row is None:
+            return None
+        id, previous, status, body, items, cancelled, touched = row
+        return KeptResponse(id, previous, status, body, items, bool(cancelled), touched)
 
-    def chain(self, id: str) -> tuple[list[KeptResponse], str | None]:
-        """An answer and those before it, oldest first, all kept anew; and the id that is missing, if one is."""
-        found: dict[str, KeptResponse] = {}
-        wanted: str | None = id
+    def state(self, id: str) -> KeptState | None:
         with self._connection() as connection:
-            while wanted is not None and wanted not in found and len(found) < MAX_CHAIN:
-                kept = self._select(connection, wanted)
+            return self._state(connection, id)
+
+    def chain(self, id: str) -> tuple[list[KeptState], str | None]:
+        """An answer and those before it, oldest first, all kept anew; and the id that is missing, if one is.
+
+        Raises:
+            InvalidRequest: they are too many or too large to be read.
+        """
+        found: dict[str, KeptState] = {}
+        wanted: str | None = id
+        num_bytes = 0
+        with self._connection() as connection:
+            while wanted is not None and wanted not in found:
+                kept = self._state(connection, wanted)
                 if kept is None:
                     return list(reversed(found.values())), wanted
                 found[wanted] = kept
                 wanted = kept.previous
+                num_bytes += kept.size
+                if len(found) > MAX_CHAIN or num_bytes > MAX_CHAIN_BYTES:
+                    raise InvalidRequest(
+                        f"The conversation that ended with '{id[:80]}' is too long to be carried on: send what matters "
+                        "of it, or a summary.",
+                        param="previous_response_id",
+                    )
             expires = self._clock() + self._retention
             # Only when it pays: a chain of a thousand answers must not be written anew at each turn.
             connection.executemany(
@@ -175,15 +235,9 @@ class ResponseStore:
     def close(self) -> None:
         _close_all(self._idle)
 
-    def _select(self, connection: sqlite3.Connection, id: str) -> KeptResponse | None:
-        row = connection.execute(
-            "SELECT id, previous, status, body, input, cancelled, touched FROM responses WHERE id = ? AND expires > ?",
-            (id, self._clock()),
-        ).fetchone()
-        if row is None:
-            return None
-        id, previous, status, body, items, cancelled, touched = row
-        return KeptResponse(id, previous, status, body, items, bool(cancelled), touched)
+    def _state(self, connection: sqlite3.Connection, id: str) -> KeptState | None:
+        row = connection.execute(_SELECT_STATE, (id, self._clock())).fetchone()
+        return None if row is None else KeptState(*row)
 
     def _sweep(self, connection: sqlite3.Connection, now: float) -> None:
         if now >= self._next_sweep:
@@ -211,8 +265,9 @@ class ResponseStore:
         """A connection that nobody else has, in a transaction of its own."""
         if not self.is_available():
             raise StoreError("No answers can be kept here: see the server's log.")
+        file = self._file
         try:
-            connection = self._idle.pop() if self._idle else _connect(self._path)
+            connection = self._take()
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"Kept answers cannot be reached: {error}.") from error
         try:
@@ -220,19 +275,27 @@ class ResponseStore:
                 yield connection
         except sqlite3.Error as error:
             connection.close()
+            if type(error) is sqlite3.DatabaseError:  # its subclasses mean less than damage
+                self._damaged = file
             raise StoreError(f"Kept answers cannot be reached: {error}.") from error
         except BaseException:
             connection.close()
             raise
-        self._give_back(connection)
+        self._give_back(connection, file)
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
-        if len(self._idle) < MAX_IDLE:
+    def _take(self) -> sqlite3.Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _connect(self._path)
+
+    def _give_back(self, connection: sqlite3.Connection, file: _Identity | None) -> None:
+        if len(self._idle) < MAX_IDLE and file == self._file != self._damaged:
             self._idle.append(connection)
         else:
             connection.close()
 
-    def _open(self) -> bool:
+    def _open(self) -> _Identity | None:
         """Make or check the file; other workers wait meanwhile, so that only one puts a damaged file aside."""
         try:
             if self._path.parts[:1] == ("~",):
@@ -246,19 +309,20 @@ class ResponseStore:
                 os.close(lock)
         except (OSError, sqlite3.Error, StoreError) as error:
             log.warning("answers are not kept (%s): %s", self._path, error)
-            return False
-        return True
+            return None
+        return _identity_of(self._path)
 
     def _prepare(self) -> None:
         try:
-            connection = _checked(self._path)
+            if self._damaged is not None and self._damaged == _identity_of(self._path):
+                raise sqlite3.DatabaseError("what it holds could not be read")
+            _check(self._path)
         except sqlite3.OperationalError:  # read-only, locked, full: not damaged
             raise
         except sqlite3.DatabaseError as error:
             aside = _put_aside(self._path)
             log.warning("the kept answers in %s are damaged (%s): put aside as %s", self._path, error, aside.name)
-            connection = _checked(self._path)
-        self._give_back(connection)
+            _check(self._path)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -272,12 +336,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _checked(path: Path) -> sqlite3.Connection:
-    """A connection to a file that has our tables and can be written."""
+def _check(path: Path) -> None:
+    """See that a file has our tables and can be written; a new one gets them."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # others need not read what was said
     os.close(descriptor)
-    connection = _connect(path)
-    try:
+    with contextlib.closing(_connect(path)) as connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
             raise StoreError(f"it was written by a newer version of dmr (tables {version}, known are {VERSION})")
@@ -285,6 +348,7 @@ def _checked(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+        connection.executescript(_SIGNS)
         if path.stat().st_size <= MAX_CHECKED:
             problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
@@ -292,10 +356,14 @@ def _checked(path: Path) -> sqlite3.Connection:
         with connection:
             connection.execute("DELETE FROM responses WHERE id = ''")  # finds out whether it can be written
             connection.execute("DELETE FROM events WHERE response = ''")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+
+
+def _identity_of(path: Path) -> _Identity | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _put_aside(path: Path) -> Path:
@@ -309,5 +377,6 @@ def _put_aside(path: Path) -> Path:
 
 
 def _close_all(connections: deque[sqlite3.Connection]) -> None:
-    while connections:
-        connections.pop().close()
+    with contextlib.suppress(IndexError):
+        while True:
+            connections.pop().close()

@@ -38,7 +38,8 @@ from dmr.types import (
     ToolCallStart,
     Usage,
 )
-from dmr_server.responses import background, keeping
+from dmr_server.dialect import Client as Live
+from dmr_server.responses import background, keeping, storage
 from dmr_server.responses.resources import FILE_NAME
 
 Client = falcon.testing.TestClient
@@ -366,6 +367,18 @@ def test_a_background_stream_is_followed_and_taken_up_again(
     for after in (-1, 0, 7, len(events) - 2, len(events) + 5):
         query = {"stream": "true", **({"starting_after": after} if after >= 0 else {})}
         assert events_of(get(new_client(), "resp_1", **query)) == events[after + 1 :]
+
+
+def test_following_does_not_read_the_answer_again_and_again(
+    post: Post, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post(background=True, stream=True)
+    store = storage.ResponseStore(settings.models_path / FILE_NAME)
+    until(lambda: store.get("resp_1").status == "completed")  # type: ignore[union-attr]
+    monkeypatch.setattr(storage.ResponseStore, "get", None)
+    with closing(store):
+        follower = background.Follower(store, "resp_1", Live({}))
+        assert b"response.completed" in b"".join(follower)
 
 
 @pytest.mark.usefixtures("quick")

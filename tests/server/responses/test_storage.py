@@ -7,13 +7,15 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from dmr.errors import StoreError
+from dmr.errors import InvalidRequest, StoreError
+from dmr_server.responses import storage
 from dmr_server.responses.storage import SWEEP_INTERVAL, VERSION, KeptResponse, ResponseStore
 
 
@@ -185,6 +187,97 @@ def test_a_fault_while_it_runs_is_an_error_of_ours(store: ResponseStore, path: P
         connection.execute("DROP TABLE responses")
     with pytest.raises(StoreError, match="cannot be reached"):
         store.get("a")
+
+
+def test_damage_that_shows_while_it_runs_is_put_aside_for_all_workers(
+    store: ResponseStore, path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = ResponseStore(path, clock=clock)
+    with closing(other):
+        for number in range(50):
+            store.insert(kept(str(number), size=5000))
+        assert other.get("0") is not None
+        store.close()
+        other.close()
+        content = path.read_bytes()
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(bytes(len(content) - 4096))
+        with pytest.raises(StoreError, match="cannot be reached"):
+            store.get("1")
+        for each in (store, other):
+            each.insert(kept("new"))
+            each.insert(kept("newer"))
+        assert store.get("newer") is not None
+        assert other.get("new") is not None
+    assert len(list(path.parent.glob("*.damaged-*"))) == 1
+    assert sum("put aside" in record.message for record in caplog.records) == 1
+
+
+def test_a_file_that_is_gone_is_made_anew(store: ResponseStore, path: Path) -> None:
+    store.insert(kept("a"))
+    for each in path.parent.iterdir():
+        each.unlink()
+    assert store.get("a") is None
+    store.insert(kept("b"))
+    assert path.exists()
+
+
+def test_a_file_that_is_locked_is_tried_again_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "BUSY_TIMEOUT", 0.01)
+    with closing(ResponseStore(path)) as store:
+        store.insert(kept("a"))
+    with closing(ResponseStore(path)) as store:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            assert not store.is_available()
+            connection.execute("ROLLBACK")
+        assert not store.is_available()
+        store._next_try = 0.0
+        assert store.get("a") is not None
+
+
+def test_a_sign_is_seen_and_goes_with_its_answer(store: ResponseStore, path: Path, clock: Clock) -> None:
+    store.insert(kept("a", size=3_000_000))
+    written = path.with_name(path.name + "-wal").stat().st_size
+    clock.now += 5
+    assert store.is_wanted("a", touch=True)
+    assert path.with_name(path.name + "-wal").stat().st_size < written + 100_000
+    found, state = store.get("a"), store.state("a")
+    assert found is not None
+    assert state is not None
+    assert (found.touched, state.touched, state.size) == (1005, 1005, 3_000_002)
+    clock.now += 5
+    store.update("a", "completed", b"{}")
+    assert (state := store.state("a")) is not None
+    assert (state.touched, state.status, state.size) == (1010, "completed", 4)
+    store.delete("a")
+    assert store.state("a") is None
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM signs").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("limit", ["MAX_CHAIN", "MAX_CHAIN_BYTES"])
+def test_a_chain_has_a_limit(store: ResponseStore, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(storage, limit, 2 if limit == "MAX_CHAIN" else 8)
+    for id, previous in (("a", None), ("b", "a"), ("c", "b")):
+        store.insert(kept(id, previous))
+    assert len(store.chain("b")[0]) == 2
+    with pytest.raises(InvalidRequest, match="too long"):
+        store.chain("c")
+
+
+def test_an_idle_connection_is_had_by_one_only(store: ResponseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.insert(kept("a"))
+
+    class Emptied(deque[sqlite3.Connection]):
+        """Somebody else is always a moment faster."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    store._idle = Emptied()
+    assert store.get("a") is not None
 
 
 def test_many_threads(store: ResponseStore) -> None:

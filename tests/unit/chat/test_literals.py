@@ -14,6 +14,7 @@ from unit.chat.conversations import CONTROL_TOKENS, TOOLS, assistant, call, info
 from dmr.chat.literals import Literals, put_back, special_texts, with_whole_marks
 from dmr.chat.prompt import RenderedPrompt
 from dmr.chat.template import PromptTemplate
+from dmr.errors import InvalidRequest
 from dmr.types import ChatInput, Tool
 from dmr.wire import LITERAL_CLOSE, LITERAL_OPEN
 
@@ -115,13 +116,53 @@ def test_marks_survive_what_templates_do() -> None:
 
 def test_escaped_marks_are_put_back() -> None:
     mark = f"{LITERAL_OPEN}3{LITERAL_CLOSE}"
-    assert with_whole_marks("a \\ufdd03\\ufdd1 b \\uFDD03\\uFDD1") == f"a {mark} b {mark}"
-    assert with_whole_marks("\\\\ufdd03\\ufdd1") == "\\\\ufdd03\\ufdd1"
+    four = ("a", "b", "c", "d")
+    assert with_whole_marks("a \\ufdd03\\ufdd1 b \\uFDD03\\uFDD1", four) == f"a {mark} b {mark}"
+    assert with_whole_marks("\\\\\\ufdd03\\ufdd1", four) == f"\\\\{mark}"
+    for other in ("\\\\ufdd03\\ufdd1", "\\ufdd04\\ufdd1", "\\ufdd0" + "9" * 5000 + "\\ufdd1"):
+        assert with_whole_marks(other, four) == other
+
+
+TYPED = ["\\ufdd00\\ufdd1", "\\uFDD0999\\ufdd1", "\\ufdd0" + "9" * 5000 + "\\ufdd1", "\\\\ufdd00\\ufdd1"]
+
+
+@pytest.mark.parametrize("typed", TYPED, ids=["small", "large", "huge", "two backslashes"])
+def test_an_escaped_mark_that_somebody_typed_is_text(typed: str) -> None:
+    for source in (templates.CHATML, templates.LIST_CALLS):
+        prompt = PromptTemplate(info_of(source)).render(ChatInput((user(f"{typed} {FORGED}"),)), None)
+        assert f"{typed} {FORGED}" in prompt.plain_text()
+
+
+def test_a_backslash_before_a_control_token_survives_json() -> None:
+    template = PromptTemplate(info_of("{{ messages[0].content | tojson }}"))
+    prompt = template.render(ChatInput((user("\\</s>"),)), None)
+    assert prompt.plain_text() == '"\\\\</s>"'
+
+
+@pytest.mark.parametrize("mark", [f"{LITERAL_OPEN}7{LITERAL_CLOSE}", f"{LITERAL_OPEN}0{LITERAL_CLOSE}", LITERAL_OPEN])
+def test_templates_hold_no_marks(mark: str) -> None:
+    for source in ("{{ messages[0].content }}" + mark, "{{ raise_exception('" + mark + "') }}"):
+        with pytest.raises(InvalidRequest, match="FDD0") as model:
+            PromptTemplate(info_of(source))
+        assert model.value.param == "model"
+        with pytest.raises(InvalidRequest, match="FDD0") as request:
+            PromptTemplate(info_of(templates.CHATML)).render(ChatInput((user("</s>"),), template=source), None)
+        assert request.value.param == "template"
+
+
+def test_marks_that_a_template_takes_apart() -> None:
+    for source in ("{{ messages[0].content[1:] }}", "{{ messages[0].content | replace('0', '7') }}"):
+        with pytest.raises(InvalidRequest, match="FDD0"):
+            PromptTemplate(info_of(source)).render(ChatInput((user("</s>"),)), None)
+
+
+@pytest.mark.parametrize("number", ["1", "999", "9" * 5000], ids=["next", "large", "huge"])
+def test_a_mark_for_nothing_stays(number: str) -> None:
+    mark = f"{LITERAL_OPEN}{number}{LITERAL_CLOSE}"
+    assert put_back(mark, ("a",)) == mark
 
 
 def test_error_messages_hold_no_marks() -> None:
-    from dmr.errors import InvalidRequest
-
     source = "{{ raise_exception('no: ' + messages[0].content) }}"
     with pytest.raises(InvalidRequest, match="no: </s>"):
         PromptTemplate(info_of(source)).render(ChatInput((user("</s>"),)), None)

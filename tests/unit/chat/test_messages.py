@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.chat.conversations import assistant, call, result, system, user
@@ -163,3 +166,33 @@ def test_turns_that_are_over_do_not_change(messages: list[Message], more: list[s
     turns = normalise(whole)
     longer = normalise([*whole, user("next"), *(said[name] for name in more)])
     assert longer[: len(turns)] == turns
+
+
+def seconds_to_normalise(messages: list[Message]) -> float:
+    def once() -> float:
+        start = time.process_time()
+        normalise(messages)
+        return time.process_time() - start
+
+    return min(once() for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    "conversation",
+    [
+        lambda count: [user("x")] * count,
+        lambda count: [user("x"), assistant("y")] * count,
+        lambda count: [assistant("y", calls=[call("c")])] * count,
+        lambda count: [
+            assistant(calls=[call(f"c{i}") for i in range(count)]),
+            *(result(f"c{i}") for i in range(count)),
+        ],
+        lambda count: [assistant(calls=[call("")] * count), *[result(None, name="get_time")] * count],
+        lambda count: [assistant(calls=[call("same")] * count), *[result("same")] * (2 * count)],
+        lambda count: [assistant(calls=[call("c")]), result("c")] * count,
+    ],
+    ids=["one role", "turns", "calls", "ids", "names", "one id", "agent"],
+)
+def test_a_message_costs_the_same_however_many_there_are(conversation: Callable[[int], list[Message]]) -> None:
+    short, long = seconds_to_normalise(conversation(300)), seconds_to_normalise(conversation(6000))
+    assert long < 20 * 5 * short + 0.02

@@ -145,6 +145,51 @@ def test_text_that_looks_like_two_tags_is_whole(name: str) -> None:
     assert answer.content + answer.reasoning == text
 
 
+BRACKETS = {
+    "intervals": "interval [0,1) " * 600,
+    "intervals with commas": "[0,1), " * 600,
+    "French intervals": "[0,1[, " * 600,
+    "ANSI codes": "\x1b[31mred\x1b[0m " * 300,
+    "open brackets": "[{" * 600,
+    "quotes": '5" ["x", \\" [ ' * 600,
+}
+
+
+@pytest.mark.parametrize("size", [5, 10**9])
+@pytest.mark.parametrize("name", BRACKETS)
+def test_brackets_count_only_where_they_nest(name: str, size: int) -> None:
+    text = BRACKETS[name]
+
+    def answer(template: str, whole: str) -> Answer:
+        return parsed(PROMPTS[template].parser(0), [whole[at : at + size] for at in range(0, len(whole), size)])
+
+    thought = answer("ALWAYS_THINKS", f"{text}</think>\nso")
+    assert (thought.reasoning.strip(), thought.content) == (text.strip(), "so")
+    said = answer("CHATML", text + CALL)
+    assert (said.content, len(said.calls)) == (text, 1)
+    arguments = json.dumps({"city": text})
+    call = f'<tool_call>\n{{"name": "get_weather", "arguments": {arguments}}}\n</tool_call>'
+    assert answer("CHATML", call).calls == (("get_weather", arguments),)
+
+
+@pytest.mark.parametrize("opened", ['["]",', '{"]}": [', "['\\'\"]',", '{"a": "\\"]}", "b":', '["a\\\\", [{},'])
+@pytest.mark.parametrize("before", ["", 'a 5" pipe ', "it's "])
+def test_deep_values_never_fail(opened: str, before: str) -> None:
+    """llama.cpp's parser would run out of stack; brackets in strings do not close those outside."""
+    for size in (5000, 10**9):
+        for begin, name in ((CALL, "CHATML"), (LIST_CALL, "LIST_CALLS")):
+            text = before + begin[: begin.index('"Paris')] + opened * 20_000
+            parsed(PROMPTS[name].parser(0), [text[at : at + size] for at in range(0, len(text), size)])
+
+
+@pytest.mark.parametrize("size", [1, 3, 10**9])
+@pytest.mark.parametrize("behind", ['"}}think>', '"}}{"name": "get_time"}', '"}\n\n\n```json\n'])
+def test_a_broken_call_is_told_once(behind: str, size: int) -> None:
+    text = f'Look: <tool_call>\n{{"name": "get_weather", "arguments": {{"city": "Paris{behind}'
+    answer = parsed(PROMPTS["CHATML"].parser(0), [text[at : at + size] for at in range(0, len(text), size)])
+    assert answer.content == ("Look: " if answer.calls else text)
+
+
 def test_call_that_never_began_is_text() -> None:
     text = '<tool_call>\n{"name": "get_ti'
     assert parsed(PROMPTS["CHATML"].parser(0), [*text]) == Answer(text, "", ())

@@ -106,6 +106,25 @@ def test_an_aborted_echo_says_nothing_more() -> None:
     assert bench.messages[request] == []
 
 
+def test_a_prompt_that_cannot_be_scored_fails_alone() -> None:
+    bench = Bench()
+    neighbour = bench.add([7] * 4, max_new=20)
+    for _ in range(4):
+        bench.engine.step()
+    bad = bench.add(list(range(20)), [1, 2], echo=True, num_logprobs=1)
+    number = bad.sequences[0].id
+    bench.runner.score_errors = lambda schedule: {
+        chunk.sequence.id: "no number" for chunk in schedule.chunks if chunk.sequence.id == number
+    }
+    steps = bench.runner.num_steps
+    bench.run()
+    assert bench.runner.num_steps - steps <= 20
+    error = bench.messages[bad][-1]
+    assert isinstance(error, WireError)
+    assert "The prompt could not be scored: no number." in error.message
+    assert text(bench, neighbour) == text_of(answer_to([7] * 4, 20))
+
+
 # --- a context that shifts -------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ from dmr.wire import (
     EngineOutput,
     EngineRequest,
     EngineTokenize,
+    GrammarSpec,
     ThoughtLimit,
+    WireError,
 )
 
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
@@ -96,6 +99,23 @@ def test_only_the_prompt(runner: ModelRunner) -> None:
     assert bench.answer(request) == [[], []]
     echoes = [m for m in bench.messages[request] if isinstance(m, EngineEcho)]
     assert [echo.text for echo in echoes] == ["abc", runner.detokenize([5, 6, 7])]
+
+
+def test_what_cannot_be_scored_costs_the_others_nothing(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others' samplers have gone on when the scores are made: no token of theirs may be lost."""
+    sentence = "The quick brown fox jumps over the lazy dog and runs home again."
+    bench = NativeBench(runner)
+    grammar = GrammarSpec(f'root ::= "{sentence}"')
+    neighbour = bench.add(EngineRequest(("hello",), SamplingParams(temperature=0.0), max_tokens=200, grammar=grammar))
+    for _ in range(6):
+        bench.engine.step()
+    monkeypatch.setattr(_core, "score", lambda context, rows, pool: [SimpleNamespace(token=-1) for _ in rows])
+    request = bench.add(EngineRequest(("abcdefg",), GREEDY, max_tokens=1, echo=True, num_logprobs=1))
+    bench.run()
+    assert bench.text(neighbour) == sentence
+    error = bench.messages[request][-1]
+    assert isinstance(error, WireError)
+    assert "not a number" in error.message
 
 
 # --- a context that shifts -------------------------------------------------------------------------------------------
