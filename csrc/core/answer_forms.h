@@ -18,7 +18,7 @@ class AnswerForms {
     // Null if it is not known.
     std::shared_ptr<const ChatPrompt> find(const std::string & key);
     // `form.text` is not kept.
-    void                              keep(const std::string & key, ChatPrompt form);
+    void keep(const std::string & key, ChatPrompt form);
 
   private:
     using Entry = std::pair<std::string, std::shared_ptr<const ChatPrompt>>;

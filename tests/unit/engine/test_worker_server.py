@@ -203,7 +203,7 @@ def test_requests_that_are_refused(worker: Worker) -> None:
     (refusal,) = collect(worker.generate(*range(500)))
     assert isinstance(refusal, WireError)
     assert refusal.code == "context_length_exceeded"
-    (refusal,) = collect(worker.generate(1, max_tokens=0))
+    (refusal,) = collect(worker.generate(1, max_tokens=-1))
     assert isinstance(refusal, WireError)
     assert isinstance(refusal.to_error(), InvalidRequest)
 
