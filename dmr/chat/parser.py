@@ -11,7 +11,9 @@ from dmr.types import Event, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDe
 class OutputParser:
     """Follows one choice. What a model writes never raises: text that fits no format is the answer's text."""
 
-    def __init__(self, prompt: _core.ChatPrompt, index: int, parse_tool_calls: bool) -> None:
+    def __init__(self, prompt: _core.ChatPrompt, index: int, parse_tool_calls: bool, only_calls: bool = False) -> None:
+        """`only_calls`: the grammar allows nothing else, so what is no call is one that was cut off."""
+        self._only_calls = only_calls
         self._parser = _core.ChatParser(prompt, parse_tool_calls)
         self._index = index
         self._texts: list[str] = []
@@ -38,6 +40,8 @@ class OutputParser:
             return [TextDelta(self._index, "", logprobs)] if logprobs else []
         events: list[Event] = []
         content, reasoning, calls = delta.content, delta.reasoning, delta.tool_calls
+        if self._only_calls:
+            content = ""
         if reasoning:
             events.append(ReasoningDelta(self._index, reasoning))
             self.num_reasoning_tokens += self._num_unknown

@@ -20,6 +20,7 @@ class RenderedPrompt:
     thought_limit: ThoughtLimit | None
     answer: _core.ChatPrompt  # how the answer is read; may be of another template than the text
     parses_tool_calls: bool
+    only_calls: bool = False  # a call was demanded: nothing else can be in the answer
 
     def plain_text(self) -> str:
         """The prompt as one text, in which nobody can tell control tokens from what somebody typed."""
@@ -27,4 +28,4 @@ class RenderedPrompt:
 
     def parser(self, index: int) -> OutputParser:
         """For one choice."""
-        return OutputParser(self.answer, index, self.parses_tool_calls)
+        return OutputParser(self.answer, index, self.parses_tool_calls, self.only_calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -76,10 +77,13 @@ class PromptTemplate:
         try:
             result = self._rendered(asked)
         except _REFUSALS as error:
-            raise InvalidRequest(f"{put_back(str(error), literals.texts)}.", param="messages") from error
+            param = "tools" if asked.shown and "JSON Schema" in str(error) else "messages"
+            raise InvalidRequest(f"{put_back(str(error), literals.texts)}.", param=param) from error
         if not asked.thinks and not self._switches_thinking:
             budget = 0
-        return _finished(result, literals.texts, parses_calls=bool(asked.callable), budget=budget)
+        prompt = _finished(result, literals.texts, parses_calls=bool(asked.callable), budget=budget)
+        only_calls = asked.is_forced and bool(asked.callable) and not asked.continues
+        return dataclasses.replace(prompt, only_calls=only_calls)
 
     def _asked(
         self, chat: ChatInput, response_format: ResponseFormat | None, literals: Literals, budget: int | None

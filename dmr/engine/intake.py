@@ -140,7 +140,7 @@ class Intake:
         num_marks = len(begin) + 3
         room = self._limit(message, len(front) + len(back) + num_marks) - num_marks
         if room < 1:
-            raise ContextLengthExceeded(len(front) + len(back) + num_marks, tokenizer.context_size)
+            raise ContextLengthExceeded(len(front) + len(back) + num_marks, self._context_size(message))
         # What stands next to the gap tells most, and three quarters of that stand before it.
         num_back = min(len(back), max(room // 4, room - len(front)))
         num_front = min(len(front), room - num_back)
@@ -148,9 +148,13 @@ class Intake:
         front = front[len(front) - num_front :]
         return PromptTokens([*begin, before_prefix, *front, before_suffix, *back[:num_back], middle], num_dropped)
 
+    def _context_size(self, message: EngineRequest) -> int:
+        size = self._tokenizer.context_size
+        return size if message.context_size is None else max(2, min(size, message.context_size))
+
     def _limit(self, message: EngineRequest, num_tokens: int) -> int:
         """How many of a prompt's tokens may stay. Raises ContextLengthExceeded: not all, and nothing may be cut."""
-        context_size = self._tokenizer.context_size
+        context_size = self._context_size(message)
         if num_tokens < context_size:
             return num_tokens
         if not message.truncate:
@@ -159,7 +163,7 @@ class Intake:
         return context_size - max(1, room if message.max_tokens is None else min(room, message.max_tokens))
 
     def _sequence(self, message: EngineRequest, index: int, prompt: list[int]) -> Sequence:
-        context_size, max_tokens = self._tokenizer.context_size, message.max_tokens
+        context_size, max_tokens = self._context_size(message), message.max_tokens
         shift = message.shift
         if shift is not None:
             shift = _num_kept(self._tokenizer, shift, prompt)

@@ -61,7 +61,7 @@ class Answering:
             num_tokens = 0
             for each in request.input.prompts:
                 num_tokens += yield from _count_text(request, request.input, each, engine, info)
-        yield TokenCount(num_tokens, info.context_size)
+        yield TokenCount(num_tokens, _context_size(request, info))
 
     def render(self, request: GenerateRequest, lease: Lease) -> Generator[Tick | str, None, None]:
         """The prompt as one text; several prompts one below the other."""
@@ -94,7 +94,7 @@ class Answering:
 
         if not chat.truncate:
             return render(chat), 0
-        room = info.context_size - len(request.prefix_tokens)
+        room = _context_size(request, info) - len(request.prefix_tokens)
         return (
             yield from fit(chat, room, request.max_tokens, render, lambda p: self._count_chat(request, p, engine, info))
         )
@@ -104,6 +104,11 @@ class Answering:
     ) -> Generator[Tick, None, int]:
         tokens = yield from _tokenize(engine, EngineTokenize(prompt.text, prompt.literals, add_special=True))
         return _after_prefix(request, info, len(tokens.ids))
+
+
+def _context_size(request: GenerateRequest, info: EngineInfo) -> int:
+    """What this request may use of the engine's context."""
+    return info.context_size if request.context_size is None else min(info.context_size, request.context_size)
 
 
 def _tokenize(engine: EngineClient, question: EngineTokenize) -> Generator[Tick, None, EngineTokens]:
@@ -132,7 +137,8 @@ def _count_text(
         num_tokens = _after_prefix(request, info, num_tokens)
     else:
         num_tokens += len(request.prefix_tokens)
-    if raw.truncate and num_tokens >= info.context_size:
-        room = info.context_size // 4
-        return info.context_size - max(1, room if request.max_tokens is None else min(room, request.max_tokens))
+    size = _context_size(request, info)
+    if raw.truncate and num_tokens >= size:
+        room = size // 4
+        return size - max(1, room if request.max_tokens is None else min(room, request.max_tokens))
     return num_tokens

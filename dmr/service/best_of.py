@@ -38,6 +38,7 @@ def likeliest(
             yield event
         else:
             held.setdefault(event.index, []).append(event)
+            yield Tick()  # the moment to see that the client has left
 
 
 def _chosen(

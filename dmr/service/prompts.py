@@ -143,4 +143,5 @@ def _plain_message(request: GenerateRequest) -> EngineRequest:
         prefix_tokens=request.prefix_tokens,
         shift=request.shift,
         return_token_ids=request.return_token_ids,
+        context_size=request.context_size,
     )

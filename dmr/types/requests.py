@@ -91,7 +91,7 @@ class GenerateRequest(Value, frozen=True):
     prefix_tokens: tuple[int, ...] = ()  # stand before the prompt: an earlier answer's `Finished.token_ids`
     return_token_ids: bool = False  # fill `Finished.token_ids`
     shift: int | None = None  # when the context is full, go on: keep this many tokens at the front, drop old ones
-    context_size: int | None = None  # at least this many tokens of context, if the model can have them
+    context_size: int | None = None  # tokens of context: the model gets them if it can, the request no more of them
     keep_alive: float | None = None  # seconds the model stays loaded afterwards; negative = for ever
     client: str = ""  # who asks, for fairness between clients
 

@@ -80,6 +80,7 @@ class EngineRequest(Frame, frozen=True, tag="request"):
     shift: int | None = None
     return_token_ids: bool = False
     thought_limit: ThoughtLimit | None = None
+    context_size: int | None = None  # the request is treated as if the context held no more
 
 
 class EngineEmbed(Frame, frozen=True, tag="embed"):

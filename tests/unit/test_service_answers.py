@@ -27,6 +27,7 @@ from dmr.types import (
     Started,
     TextDelta,
     TextInput,
+    Tick,
     Timings,
     TokenLogprob,
     TokenProbability,
@@ -133,6 +134,12 @@ def test_the_likeliest_choices_are_given(scene: Scene) -> None:
     assert whole.usage == END.usage
     (request,) = scene.engine.requests
     assert (request.num_choices, request.num_logprobs) == (3, 0)
+
+
+def test_while_choices_are_compared_a_client_that_left_is_seen(scene: Scene) -> None:
+    scene.engine.plays(EngineStarted(2), token("a", 0, -3.0), token("b", 1, -1.0), ended(0), ended(1), END)
+    before_the_choice = [event for event in scene.events(raw(best_of=2)) if isinstance(event, Tick)]
+    assert len(before_the_choice) >= 2
 
 
 def test_best_of_keeps_the_log_probabilities_that_were_asked_for(scene: Scene) -> None:

@@ -67,7 +67,9 @@ _GONE: Mapping[str, Any] = {
 _OPTIONS: Mapping[str, Field] = {
     **{f"options.{name}": Field("honoured", value) for name, value in _SAMPLING.items()},
     "options.num_predict": Field("honoured", 5, "below 0: as many as there is room for"),
-    "options.num_ctx": Field("honoured", 4096, "a loaded model with less grows when nobody uses it; never shrinks"),
+    "options.num_ctx": Field(
+        "honoured", 4096, "a limit of this request; a loaded model with less grows when nobody uses it"
+    ),
     "options.num_keep": Field("honoured", 32, "tokens that stay at the front when the context is shifted"),
     "options.stop": Field("honoured", ["END"], "a text or a list of texts"),
     **{f"options.{name}": Field("ignored", value, _LOADER) for name, value in _LOAD_TIME.items()},

@@ -132,7 +132,7 @@ def _max_tokens(num_predict: int | None) -> int | None:
 
 
 def _context_size(num_ctx: int | None) -> int | None:
-    return None if num_ctx is None else min(max(MIN_CONTEXT, num_ctx), INT32_MAX)
+    return None if num_ctx is None or num_ctx <= 0 else min(max(MIN_CONTEXT, num_ctx), INT32_MAX)
 
 
 def _num_keep(num_keep: int) -> int:

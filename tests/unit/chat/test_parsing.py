@@ -182,6 +182,26 @@ def test_deep_values_never_fail(opened: str, before: str) -> None:
             parsed(PROMPTS[name].parser(0), [text[at : at + size] for at in range(0, len(text), size)])
 
 
+QUOTE = '<|"|>'
+
+
+@pytest.mark.parametrize("size", [5, 10**9])
+def test_values_with_bare_keys(size: int) -> None:
+    """Keys without quotation marks, which may hold any character, and quotation marks of their own."""
+    source = templates.CHATML + "{# '<|tool_call>call:' #}"
+    prompt = PromptTemplate(info_of(source)).render(ChatInput((user("q"),), tools=TOOLS), None)
+
+    def answer(city: str) -> Answer:
+        text = "<|tool_call>call:get_weather{city:" + city
+        return parsed(prompt.parser(0), [text[at : at + size] for at in range(0, len(text), size)])
+
+    intervals = "interval [0,1) " * 600
+    ((name, arguments),) = answer(f"{QUOTE}{intervals}{QUOTE}}}<tool_call|>").calls
+    assert (name, json.loads(arguments)) == ("get_weather", {"city": intervals})
+    for opened in (f"[{QUOTE}]{QUOTE},", "{a:", "{]]:", '[{x":', f"{{a{QUOTE}:", "[{},"):
+        answer(opened * 20_000)
+
+
 @pytest.mark.parametrize("size", [1, 3, 10**9])
 @pytest.mark.parametrize("behind", ['"}}think>', '"}}{"name": "get_time"}', '"}\n\n\n```json\n'])
 def test_a_broken_call_is_told_once(behind: str, size: int) -> None:

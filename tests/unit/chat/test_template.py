@@ -13,7 +13,7 @@ from unit.chat.conversations import TIME, TOOLS, WEATHER, assistant, call, info_
 from dmr.chat.prompt import RenderedPrompt
 from dmr.chat.template import PromptTemplate
 from dmr.errors import InvalidRequest, Unsupported
-from dmr.types import ChatInput, Message, ResponseFormat, Tool, ToolChoice
+from dmr.types import ChatInput, Message, ResponseFormat, TextDelta, Tool, ToolChoice
 from dmr.wire import ThoughtLimit
 
 SOURCES = {name: getattr(templates, name) for name in dir(templates) if name.isupper()}
@@ -276,3 +276,24 @@ def test_form_of_tools_in_the_generic_system_text() -> None:
         "parameters": json.loads(WEATHER.parameters),
     }
     assert text.startswith("<|im_start|>system\nBe brief.\n\n")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_demanded_call_that_is_cut_off_is_no_text(source: str) -> None:
+    prompt = render(source, user("q"), tools=TOOLS, tool_choice=ToolChoice.REQUIRED)
+    for begun in ("<", "<tool_call>\n{", "[", "<|channel|>comm"):
+        parser = prompt.parser(0)
+        assert not "".join(
+            event.text for event in [*parser.feed(begun), *parser.finish()] if isinstance(event, TextDelta)
+        )
+
+
+def test_a_tool_named_by_the_client_is_called_once() -> None:
+    several = render("TAGGED_CALLS", user("q"), tools=TOOLS, tool_choice=ToolChoice.REQUIRED)
+    named = render(
+        "TAGGED_CALLS", user("q"), tools=TOOLS, tool_choice=ToolChoice.REQUIRED, allowed_tools=(TOOLS[0].name,)
+    )
+    assert several.grammar is not None
+    assert named.grammar is not None
+    assert "{1," in several.grammar.text or "{0," in several.grammar.text
+    assert "{1," not in named.grammar.text.partition("root ::=")[2].partition("\n")[0]

@@ -293,3 +293,13 @@ def test_texts_to_tokens_and_back() -> None:
     assert caught.value.param == "tokens"
     with pytest.raises(InvalidRequest):
         intake.tokenize(EngineTokenize(place))
+
+
+def test_a_request_can_have_less_context_than_there_is() -> None:
+    request, _ = prepare("abc", context_size=5)
+    assert request.sequences[0].max_length == 5
+    with pytest.raises(ContextLengthExceeded) as refusal:
+        prepare("abcde", context_size=5)
+    assert (refusal.value.num_prompt_tokens, refusal.value.context_size) == (5, 5)
+    larger, _ = prepare("abc", context_size=10**6)
+    assert larger.sequences[0].max_length == prepare("abc")[0].sequences[0].max_length
