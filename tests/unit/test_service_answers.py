@@ -138,7 +138,7 @@ def test_the_likeliest_choices_are_given(scene: Scene) -> None:
 
 def test_while_choices_are_compared_a_client_that_left_is_seen(scene: Scene) -> None:
     scene.engine.plays(EngineStarted(2), token("a", 0, -3.0), token("b", 1, -1.0), ended(0), ended(1), END)
-    before_the_choice = [event for event in scene.events(raw(best_of=2)) if isinstance(event, Tick)]
+    before_the_choice = [event for event in scene.service.generate(raw(best_of=2)) if isinstance(event, Tick)]
     assert len(before_the_choice) >= 2
 
 

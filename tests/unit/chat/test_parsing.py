@@ -188,7 +188,7 @@ QUOTE = '<|"|>'
 @pytest.mark.parametrize("size", [5, 10**9])
 def test_values_with_bare_keys(size: int) -> None:
     """Keys without quotation marks, which may hold any character, and quotation marks of their own."""
-    source = templates.CHATML + "{# '<|tool_call>call:' #}"
+    source = templates.LIST_CALLS + "{# '<|tool_call>call:' #}"  # a word by which llama.cpp knows Gemma
     prompt = PromptTemplate(info_of(source)).render(ChatInput((user("q"),), tools=TOOLS), None)
 
     def answer(city: str) -> Answer:
