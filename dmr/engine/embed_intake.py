@@ -170,4 +170,5 @@ def _packed(vector: Vector, normalize: bool) -> bytes:
 
 def _too_long(what: str, num_tokens: int, limit: int, param: str) -> DmrError:
     message = f"{what} has {num_tokens} tokens, but the model takes {limit} at most."
-    return error_from_code("context_length_exceeded", message, param, None)
+    details = {"num_prompt_tokens": num_tokens, "context_size": limit}
+    return error_from_code("context_length_exceeded", message, param, None, details)

@@ -87,8 +87,8 @@ class PairMarks(NamedTuple):
     end: list[int]
 
 
-class ModelTokenizer:
-    """A vocabulary. Any thread."""
+class ModelVocabulary:
+    """What a model's tokens are. Any thread."""
 
     def __init__(self, model: _core.Model, context_size: int) -> None:
         """`context_size`: the most tokens of one text."""
@@ -128,6 +128,10 @@ class ModelTokenizer:
             if not 0 <= token < self._model.num_vocabulary:
                 raise InvalidRequest(f"Token {token} is not in the model's vocabulary.", param=param)
         return list(token_ids)
+
+
+class ModelTokenizer(ModelVocabulary):
+    """For models that cannot generate."""
 
     def make_generator(self, request: EngineRequest, seed: int, prompt: list[int]) -> NoReturn:
         """Raises Unsupported: who only has a vocabulary cannot generate."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dmr import _core
-from dmr.config import EngineSettings
+from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings
 from dmr.engine.core_budget import CoreBudget
 from dmr.engine.kv_cache import Copy
-from dmr.engine.loading import LoadedModel, cannot_generate, describe, load_model
+from dmr.engine.loading import LoadedModel, ModelVocabulary, cannot_generate, describe, load_model
 from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
 from dmr.errors import InvalidRequest, ModelLoadFailed
@@ -20,7 +19,6 @@ from dmr.types import SamplingParams, TokenLogprob, TokenProbability
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
 
 MAX_SLOTS = 256  # llama.cpp's LLAMA_MAX_SEQ
-DEFAULT_CONTEXT_LIMIT = 8192  # tokens; a model trained for more gets them when they are asked for
 
 _TRIGGER_KINDS = {
     "word": _core.TriggerKind.WORD,
@@ -65,14 +63,14 @@ class Generator(NamedTuple):
     num_logprobs: int | None  # None = none; k = the chosen token's and those of the k likeliest
 
 
-class ModelRunner:
+class ModelRunner(ModelVocabulary):
     """Owns model and context.
 
     Tokenizing, detokenizing and `make_generator` are for any thread; all else belongs to the engine's one thread.
     """
 
     def __init__(self, model: _core.Model, context: _core.Context, settings: EngineSettings, template: str) -> None:
-        self._model = model
+        super().__init__(model, context.sequence_context_size)
         self._context = context
         self._batch = _core.Batch()
         self._pool = _core.ThreadPool(max(1, min(4, num_usable_cores())))
@@ -88,7 +86,6 @@ class ModelRunner:
         self.max_batch_tokens = context.max_batch
         self.max_outputs = context.max_outputs
         self.num_cells = context.context_size
-        self.context_size = context.sequence_context_size
 
     @classmethod
     def load(cls, spec: EngineSpec, progress: Callable[[float], bool]) -> ModelRunner:
@@ -129,40 +126,6 @@ class ModelRunner:
 
     def info(self) -> EngineInfo:
         return describe(self._model, self._template, self.context_size, ("generate", "embed"))
-
-    @property
-    def begin_token(self) -> int:
-        """What the model wants before a text; -1 = nothing."""
-        return self._model.bos if self._model.adds_bos else -1
-
-    @functools.cached_property
-    def control_tokens(self) -> tuple[str, ...]:
-        """The texts that are tokens of their own when control tokens are parsed, and plain text otherwise."""
-        return tuple(text for text in self._model.control_tokens if text)
-
-    @property
-    def infill_tokens(self) -> tuple[int, int, int]:
-        """What stands before the prefix, before the suffix and before what is to be filled in; -1 = there is none."""
-        return self._model.fim_prefix, self._model.fim_suffix, self._model.fim_middle
-
-    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Token ids; `add_special`: with begin and end tokens as the model wants them. Any thread."""
-        return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
-
-    def piece(self, token: int) -> bytes:
-        """The bytes of one token, control tokens included."""
-        return self._model.piece(token, special=True)
-
-    def detokenize(self, token_ids: list[int]) -> str:
-        """The text of the tokens, control tokens included; bytes that are no character come out as U+FFFD."""
-        return _core.valid_utf8(self._model.detokenize(token_ids, special=True))
-
-    def check_tokens(self, token_ids: tuple[int, ...], param: str = "prompt") -> list[int]:
-        """Raises InvalidRequest, naming `param`, for ids that the vocabulary does not have. Any thread."""
-        for token in token_ids:
-            if not 0 <= token < self._model.num_vocabulary:
-                raise InvalidRequest(f"Token {token} is not in the model's vocabulary.", param=param)
-        return list(token_ids)
 
     def make_generator(self, request: EngineRequest, seed: int, prompt: list[int]) -> Generator:
         """Sampler and detokenizer of one sequence. Parsing a grammar can take long; any thread.

@@ -68,8 +68,7 @@ class Generation:
         check_backend(backend)
         body = read_json(req, self._max_body_bytes)
         model = model_of(body)
-        if req.get_header("X-Preload-Only") == "true":
-            self._preload(model)
+        if only_preloads(req, self._service, model):
             return
         try:
             exchange = self._read(body, self._stamps.next(self._prefix))
@@ -78,10 +77,14 @@ class Generation:
             raise
         respond(req, resp, self._service, exchange)
 
-    def _preload(self, model: str) -> None:
-        """Docker Model Runner's own wish: load the model, answer 200 and nothing."""
-        for _ in self._service.preload(model):
-            pass
+
+def only_preloads(req: falcon.Request, service: Service, model: str) -> bool:
+    """Docker Model Runner's own wish, `X-Preload-Only`: load the model, answer 200 and nothing. Done if it is one."""
+    if req.get_header("X-Preload-Only") != "true":
+        return False
+    for _ in service.preload(model):
+        pass
+    return True
 
 
 def check_backend(backend: str) -> None:

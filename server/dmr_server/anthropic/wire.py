@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Union
 
@@ -111,7 +110,6 @@ _TYPES: Mapping[int, str] = {
     529: "overloaded_error",
 }
 _OVERLOADED = 529
-_TWO_COUNTS = re.compile(r"(\d+) tokens\D+(\d+) tokens")
 
 
 # The official client's tool runner asks for a thread; only when it reads this does it go on without one.
@@ -147,11 +145,10 @@ def _message(error: DmrError) -> str:
     if not isinstance(error, ContextLengthExceeded):
         return error.message
     # Agents look for these words and numbers, and shorten their conversation then.
-    counts = _TWO_COUNTS.search(error.message)  # not from the attributes: they do not cross process borders
-    if counts is None:
-        return f"prompt is too long: {error.message}"
-    num_tokens, context_size = map(int, counts.groups())
-    maximum = min(context_size, num_tokens - 1)  # a prompt that just fills the context leaves no room for an answer
+    num_tokens = error.num_prompt_tokens
+    maximum = min(
+        error.context_size, num_tokens - 1
+    )  # a prompt that just fills the context leaves no room for an answer
     return f"prompt is too long: {num_tokens} tokens > {maximum} maximum"
 
 

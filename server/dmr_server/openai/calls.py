@@ -11,7 +11,7 @@ from dmr.errors import InvalidRequest
 from dmr.types import Tick
 from dmr_server.bodies import read_json
 from dmr_server.dialect import wait_for, who
-from dmr_server.generation import BACKEND, Stamp, Stamps, check_backend, model_of
+from dmr_server.generation import BACKEND, Stamp, Stamps, check_backend, model_of, only_preloads
 from dmr_server.openai.wire import OpenAIDialect
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ class Call:
         if self._guess_model and not body.get("model"):
             body["model"] = only_model(self._service)
         model = model_of(body)
-        if req.get_header("X-Preload-Only") == "true":
-            for _ in self._service.preload(model):
-                pass
+        if only_preloads(req, self._service, model):
             return
         try:
             exchange = self._read(body, self._stamps.next(self._prefix))

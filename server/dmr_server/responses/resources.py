@@ -11,7 +11,7 @@ from dmr.config import Settings
 from dmr.errors import InvalidRequest
 from dmr_server.bodies import read_json
 from dmr_server.dialect import EVENT_STREAM, Client, Exchange, respond, wait_for, who
-from dmr_server.generation import BACKEND, Stamp, Stamps, check_backend, model_of
+from dmr_server.generation import BACKEND, Stamp, Stamps, check_backend, model_of, only_preloads
 from dmr_server.responses.background import Follower, Jobs
 from dmr_server.responses.compaction import read_compaction
 from dmr_server.responses.items import Item
@@ -66,9 +66,7 @@ class Create(_Resource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, backend: str = BACKEND) -> None:
         body = self._body(req, backend)
-        if req.get_header("X-Preload-Only") == "true":
-            for _ in self._service.preload(body["model"]):
-                pass
+        if only_preloads(req, self._service, body["model"]):
             return
         exchange = self._read(body, self._stamps.next("resp_"))
         base = exchange.style.base
