@@ -144,11 +144,12 @@ def to_error(error: DmrError, request_id: str | UnsetType = UNSET) -> bytes:
 def _message(error: DmrError) -> str:
     if not isinstance(error, ContextLengthExceeded):
         return error.message
+    if len(error.details) < 2:
+        return f"prompt is too long: {error.message}"
     # Agents look for these words and numbers, and shorten their conversation then.
     num_tokens = error.num_prompt_tokens
-    maximum = min(
-        error.context_size, num_tokens - 1
-    )  # a prompt that just fills the context leaves no room for an answer
+    # A prompt that just fills the context leaves no room for an answer.
+    maximum = min(error.context_size, num_tokens - 1)
     return f"prompt is too long: {num_tokens} tokens > {maximum} maximum"
 
 

@@ -112,7 +112,8 @@ def test_errors(error: DmrError, status: int, kind: str) -> None:
     ],
 )
 def test_a_prompt_that_is_too_long(error: DmrError, told: str) -> None:
-    crossed = error_from_code(error.code, error.message, error.param, None)  # as it comes from the engine's process
+    # As it comes from the engine's process.
+    crossed = error_from_code(error.code, error.message, error.param, None, error.details)
     for each in (error, crossed):
         assert msgspec.json.decode(AnthropicDialect().error(each, "")[1])["error"]["message"] == told
 
