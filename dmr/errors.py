@@ -85,7 +85,7 @@ class ModelNotFound(DmrError):
     code = "model_not_found"
 
     def __init__(self, reference: str) -> None:
-        super().__init__(f"The model '{reference}' does not exist. Import it with 'dmr import'.", param="model")
+        super().__init__(f"The model '{reference}' does not exist. Pull it, or import a file with 'dmr import'.", param="model")
         self.reference = reference
 
 
