@@ -9,7 +9,8 @@ from typing import Protocol
 
 import msgspec
 
-from dmr.engine.model_runner import Generator, NextToken, NoRoom, StepFailed, StepOutput
+from dmr.engine.model_runner import Generator, Interrupted, NextToken, NoRoom, StepFailed, StepOutput
+from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Chunk, Schedule, Scheduler
 from dmr.engine.sequence import Sequence
 from dmr.errors import DmrError, InternalError
@@ -17,6 +18,7 @@ from dmr.types import FinishReason, Timings, TokenLogprob, Usage
 from dmr.wire import EngineCompleted, EngineEcho, EngineMessage, EngineOutput, WireError
 
 MAX_FAILED_STEPS = 3  # of a sequence without a new token in between, before its request is given up
+LEAST_WORTH_INTERRUPTING = 64  # tokens that nobody wants any more; what a step has for others is computed again
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class Runner(Protocol):
     """What the engine needs of a model runner."""
 
     def run(self, schedule: Schedule, generators: dict[int, Generator]) -> StepOutput: ...
+    def interrupt(self) -> None: ...
     def forget_all(self) -> None: ...
 
 
@@ -75,29 +78,6 @@ class Request:
         return Timings(queued=started - self.arrived, prefill=first - started, decode=now - first)
 
 
-class PrefillPacer:
-    """How many prompt tokens a step may take while others generate, from the measured cost of a token."""
-
-    def __init__(self, target: float, smallest: int, largest: int) -> None:
-        self._target = target  # seconds a step may last
-        self._smallest = smallest
-        self._largest = largest
-        self._seconds_per_token = 0.0
-
-    @property
-    def budget(self) -> int:
-        if self._seconds_per_token == 0.0:
-            return self._smallest
-        return max(self._smallest, int(min(self._largest, self._target / self._seconds_per_token)))
-
-    def observe(self, num_tokens: int, seconds: float) -> None:
-        """Small steps tell little: their cost is mostly that of reading the weights."""
-        if num_tokens >= self._smallest:
-            measured = seconds / num_tokens
-            known = self._seconds_per_token or measured
-            self._seconds_per_token = 0.8 * known + 0.2 * measured
-
-
 Deliver = Callable[[Request, EngineMessage], None]
 
 
@@ -110,6 +90,7 @@ class Engine:
         self._deliver = deliver
         self._requests: dict[int, Request] = {}  # by sequence id
         self._generators: dict[int, Generator] = {}
+        self._unwanted = _Unwanted([])
 
     @property
     def has_work(self) -> bool:
@@ -126,20 +107,33 @@ class Engine:
         for sequence in request.sequences:
             self._forget(sequence)
 
+    def interrupt_for(self, request: Request) -> None:
+        """The request is about to be aborted: end the running step, if it is mostly for what is aborted. Any thread."""
+        if self._unwanted.add(request):
+            self._runner.interrupt()
+
     def step(self) -> None:
         """Let the sequences catch up by one step and deliver what came of it."""
-        schedule = self._scheduler.schedule(self._pacer.budget)
+        schedule = self._scheduler.schedule(self._pacer.budget(self._scheduler.num_generating))
         began = time.monotonic()
+        self._unwanted = _Unwanted(schedule.chunks)
         try:
             output = self._runner.run(schedule, self._generators)
         except NoRoom:
             self._make_room(schedule)
             return
+        except Interrupted:
+            self._scheduler.take_back(schedule)
+            return
         except StepFailed as error:
             self._recover(schedule, str(error))
             return
+        finally:
+            self._unwanted = _Unwanted([])
         now = time.monotonic()
-        self._pacer.observe(sum(chunk.num_tokens for chunk in schedule.chunks), now - began)
+        num_generating = sum(chunk.num_tokens == 1 for chunk in schedule.chunks)
+        num_tokens = sum(chunk.num_tokens for chunk in schedule.chunks)
+        self._pacer.observe(num_tokens - num_generating, num_generating, now - began)
         for chunk in schedule.chunks:
             sequence = chunk.sequence
             request = self._requests.get(sequence.id)
@@ -267,6 +261,23 @@ class Engine:
             sequence.num_failed_steps += 1
             if sequence.num_failed_steps >= MAX_FAILED_STEPS and sequence.id in self._requests:
                 self._fail(self._requests[sequence.id], error)
+
+
+class _Unwanted:
+    """How much of the running step is for requests that have been aborted since it began."""
+
+    def __init__(self, chunks: list[Chunk]) -> None:
+        self._sizes = {chunk.sequence: chunk.num_tokens for chunk in chunks}
+        self._num_wanted = sum(self._sizes.values())
+        self._num_unwanted = 0
+
+    def add(self, request: Request) -> bool:
+        """True: the step is worth interrupting now."""
+        num_tokens = sum(self._sizes.pop(sequence, 0) for sequence in request.sequences)
+        self._num_wanted -= num_tokens
+        self._num_unwanted += num_tokens
+        is_most = self._num_unwanted >= max(LEAST_WORTH_INTERRUPTING, self._num_wanted)
+        return num_tokens > 0 and is_most
 
 
 def _finish_reason(sequence: Sequence, token: NextToken) -> FinishReason | None:

@@ -179,6 +179,7 @@ class Intake:
             max_new_tokens=context_size if max_tokens is None else max_tokens,
             shift=shift,
             is_scored=message.echo and message.num_logprobs is not None,
+            client=message.client,
         )
 
     def _echoed_text(self, message: EngineRequest, number: int, tokens: PromptTokens) -> str:

@@ -54,6 +54,10 @@ class NoRoom(Exception):
     """The native memory found no cells for this step; it holds what it held before."""
 
 
+class Interrupted(Exception):
+    """The step was stopped before its end; the native memory holds what it held before."""
+
+
 class Generator(NamedTuple):
     """The native state of one sequence: random numbers, grammar, unfinished characters."""
 
@@ -148,6 +152,7 @@ class ModelRunner(ModelVocabulary):
 
         Raises:
             NoRoom: nothing was computed.
+            Interrupted: nothing was kept.
             StepFailed: the native memory is in an unknown state.
         """
         batch = self._batch
@@ -179,7 +184,7 @@ class ModelRunner(ModelVocabulary):
             if result.status == _core.DecodeStatus.NO_ROOM:
                 raise NoRoom
             if result.status == _core.DecodeStatus.ABORTED:
-                raise StepFailed("the step was aborted")
+                raise Interrupted
         except (_core.Error, ValueError) as error:
             raise StepFailed(str(error)) from error
         # The samplers have gone on: from here on a failure is one sequence's own, or the others would lose tokens.
@@ -217,6 +222,10 @@ class ModelRunner(ModelVocabulary):
         if num_threads != self._num_threads:
             self._num_threads = num_threads
             self._context.set_threads(num_threads)
+
+    def interrupt(self) -> None:
+        """Stop the running step, if there is one. Any thread; where a device computes, it goes on to its end."""
+        self._context.abort()
 
     def forget_all(self) -> None:
         """Empty the native memory."""

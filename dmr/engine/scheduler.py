@@ -1,20 +1,20 @@
 """What runs in the next step. Bookkeeping only: no I/O, no native code, no clock.
 
 One rule serves all: a step gives each running sequence the chance to compute tokens it has not computed yet. A sequence
-that generates has one such token, a fresh prompt has many and gets them in chunks.
+that generates has one such token, a fresh prompt has many and gets them in chunks. Whose prompt gets them is the fair
+queue's choice.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
 from typing import NamedTuple
 
+from dmr.engine.fair_queue import FairQueue
 from dmr.engine.kv_cache import KVCache, Match, Operation, num_shared
 from dmr.engine.sequence import Sequence
 
 LEAST_WORTH_WAITING_FOR = 8  # tokens that another sequence is about to compute
-MAX_LOOKED_AT = 64  # waiting sequences that one step considers
+MAX_LOOKED_AT = 64  # waiting sequences of one client that one step considers
 
 
 class Chunk(NamedTuple):
@@ -32,6 +32,11 @@ class Chunk(NamedTuple):
         return range(first, min(self.start + self.num_tokens, self.sequence.num_prompt_tokens - 1))
 
 
+class Admission(NamedTuple):
+    sequence: Sequence
+    match: Match
+
+
 class Schedule(NamedTuple):
     chunks: list[Chunk]
     operations: list[Operation]  # on the native memory, in this order, before the chunks run
@@ -44,7 +49,7 @@ class Scheduler:
         self, kv_cache: KVCache, max_num_seqs: int, max_batch_tokens: int, max_outputs: int | None = None
     ) -> None:
         """`max_outputs`: places of a step that can have an output; None = one for each sequence."""
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []  # in order of admission: the last one is the youngest
         self.num_preemptions = 0
         # Each generating sequence gets its token in every step: none waits behind another.
@@ -62,17 +67,25 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
+    @property
+    def num_generating(self) -> int:
+        """How many sequences get their next token in the next step."""
+        return sum(sequence.num_uncomputed_tokens == 1 for sequence in self.running)
+
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that has finished or was aborted. Unknown ones are ignored."""
+        if not self.waiting.knows(sequence):
+            return
         if sequence.slot is not None:
             self.running.remove(sequence)
             self._kv_cache.close(sequence)
             self._is_full = False
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
+        else:
+            self.waiting.take(sequence)
+        self.waiting.forget(sequence)
 
     def schedule(self, prefill_budget: int) -> Schedule:
         """Choose the chunks of the next step; their tokens count as computed from here on.
@@ -81,6 +94,7 @@ class Scheduler:
         """
         self._kv_cache.settle()
         self._num_outputs_left = self._num_extra_outputs
+        self._make_way()
         chunks = self._schedule_generating()
         budget = self._max_batch_tokens - len(chunks)
         if chunks:
@@ -91,6 +105,13 @@ class Scheduler:
             self._schedule_prompts(chunks, self._max_batch_tokens)
         return Schedule(chunks, self._kv_cache.take_operations())
 
+    def take_back(self, schedule: Schedule) -> None:
+        """Nothing of this step was computed, and the native memory is as it was before."""
+        for chunk in schedule.chunks:
+            self._kv_cache.release(chunk.sequence, chunk.num_tokens)
+            chunk.sequence.num_computed_tokens -= chunk.num_tokens
+            self.waiting.charge(chunk.sequence, -chunk.num_tokens)
+
     def make_room(self, schedule: Schedule) -> bool:
         """Take back a step for which the native memory had no room, and let what is parked or the youngest go.
 
@@ -98,9 +119,7 @@ class Scheduler:
         """
         if len(self.running) < 2 and not self._kv_cache.has_parked:
             return False
-        for chunk in schedule.chunks:
-            self._kv_cache.release(chunk.sequence, chunk.num_tokens)
-            chunk.sequence.num_computed_tokens -= chunk.num_tokens
+        self.take_back(schedule)
         if not self._kv_cache.has_parked:
             self.preempt_youngest()
             # By our count it would fit again at once, and so it would go on for ever.
@@ -109,12 +128,9 @@ class Scheduler:
         return True
 
     def preempt_youngest(self) -> Sequence:
-        """Let the youngest sequence's cells be taken; it starts again later, before all that wait."""
-        victim = self.running.pop()
-        self._kv_cache.close(victim)
-        victim.num_computed_tokens = 0
-        self.waiting.appendleft(victim)
-        self.num_preemptions += 1
+        """Let the youngest sequence's cells be taken; it starts again later, before all of its client that wait."""
+        victim = self.running[-1]
+        self._preempt(victim)
         return victim
 
     def shift(self, sequence: Sequence) -> None:
@@ -122,7 +138,7 @@ class Scheduler:
         self.running.remove(sequence)
         self._kv_cache.close(sequence)
         sequence.drop_old_tokens()
-        self.waiting.appendleft(sequence)
+        self.waiting.put_back(sequence)
         self._is_full = False
 
     def preempt_all(self) -> None:
@@ -134,6 +150,36 @@ class Scheduler:
     def check_integrity(self) -> None:
         self._kv_cache.check_integrity(self.running)
         assert all(sequence.slot is None for sequence in self.waiting), "a waiting sequence holds cells"
+
+    def _preempt(self, victim: Sequence) -> None:
+        self.running.remove(victim)
+        self._kv_cache.close(victim)
+        victim.num_computed_tokens = 0
+        self.waiting.put_back(victim)
+        self.num_preemptions += 1
+
+    def _make_way(self) -> None:
+        """Nobody waits for the answers of a client that has several running and has got more.
+
+        One sequence goes at a time, and never a client's last: the oldest always get on.
+        """
+        if len(self.running) < 2 or not self.waiting:
+            return
+        for sequence in self.waiting.heads(1):
+            if self.waiting.num_running(sequence.client) or any(other.is_suspect for other in self.running):
+                return
+            match = self._kv_cache.match(sequence)
+            if self._is_prefix_under_way(sequence, match) or self._fits(sequence, match):
+                return
+            account = self.waiting.account(sequence)
+            richer = [
+                other
+                for other in self.running
+                if self.waiting.account(other) > account and self.waiting.num_running(other.client) > 1
+            ]
+            if richer:
+                self._preempt(max(reversed(richer), key=self.waiting.account))
+            return
 
     def _schedule_generating(self) -> list[Chunk]:
         chunks: list[Chunk] = []
@@ -148,19 +194,31 @@ class Scheduler:
         return chunks
 
     def _schedule_prompts(self, chunks: list[Chunk], budget: int) -> None:
-        for sequence in self.running:
-            if sequence.num_uncomputed_tokens > 1 and budget > 0:
-                budget -= self._take_prompt(chunks, sequence, budget)
-        while budget > 0 and (admitted := self._next_to_admit()) is not None:
-            sequence, match = admitted
-            self.waiting.remove(sequence)
-            self._kv_cache.open(sequence, match)
-            if sequence.num_cached_tokens < 0:
-                sequence.num_cached_tokens = sequence.num_computed_tokens
-            self.running.append(sequence)
-            budget -= self._take_prompt(chunks, sequence, budget)
+        """Fill the budget, in the fair queue's order; those who run and those who wait are one line."""
+        begun = [sequence for sequence in self.running if sequence.num_uncomputed_tokens > 1]
+        while budget > 0:
+            admission = self._next_to_admit()
+            first = min(begun, key=self.waiting.order, default=None)
+            if admission is not None and (
+                first is None or self.waiting.order(admission.sequence) < self.waiting.order(first)
+            ):
+                self._admit(admission)
+                budget -= self._take_prompt(chunks, admission.sequence, budget)
+            elif first is not None:
+                begun.remove(first)
+                budget -= self._take_prompt(chunks, first, budget)
+            else:
+                return
 
-    def _next_to_admit(self) -> tuple[Sequence, Match] | None:
+    def _admit(self, admission: Admission) -> None:
+        sequence = admission.sequence
+        self.waiting.take(sequence)
+        self._kv_cache.open(sequence, admission.match)
+        if sequence.num_cached_tokens < 0:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+        self.running.append(sequence)
+
+    def _next_to_admit(self) -> Admission | None:
         """The first that waits and fits. Only who waits for another's prefix is passed over.
 
         Nobody joins a suspect: when its next step fails again, nobody else can have been the cause.
@@ -169,10 +227,10 @@ class Scheduler:
             return None
         if any(other.is_suspect for other in self.running):
             return None
-        for sequence in itertools.islice(self.waiting, MAX_LOOKED_AT):
+        for sequence in self.waiting.heads(MAX_LOOKED_AT):
             match = self._kv_cache.match(sequence)
             if not self._is_prefix_under_way(sequence, match):
-                return (sequence, match) if self._has_room(sequence, match) else None
+                return Admission(sequence, match) if self._has_room(sequence, match) else None
         return None
 
     def _is_prefix_under_way(self, sequence: Sequence, match: Match) -> bool:
@@ -186,6 +244,10 @@ class Scheduler:
             if limit >= worth and not is_ready and num_shared(sequence.token_ids, other.token_ids, limit) >= worth:
                 return True
         return False
+
+    def _fits(self, sequence: Sequence, match: Match) -> bool:
+        has_place = len(self.running) < self._max_num_seqs and self._kv_cache.has_free_slot
+        return has_place and self._has_room(sequence, match)
 
     def _has_room(self, sequence: Sequence, match: Match) -> bool:
         if not self.running:
@@ -209,6 +271,7 @@ class Scheduler:
 
     def _take(self, sequence: Sequence, num_tokens: int) -> Chunk:
         self._kv_cache.allocate(sequence, num_tokens)
+        self.waiting.charge(sequence, num_tokens)
         start = sequence.num_computed_tokens
         sequence.num_computed_tokens += num_tokens
         return Chunk(sequence, start, num_tokens, sequence.num_uncomputed_tokens == 0 and sequence.max_new_tokens > 0)

@@ -12,6 +12,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "client",
         "dropped_token_ids",
         "id",
         "index",
@@ -27,6 +28,7 @@ class Sequence:
         "shift",
         "slot",
         "token_ids",
+        "weight",
     )
 
     def __init__(
@@ -39,14 +41,20 @@ class Sequence:
         max_new_tokens: int | None = None,
         shift: int | None = None,
         is_scored: bool = False,
+        client: str = "",
+        weight: float = 1.0,
     ) -> None:
         """Tokens at most: `max_length` at a time, `max_new_tokens` after the prompt (None = what `max_length` leaves).
 
         `shift`: a full sequence keeps so many tokens at the front, drops half of the others and goes on.
         `is_scored`: the log probabilities of the prompt's own tokens are wanted.
+        `client`: whose it is, and `weight` that one's share of the engine beside others.
         """
         assert prompt, "a sequence needs at least one token"
         assert len(prompt) < max_length or max_new_tokens == 0, "a sequence needs room for at least one new token"
+        assert weight > 0, "a client without a share would wait for ever"
+        self.client = client
+        self.weight = weight
         self.id = sequence_id
         self.index = index  # of the choice within its request
         self.token_ids = prompt

@@ -57,6 +57,7 @@ class StepLoop:
         with self._condition:
             self._aborted.append(request)
             self._condition.notify()
+        self._engine.interrupt_for(request)
 
     def stop(self) -> None:
         with self._condition:

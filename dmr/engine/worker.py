@@ -26,11 +26,12 @@ from dmr.engine.core_share import CoreShare
 from dmr.engine.embed_intake import EmbedIntake
 from dmr.engine.embed_runner import EmbedRunner
 from dmr.engine.embedder import Embedder
-from dmr.engine.engine import Engine, PrefillPacer, Request
+from dmr.engine.engine import Engine, Request
 from dmr.engine.intake import Intake
 from dmr.engine.kv_cache import KVCache
 from dmr.engine.loading import ModelTokenizer, cannot_generate, describe, load_model
 from dmr.engine.model_runner import Generator, ModelRunner, StepOutput, num_usable_cores
+from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Schedule, Scheduler
 from dmr.engine.step_loop import Delivery, Publish, StepLoop
 from dmr.errors import DmrError, InternalError, Unsupported
@@ -198,6 +199,9 @@ class SharingRunner:
     def run(self, schedule: Schedule, generators: dict[int, Generator]) -> StepOutput:
         with self._cores.at_work("generator"):
             return self._runner.run(schedule, generators)
+
+    def interrupt(self) -> None:
+        self._runner.interrupt()
 
     def forget_all(self) -> None:
         self._runner.forget_all()

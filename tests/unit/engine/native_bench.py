@@ -7,10 +7,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from dmr.config import EngineSettings
-from dmr.engine.engine import Engine, PrefillPacer, Request
+from dmr.engine.engine import Engine, Request
 from dmr.engine.intake import Intake
 from dmr.engine.kv_cache import KVCache
 from dmr.engine.model_runner import ModelRunner
+from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Scheduler
 from dmr.types import TokenLogprob
 from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, EngineRequest, EngineSpec

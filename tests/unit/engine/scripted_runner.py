@@ -10,9 +10,10 @@ from typing import Any
 
 from unit.engine.cell_memory import CellMemory
 
-from dmr.engine.engine import Engine, PendingEcho, PrefillPacer, Request
+from dmr.engine.engine import Engine, PendingEcho, Request
 from dmr.engine.kv_cache import KVCache
-from dmr.engine.model_runner import Generator, NextToken, NoRoom, StepOutput
+from dmr.engine.model_runner import Generator, Interrupted, NextToken, NoRoom, StepOutput
+from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Chunk, Schedule, Scheduler
 from dmr.engine.sequence import Sequence
 from dmr.errors import InvalidRequest
@@ -61,6 +62,8 @@ class ScriptedRunner:
         self.failures: deque[Exception | None] = deque()
         self.choose: Choose = choose
         self.num_steps = 0
+        self.is_interrupted = False
+        self.on_run: Callable[[Schedule], None] = lambda schedule: None  # what happens while a step runs
         self.score_errors: Callable[[Schedule], dict[int, str]] = lambda schedule: {}  # by sequence id
 
     def run(self, schedule: Schedule, generators: dict[int, Generator]) -> StepOutput:
@@ -69,6 +72,10 @@ class ScriptedRunner:
         failure = self.failures.popleft() if self.failures else self.fails(schedule)
         if failure is not None:
             raise failure
+        self.on_run(schedule)
+        if self.is_interrupted:
+            self.is_interrupted = False
+            raise Interrupted
         wanted = sum(chunk.num_tokens for chunk in schedule.chunks)
         if self.memory.num_used + wanted > self.num_cells:
             raise NoRoom
@@ -82,6 +89,9 @@ class ScriptedRunner:
         errors = self.score_errors(schedule)
         scored = [c for c in schedule.chunks if c.sequence.wants_scores and c.sequence.id not in errors]
         return StepOutput(tokens, {c.sequence.id: self._score(c) for c in scored}, errors)
+
+    def interrupt(self) -> None:
+        self.is_interrupted = True
 
     def forget_all(self) -> None:
         self.memory.clear()

@@ -263,7 +263,7 @@ def test_answers_are_those_computed_alone_or_an_error(
 
 def test_timings_add_up() -> None:
     bench = Bench(num_slots=1)
-    first, second = bench.add([1] * 100, max_new=5), bench.add([2], max_new=5)
+    first, second = bench.add([1] * 100, max_new=5), bench.add([2] * 101, max_new=5)
     bench.run()
     one, two = completed(bench, first).timings, completed(bench, second).timings
     assert min(*(getattr(t, name) for t in (one, two) for name in ("queued", "prefill", "decode")), 1.0) > 0.0

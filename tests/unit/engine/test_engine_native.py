@@ -62,7 +62,7 @@ def test_answers_under_pressure_are_those_computed_alone(runner: ModelRunner) ->
         expected.append([alone.logprobs(request, index) for index in range(message.num_choices)])
     crowd = NativeBench(runner)
     requests = [crowd.add(message) for message in make_messages(24)]
-    doomed = [crowd.add(message) for message in make_messages(12)]
+    doomed = [crowd.add(message) for message in make_messages(20)]
     for request in doomed:
         for _ in range(3):
             crowd.engine.step()

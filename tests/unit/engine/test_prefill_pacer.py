@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmr.engine.engine import PrefillPacer
+from dmr.engine.prefill_pacer import PrefillPacer
 
 
 def make_pacer(target: float = 0.1) -> PrefillPacer:
@@ -11,49 +11,71 @@ def make_pacer(target: float = 0.1) -> PrefillPacer:
 
 
 def test_it_begins_carefully() -> None:
-    assert make_pacer().budget == 32
+    assert make_pacer().budget(3) == 32
 
 
 def test_the_budget_fills_the_target() -> None:
     pacer = make_pacer(target=0.1)
-    pacer.observe(100, 0.1)
-    assert pacer.budget in (99, 100)
+    pacer.observe(100, 0, 0.1)
+    assert pacer.budget(0) in (99, 100)
+
+
+def test_what_those_who_generate_cost_is_not_left_for_prompts() -> None:
+    pacer = make_pacer(target=0.1)
+    pacer.observe(0, 4, 0.04)
+    pacer.observe(100, 4, 0.14)
+    assert pacer.budget(4) in (59, 60)
+
+
+def test_the_cost_of_more_sequences_is_guessed_from_the_nearest_known() -> None:
+    pacer = make_pacer(target=0.1)
+    pacer.observe(100, 0, 0.1)
+    pacer.observe(0, 8, 0.04)
+    assert pacer.budget(9) in (59, 60)
+    assert pacer.budget(4) in (79, 80)
 
 
 def test_a_faster_machine_gets_more_up_to_the_whole_batch() -> None:
     pacer = make_pacer()
-    pacer.observe(512, 0.001)
-    assert pacer.budget == 512
+    pacer.observe(512, 0, 0.001)
+    assert pacer.budget(1) == 512
 
 
 def test_a_slow_machine_still_gets_on() -> None:
     pacer = make_pacer()
-    pacer.observe(32, 60.0)
-    assert pacer.budget == 32
+    pacer.observe(32, 1, 60.0)
+    pacer.observe(0, 1, 30.0)
+    assert pacer.budget(1) == 32
 
 
 def test_small_steps_tell_nothing() -> None:
     pacer = make_pacer()
-    pacer.observe(100, 0.1)
-    before = pacer.budget
+    pacer.observe(100, 0, 0.1)
+    before = pacer.budget(0)
     for _ in range(50):
-        pacer.observe(31, 5.0)
-    assert pacer.budget == before
+        pacer.observe(31, 0, 5.0)
+    assert pacer.budget(0) == before
 
 
 def test_one_hiccup_moves_it_a_little_and_a_lasting_change_all_the_way() -> None:
     pacer = make_pacer()
-    pacer.observe(200, 0.1)
-    pacer.observe(200, 0.2)
-    assert 160 < pacer.budget < 200
+    pacer.observe(200, 0, 0.1)
+    pacer.observe(200, 0, 0.2)
+    assert 160 < pacer.budget(0) < 200
     for _ in range(30):
-        pacer.observe(200, 0.2)
-    assert pacer.budget in (99, 100)
+        pacer.observe(200, 0, 0.2)
+    assert pacer.budget(0) in (99, 100)
 
 
-@given(st.lists(st.tuples(st.integers(0, 600), st.floats(0, 1e9)), max_size=60), st.floats(0, 10))
-def test_whatever_the_clock_says_the_budget_stays_in_bounds(steps: list[tuple[int, float]], target: float) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 600), st.integers(0, 256), st.floats(0, 1e9)), max_size=60),
+    st.floats(0, 10),
+    st.integers(0, 256),
+)
+def test_whatever_the_clock_says_the_budget_stays_in_bounds(
+    steps: list[tuple[int, int, float]], target: float, num_generating: int
+) -> None:
     pacer = make_pacer(target)
-    for num_tokens, seconds in steps:
-        pacer.observe(num_tokens, seconds)
-        assert 32 <= pacer.budget <= 512
+    for num_tokens, generating, seconds in steps:
+        pacer.observe(num_tokens, generating, seconds)
+        assert 32 <= pacer.budget(num_generating) <= 512

@@ -176,13 +176,13 @@ def test_who_needs_what_another_is_computing_waits_for_it_and_lets_others_pass()
     for sequence in burst:
         scheduler.add(sequence)
     stranger = add(scheduler, 9, 3)
-    assert taken(step(scheduler)) == {0: 16}
-    assert taken(step(scheduler)) == {0: 16}
-    assert taken(step(scheduler)) == {0: 16}
-    assert taken(step(scheduler)) == {0: 13, 9: 3}
+    assert taken(step(scheduler)) == {9: 3, 0: 13}
     assert stranger.slot is not None
-    assert taken(step(scheduler)) == {0: 1, 9: 1, 1: 1, 2: 1, 3: 1}
-    assert [sequence.num_cached_tokens for sequence in burst] == [0, 60, 60, 60]
+    assert taken(step(scheduler, prefill_budget=16)) == {9: 1, 0: 15}
+    assert taken(step(scheduler, prefill_budget=16)) == {9: 1, 0: 15}
+    assert taken(step(scheduler, prefill_budget=16)) == {9: 1, 0: 15}
+    assert taken(step(scheduler, prefill_budget=16)) == {9: 1, 0: 3, 1: 3, 2: 3, 3: 3}
+    assert [sequence.num_cached_tokens for sequence in burst] == [0, 58, 58, 58]
 
 
 def test_who_waits_for_a_prefix_goes_on_without_it_when_its_owner_leaves() -> None:
