@@ -90,6 +90,7 @@ class ModelRunner(ModelVocabulary):
         self.max_batch_tokens = context.max_batch
         self.max_outputs = context.max_outputs
         self.num_cells = context.context_size
+        self.native_seconds = 0.0  # that all steps spent in native code; what else they took is the host's share
 
     @classmethod
     def load(cls, spec: EngineSpec, progress: Callable[[float], bool]) -> ModelRunner:
@@ -180,7 +181,9 @@ class ModelRunner(ModelVocabulary):
                     self._context.copy(operation.source, operation.target, 0, operation.num_tokens)
                 else:
                     self._context.remove(operation.slot)
+            began = time.perf_counter()
             result = _core.step(self._context, batch, rows, self._pool)
+            self.native_seconds += time.perf_counter() - began
             if result.status == _core.DecodeStatus.NO_ROOM:
                 raise NoRoom
             if result.status == _core.DecodeStatus.ABORTED:

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dmr import _core
+from dmr.config import EngineSettings
 from dmr.engine.core_budget import read_cpu_times
 from dmr.engine.core_share import CoreShare
 from dmr.engine.embed_intake import EmbedIntake
 from dmr.engine.embed_runner import EmbedRunner
 from dmr.engine.embedder import Embedder
-from dmr.engine.engine import Engine, Request
+from dmr.engine.engine import Deliver, Engine, Request, Runner
 from dmr.engine.intake import Intake
 from dmr.engine.kv_cache import KVCache
 from dmr.engine.loading import ModelTokenizer, cannot_generate, describe, load_model
@@ -235,12 +236,17 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
         tasks = ("rerank",) if ranks else ("embed",)
         info = describe(loaded.model, loaded.template, embed_runner.max_input_tokens, tasks)
         return Machinery(server, None, embedder, info)
+    shared = SharingRunner(runner, cores)
+    steps = StepLoop(lambda deliver: make_engine(shared, runner, settings, deliver), settings.max_queue)
+    return Machinery(Server(Intake(runner), steps, embedding), steps, embedder, runner.info())
+
+
+def make_engine(steps: Runner, runner: ModelRunner, settings: EngineSettings, deliver: Deliver) -> Engine:
+    """An engine that computes its steps with `steps`, which stands for `runner`."""
     kv_cache = KVCache(runner.num_cells, runner.num_slots, runner.shares_prefixes)
     scheduler = Scheduler(kv_cache, runner.max_num_seqs, runner.max_batch_tokens, runner.max_outputs)
     pacer = PrefillPacer(settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens)
-    shared = SharingRunner(runner, cores)
-    steps = StepLoop(lambda deliver: Engine(shared, scheduler, pacer, deliver), settings.max_queue)
-    return Machinery(Server(Intake(runner), steps, embedding), steps, embedder, runner.info())
+    return Engine(steps, scheduler, pacer, deliver)
 
 
 async def run_engine(spec: EngineSpec, status: StatusPipe, life_line: asyncio.StreamReader) -> None:
