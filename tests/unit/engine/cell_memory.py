@@ -24,6 +24,9 @@ class CellMemory:
     def num_used(self) -> int:
         return len({id(cell) for cells in self._slots.values() for cell in cells})
 
+    def num_used_by(self, slots: Iterable[int]) -> int:
+        return len({id(cell) for slot in slots for cell in self._slots.get(slot, [])})
+
     def perform(self, operations: Iterable[Operation]) -> None:
         for operation in operations:
             if isinstance(operation, Copy):

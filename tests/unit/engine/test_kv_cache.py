@@ -190,3 +190,42 @@ def test_forgetting_empties_all_slots() -> None:
     cache.forget_all()
     cache.check_integrity([])
     assert cache.match(Sequence(1, 0, list(BEGINNING), 50)) == NO_MATCH
+
+
+def test_who_is_computing_more_of_a_prompt_is_named() -> None:
+    cache = KVCache(num_cells=200, num_slots=4)
+    first = Sequence(0, 0, [*BEGINNING, 1], 50)
+    other = Sequence(1, 0, [7] * 30, 50)
+    for one in (first, other):
+        cache.open(one)
+        cache.allocate(one, 10)
+    newcomer = Sequence(2, 0, [*BEGINNING, 2], 50)
+    assert cache.under_way(newcomer, cache.match(newcomer)) is first
+    cache.settle()
+    assert cache.match(newcomer) == Match(0, 10)
+    assert cache.under_way(newcomer, cache.match(newcomer)) is first  # 10 more are to come
+    assert cache.under_way(Sequence(3, 0, [8] * 30, 50), NO_MATCH) is None
+    cache.allocate(first, 5)
+    cache.settle()
+    assert cache.under_way(newcomer, cache.match(newcomer)) is None  # 5 are not worth waiting for
+    cache.close(other)
+    assert cache.under_way(Sequence(4, 0, [7] * 30, 50), NO_MATCH) is None  # it left, nobody goes on with it
+
+
+def test_nobody_waits_for_what_cannot_be_shared() -> None:
+    cache = KVCache(num_cells=200, num_slots=4, shares_prefixes=False)
+    cache.open(Sequence(0, 0, [*BEGINNING, 1], 50))
+    assert cache.under_way(Sequence(1, 0, [*BEGINNING, 2], 50), NO_MATCH) is None
+
+
+def test_a_chain_of_shared_parts_is_counted_once() -> None:
+    cache = KVCache(num_cells=200, num_slots=8)
+    running = [computed(cache, i, [*BEGINNING[: 8 + 4 * i], 50 + i, 60 + i]) for i in range(4)]
+    assert cache.num_free_cells == 200 - (10 + 6 + 6 + 6)
+    again = Sequence(9, 0, [*BEGINNING, 53, 99], 50)
+    match = cache.match(again)
+    assert match == Match(3, 21)
+    assert cache.num_cells_needed(again, match) == 1
+    cache.close(running[3])
+    assert cache.num_cells_needed(again, match) == 1 + 5  # the last part was this one's only
+    cache.check_integrity(running[:3])
