@@ -8,6 +8,7 @@ import sys
 import click
 
 from dmr.cli.address import DEFAULT_ADDRESS
+from dmr.cli.bench import bench_command
 from dmr.cli.group import Commands
 from dmr.cli.import_file import import_command
 from dmr.cli.models import inspect_command, list_command, rm_command
@@ -58,6 +59,7 @@ for _command in (
     ps_command,
     unload_command,
     df_command,
+    bench_command,
     status_command,
     version_command,
 ):

@@ -44,6 +44,12 @@ class Unloaded(msgspec.Struct, frozen=True):
     unloaded_runners: int
 
 
+class TokenList(msgspec.Struct, frozen=True):
+    """`POST /v1/tokenize`."""
+
+    tokens: tuple[int, ...]
+
+
 class Delta(msgspec.Struct, frozen=True):
     content: str | None = None
     reasoning_content: str | None = None

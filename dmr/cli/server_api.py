@@ -13,7 +13,7 @@ import urllib3
 from urllib3.response import BaseHTTPResponse
 
 from dmr.cli.address import Address
-from dmr.cli.replies import Chunk, DiskUsage, Model, Runner, Unloaded
+from dmr.cli.replies import Chunk, DiskUsage, Model, Runner, TokenList, Unloaded
 from dmr.cli.sse import read_events
 from dmr.cli.upload import Upload
 from dmr.errors import DmrError, InvalidReference, ModelNotFound, Unavailable
@@ -21,6 +21,8 @@ from dmr.errors import DmrError, InvalidReference, ModelNotFound, Unavailable
 T = TypeVar("T")
 
 CHAT_PATH = "/engines/v1/chat/completions"
+COMPLETIONS_PATH = "/engines/v1/completions"
+TOKENIZE_PATH = "/engines/v1/tokenize"
 # Seconds of silence. Once it has accepted a request the server says something every 15 s; before, it may load a model.
 _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 60.0
@@ -113,6 +115,11 @@ class ServerApi:
         # A server that does not know the header answers with one token.
         request = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
         self._call("POST", CHAT_PATH, body=_json(request), headers={"X-Preload-Only": "true"}, slow=True)
+
+    def tokenize(self, model: str, text: str) -> tuple[int, ...]:
+        """The tokens of a text, read as plain text. Loads the model."""
+        request = {"model": model, "content": text, "parse_special": False}
+        return self._decode(self._call("POST", TOKENIZE_PATH, body=_json(request), slow=True), TokenList).tokens
 
     @contextlib.contextmanager
     def chat(self, request: Mapping[str, Any]) -> Iterator[Iterator[Chunk]]:

@@ -77,6 +77,20 @@ def human_size(num_bytes: int) -> str:
     return f"{size:.2f}{units[0]}"
 
 
+def format_seconds(seconds: float | None) -> str:
+    """Three digits or a little more: `0.81ms`, `12.3ms`, `4.56s`, `123s`; `-` for none."""
+    if seconds is None:
+        return "-"
+    value, unit = (seconds, "s") if seconds >= 1 else (seconds * 1000, "ms")
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f}{unit}"
+
+
+def format_rate(rate: float) -> str:
+    """One decimal below 1000."""
+    return f"{rate:.1f}" if rate < 1000 else f"{rate:.0f}"
+
+
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns with two blanks between them, left-aligned, no borders."""
     cells = [tuple(header)] + [tuple(printable(cell).replace("\n", " ") for cell in row) for row in rows]

@@ -19,7 +19,7 @@ NAMES = sorted(cli.commands)
 
 
 def test_the_commands_are_all_there() -> None:
-    expected = "df import inspect list ps rm run serve status unload version"
+    expected = "bench df import inspect list ps rm run serve status unload version"
     assert expected.split() == NAMES
 
 

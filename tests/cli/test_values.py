@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmr.cli.values import format_table, human_duration, human_size, parse_duration, printable
+from dmr.cli.values import (
+    format_rate,
+    format_seconds,
+    format_table,
+    human_duration,
+    human_size,
+    parse_duration,
+    printable,
+)
 
 HOUR, DAY = 3600, 86400
 
@@ -78,6 +86,27 @@ def test_ages_are_shown_in_one_unit(seconds: float, text: str) -> None:
 )
 def test_sizes_have_two_decimals_and_units_of_1000(num_bytes: int, text: str) -> None:
     assert human_size(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (0.0, "0.00ms"),
+        (0.000812, "0.81ms"),
+        (0.01234, "12.3ms"),
+        (0.1234, "123ms"),
+        (1.0, "1.00s"),
+        (45.61, "45.6s"),
+        (123.4, "123s"),
+    ],
+)
+def test_measured_times_have_three_digits(seconds: float | None, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_rates_have_a_decimal_while_it_says_something() -> None:
+    assert (format_rate(0.0), format_rate(68.24), format_rate(12345.6)) == ("0.0", "68.2", "12346")
 
 
 def test_a_table_has_two_blanks_between_columns_and_none_at_the_end() -> None:
