@@ -7,31 +7,44 @@ of the tree than changes hands.
 
 from __future__ import annotations
 
+MAX_HITS = 16  # that count; so what was in demand once is forgotten in the end
+
 
 class Run:
     """Cells of consecutive tokens that are held together."""
 
-    __slots__ = ("length", "num_active", "num_holders", "parent")
+    __slots__ = ("hits", "last_used", "length", "num_active", "num_holders", "parent", "priority")
 
     def __init__(self, length: int, parent: Run | None) -> None:
         self.length = length
         self.parent = parent  # the cells of the tokens before
         self.num_holders = 1  # whose last run it is, and the runs below
         self.num_active = 0  # of them, those that a running sequence has a part in
+        self.hits = 0  # how often it was used again, `MAX_HITS` at most
+        self.priority = 0  # the lowest goes first
+        self.last_used = 0  # of two with the same priority, the one that was used longer ago goes first
 
 
 class Cells:
-    """Invariants: `num_used` is the length of all runs, `num_active` of those that a running sequence has."""
+    """Invariants: `num_used` is the length of all runs, `num_active` of those that a running sequence has.
+
+    What is worth keeping: each cell costs the same to compute again, so a run is worth how often it is used. Its
+    priority is one more than its hits, on top of the age when it was used last. The age is the priority of what had to
+    go last: so what was used often outlives so many generations of what nobody asked for again, and no more.
+    """
 
     def __init__(self) -> None:
         self.num_used = 0
         self.num_active = 0
+        self._age = 0
+        self._now = 0  # counts uses
 
     def extend(self, run: Run | None, num_cells: int) -> Run:
         """Take cells after those of an active holder; its last run."""
         if run is None or run.num_holders > 1:
             run = Run(0, run)  # which holds its parent in the holder's place
             run.num_active = 1
+            run.priority, run.last_used = self._age + 1, self._now
         run.length += num_cells
         self.num_used += num_cells
         self.num_active += num_cells
@@ -56,6 +69,7 @@ class Cells:
         if num_over:
             upper = Run(run.length - num_over, run.parent)
             upper.num_active = min(1, run.num_active)
+            upper.hits, upper.priority, upper.last_used = run.hits, run.priority, run.last_used
             run.length, run.parent = num_over, upper
             run = upper
         run.num_holders += 1
@@ -86,6 +100,28 @@ class Cells:
                 return
             self.num_active -= run.length
             run = run.parent
+
+    def use(self, run: Run | None, is_hit: bool) -> None:
+        """The run and all above it are in use now; a hit spares somebody computing them."""
+        self._now += 1
+        while run is not None:
+            run.hits = min(MAX_HITS, run.hits + is_hit)
+            run.priority, run.last_used = self._age + 1 + run.hits, self._now
+            run = run.parent
+
+    def grow_old(self, run: Run) -> None:
+        """A parked holder of the run has to go: what is used from now on is worth more than what was used before."""
+        if run.num_holders == 1:
+            self._age = max(self._age, run.priority)
+
+    def value(self, run: Run | None) -> tuple[int, int]:
+        """What is lost with a parked holder: the cells that it alone has, by their worth; and when it was used."""
+        last_used = run.last_used if run is not None else 0
+        worth = 0
+        while run is not None and run.num_holders == 1:
+            worth += run.length * max(1, run.priority - self._age)
+            run = run.parent
+        return worth, last_used
 
     def check_integrity(self, active: list[Run | None], parked: list[Run | None]) -> None:
         """Raises AssertionError when the counts are not those of exactly these holders, given by their last runs."""

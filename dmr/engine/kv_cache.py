@@ -8,7 +8,6 @@ behind stays parked for those who come later, until its cells or its slot are ne
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 from typing import NamedTuple, Union
 
 from dmr.engine.cells import Cells, Run, length_of, num_inactive
@@ -17,12 +16,20 @@ from dmr.engine.sequence import Sequence
 
 LEAST_SHARED = 8  # tokens; for fewer, sharing is not worth a native call
 LEAST_WORTH_WAITING_FOR = 8  # tokens that another sequence is about to compute
+LEAST_EVICTED = 64  # cells at a time, so that a full memory does not cost a native call for each token
 
 
 class Clear(NamedTuple):
     """Take all cells from a slot."""
 
     slot: int
+
+
+class Trim(NamedTuple):
+    """Leave a slot its first `num_tokens` cells."""
+
+    slot: int
+    num_tokens: int
 
 
 class Copy(NamedTuple):
@@ -33,7 +40,7 @@ class Copy(NamedTuple):
     num_tokens: int
 
 
-Operation = Union[Clear, Copy]
+Operation = Union[Clear, Trim, Copy]
 
 
 class Match(NamedTuple):
@@ -66,14 +73,21 @@ class Holding:
 class KVCache:
     """Slots and cells. A slot is free, active or parked. What is parked can always be had."""
 
-    def __init__(self, num_cells: int, num_slots: int, shares_prefixes: bool = True) -> None:
-        """`shares_prefixes` is false for a memory that cannot give away a part of a sequence."""
+    def __init__(
+        self, num_cells: int, num_slots: int, shares_prefixes: bool = True, max_parked_cells: int | None = None
+    ) -> None:
+        """`shares_prefixes` is false for a memory that cannot give away a part of a sequence.
+
+        `max_parked_cells`: cells that may be kept for those who come later; None = all that are left. A step takes
+        longer the more cells are in use, also those that it has no use for.
+        """
         self.num_cells = num_cells
+        self.max_parked_cells = num_cells if max_parked_cells is None else max_parked_cells
         self.shares_prefixes = shares_prefixes
         self._cells = Cells()
         self._free_slots = list(range(num_slots))  # a heap: low ids first keep the native batch compact
         self._active: dict[int, Holding] = {}
-        self._parked: OrderedDict[int, Holding] = OrderedDict()  # least recently used first
+        self._parked: dict[int, Holding] = {}
         self._tree = PrefixTree[int]()  # slots by the tokens that are ready in them
         self._plans = PrefixTree[Sequence]()  # running sequences by the tokens that they are to compute
         self._unsettled: dict[int, Holding] = {}  # active ones that have taken cells since all were settled, by slot
@@ -129,18 +143,17 @@ class KVCache:
     def open(self, sequence: Sequence, match: Match = NO_MATCH) -> None:
         """Give the sequence a slot and the cells of the match. Call only when `has_free_slot`."""
         assert sequence.slot is None, f"{sequence} has a slot already"
-        if match.slot in self._parked:
-            self._parked.move_to_end(match.slot)
-            if not self._free_slots and len(self._parked) == 1:
-                match = NO_MATCH  # the only slot to be had is the one that would be shared
+        if not self._free_slots and len(self._parked) == 1 and match.slot in self._parked:
+            match = NO_MATCH  # the only slot to be had is the one that would be shared
         run = None
         if match.num_tokens:
             source = self._holding(match.slot)
             assert source.run is not None
             run = self._cells.share(source.run, source.num_tokens - match.num_tokens)
             self._cells.activate(run)
+            self._cells.use(run, is_hit=True)
         if not self._free_slots:
-            self._evict_oldest()
+            self._evict_slot(match.slot)
         slot = sequence.slot = heapq.heappop(self._free_slots)
         tokens = sequence.token_ids
         place = self._tree.insert(tokens, match.num_tokens, slot)
@@ -155,8 +168,7 @@ class KVCache:
         """Take cells for tokens about to be computed. Call only when there are that many free ones."""
         holding = self._holding_of(sequence)
         assert num_cells <= self.num_free_cells, "more cells taken than there are"
-        while self.num_cells - self._cells.num_used < num_cells:
-            self._evict_oldest()
+        self._evict_to(self.num_cells - num_cells)
         holding.run = self._cells.extend(holding.run, num_cells)
         holding.num_tokens += num_cells
         self._unsettled[holding.place.value] = holding
@@ -183,11 +195,13 @@ class KVCache:
         self._parked[slot] = holding
         if not self.shares_prefixes or holding.num_tokens < LEAST_SHARED:
             self._drop(slot)
-        else:
-            # What is parked elsewhere and only the beginning of this needs no slot of its own.
-            for beginning in self._tree.beginnings_of(holding.place):
-                if beginning.value in self._parked:
-                    self._drop(beginning.value)
+            return
+        # What is parked elsewhere and only the beginning of this needs no slot of its own.
+        for beginning in self._tree.beginnings_of(holding.place):
+            if beginning.value in self._parked:
+                self._drop(beginning.value)
+        self._cells.use(holding.run, is_hit=False)
+        self._evict_to(self._cells.num_active + self.max_parked_cells)
 
     def forget_all(self) -> None:
         """Empty everything that is parked. Call when no sequence runs and the native memory is empty."""
@@ -225,8 +239,42 @@ class KVCache:
         assert sequence.slot is not None, f"{sequence} has no slot"
         return self._active[sequence.slot]
 
-    def _evict_oldest(self) -> None:
-        self._drop(next(iter(self._parked)))
+    def _evict_to(self, num_cells: int) -> None:
+        """Let parked cells go until no more than that many are used; from the ends, where the fewest share them."""
+        while (num_over := self._cells.num_used - num_cells) > 0:
+            slot = min(self._parked, key=self._priority_of)
+            holding = self._parked[slot]
+            assert holding.run is not None
+            self._cells.grow_old(holding.run)
+            num_cut = min(holding.run.length, max(num_over, LEAST_EVICTED))
+            num_left = holding.num_tokens - num_cut
+            parent = holding.run.parent
+            # When the rest is somebody else's too, a slot of its own is not worth having for it.
+            is_shared = num_cut == holding.run.length and parent is not None and parent.num_holders > 1
+            if holding.run.num_holders > 1 or num_left < LEAST_SHARED or is_shared:
+                self._drop(slot)
+                continue
+            holding.run = self._cells.shorten(holding.run, num_cut)
+            holding.num_tokens = num_left
+            self._tree.shorten(holding.place, num_left)
+            self._operations.append(Trim(slot, num_left))
+
+    def _evict_slot(self, other_than: int) -> None:
+        """Let the parked slot go with which the least is lost."""
+        slot = min((slot for slot in self._parked if slot != other_than), key=self._value_of)
+        run = self._parked[slot].run
+        assert run is not None
+        self._cells.grow_old(run)
+        self._drop(slot)
+
+    def _priority_of(self, slot: int) -> tuple[bool, int, int]:
+        """Of a parked slot's last cells; those that others have too cannot be had."""
+        run = self._parked[slot].run
+        assert run is not None
+        return run.num_holders > 1, run.priority, run.last_used
+
+    def _value_of(self, slot: int) -> tuple[int, int]:
+        return self._cells.value(self._parked[slot].run)
 
     def _drop(self, slot: int) -> None:
         holding = self._parked.pop(slot)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from dmr import _core
 from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings
 from dmr.engine.core_budget import CoreBudget
-from dmr.engine.kv_cache import Copy
 from dmr.engine.loading import LoadedModel, ModelVocabulary, cannot_generate, describe, load_model
+from dmr.engine.native_memory import NativeMemory
 from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
 from dmr.errors import InvalidRequest, ModelLoadFailed
@@ -76,6 +76,7 @@ class ModelRunner(ModelVocabulary):
     def __init__(self, model: _core.Model, context: _core.Context, settings: EngineSettings, template: str) -> None:
         super().__init__(model, context.sequence_context_size)
         self._context = context
+        self._memory = NativeMemory(context)
         self._batch = _core.Batch()
         self._pool = _core.ThreadPool(max(1, min(4, num_usable_cores())))
         self._template = template
@@ -176,11 +177,7 @@ class ModelRunner(ModelVocabulary):
                 sequences.append(sequence)
         self._adapt_threads()
         try:
-            for operation in schedule.operations:
-                if isinstance(operation, Copy):
-                    self._context.copy(operation.source, operation.target, 0, operation.num_tokens)
-                else:
-                    self._context.remove(operation.slot)
+            self._memory.perform(schedule.operations)
             began = time.perf_counter()
             result = _core.step(self._context, batch, rows, self._pool)
             self.native_seconds += time.perf_counter() - began

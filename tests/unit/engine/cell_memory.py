@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dmr.engine.kv_cache import Copy, Operation
+from dmr.engine.kv_cache import Copy, Operation, Trim
 
 
 class Cell:
@@ -34,6 +34,9 @@ class CellMemory:
                 source = self._slots[operation.source]
                 assert len(source) >= operation.num_tokens, "a copy of cells that are not there"
                 self._slots[operation.target] = source[: operation.num_tokens]
+            elif isinstance(operation, Trim):
+                assert len(self._slots[operation.slot]) > operation.num_tokens, "a cut beyond the end"
+                del self._slots[operation.slot][operation.num_tokens :]
             else:
                 self._slots.pop(operation.slot, None)
 

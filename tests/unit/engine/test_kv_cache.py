@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dmr.engine.kv_cache import LEAST_SHARED, NO_MATCH, Clear, Copy, KVCache, Match
+from dmr.engine.kv_cache import LEAST_EVICTED, LEAST_SHARED, NO_MATCH, Clear, Copy, KVCache, Match, Trim
 from dmr.engine.sequence import Sequence
 
 
@@ -150,10 +150,67 @@ def test_the_least_recently_used_goes_first() -> None:
     cache = KVCache(num_cells=60, num_slots=4)
     for identity in range(3):
         cache.close(computed(cache, identity, [identity] * 20))
-    cache.close(computed(cache, 3, [0] * 19 + [9]))  # uses the oldest again
-    assert cache.take_operations() == [Copy(0, 3, 19), Clear(1)]
-    computed(cache, 4, [7] * 20)
-    assert cache.take_operations() == [Clear(2)]
+    cache.close(computed(cache, 3, [0] * 19 + [9]))  # uses the oldest again, but for its last cell
+    assert cache.take_operations() == [Copy(0, 3, 19), Clear(0)]
+    cache.close(computed(cache, 4, [7] * 20))
+    assert cache.take_operations() == [Clear(1)]
+    cache.check_integrity([])
+
+
+def test_only_so_much_goes_as_is_needed_and_from_the_end() -> None:
+    cache = KVCache(num_cells=400, num_slots=4)
+    cache.close(computed(cache, 0, list(range(300))))
+    newcomer = computed(cache, 1, [7] * 130)
+    assert cache.take_operations() == [Trim(0, 300 - LEAST_EVICTED)]
+    assert cache.match(Sequence(2, 0, list(range(300)), 500)) == Match(0, 300 - LEAST_EVICTED)
+    cache.check_integrity([newcomer])
+
+
+def one_off(cache: KVCache, identity: int, num_tokens: int) -> None:
+    cache.close(computed(cache, identity, [identity] * num_tokens))
+
+
+def test_what_many_share_survives_long_prompts_that_nobody_asks_for_again() -> None:
+    cache = KVCache(num_cells=1000, num_slots=8)
+    system = list(range(10000, 10200))
+    for identity in range(6):
+        cache.close(computed(cache, identity, [*system, *[identity] * 20]))
+    for identity in range(20, 25):  # each fills the memory anew
+        one_off(cache, identity, 700)
+    assert cache.match(Sequence(98, 0, [*system, 7, 7], 500)).num_tokens == 200
+    cache.check_integrity([])
+
+
+def test_what_was_in_demand_once_is_forgotten_in_the_end() -> None:
+    cache = KVCache(num_cells=1000, num_slots=8)
+    system = list(range(10000, 10200))
+    for identity in range(100):
+        cache.close(computed(cache, identity, [*system, identity]))
+    for identity in range(200, 300):
+        one_off(cache, identity, 700)
+    assert cache.match(Sequence(999, 0, [*system, 7, 7], 500)) == NO_MATCH
+
+
+def test_a_slot_is_taken_from_who_loses_least() -> None:
+    cache = KVCache(num_cells=1000, num_slots=3)
+    one_off(cache, 1, 300)
+    cache.close(computed(cache, 2, [*BEGINNING, 1, 2, 3]))  # little to compute again
+    one_off(cache, 3, 200)
+    computed(cache, 4, [9] * 10)
+    assert cache.take_operations() == [Clear(1)]
+
+
+def test_no_more_is_kept_than_is_wanted() -> None:
+    cache = KVCache(num_cells=1000, num_slots=4, max_parked_cells=100)
+    running = computed(cache, 0, [5] * 300)
+    one_off(cache, 1, 90)
+    assert cache.take_operations() == []
+    one_off(cache, 2, 60)
+    assert cache.take_operations() == [Trim(1, 26)]
+    assert cache.num_free_cells == 700
+    cache.close(running)
+    cache.check_integrity([])
+    assert cache.match(Sequence(3, 0, [5] * 300, 500)) == Match(0, 100)
 
 
 def test_a_longer_conversation_replaces_its_beginning() -> None:

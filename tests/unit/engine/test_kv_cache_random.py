@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
+from unittest import mock
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.engine.cell_memory import CellMemory
@@ -32,11 +35,18 @@ ACTS = st.lists(
 NUM_CELLS = 120
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _small_evictions() -> Iterator[None]:
+    with mock.patch("dmr.engine.kv_cache.LEAST_EVICTED", 5):
+        yield
+
+
 class Life:
     """Opens, computes and closes as a scheduler would, and compares with the cells after each step."""
 
-    def __init__(self, num_slots: int) -> None:
-        self.cache = KVCache(NUM_CELLS, num_slots)
+    def __init__(self, num_slots: int, max_parked: int) -> None:
+        self.cache = KVCache(NUM_CELLS, num_slots, max_parked_cells=max_parked)
+        self.max_parked = max_parked
         self.memory = CellMemory()
         self.running: list[Sequence] = []
         self.num_sequences = 0
@@ -51,6 +61,9 @@ class Life:
         elif one and act.kind == "close":
             self.cache.close(one)
             self.running.remove(one)
+            self.memory.perform(self.cache.take_operations())
+            num_active = NUM_CELLS - self.cache.num_free_cells
+            assert self.memory.num_used <= num_active + self.max_parked
         elif one and act.kind == "append" and one.num_uncomputed_tokens == 0:
             one.append(act.letters[0])
         elif one and act.kind in ("compute", "fail"):
@@ -108,9 +121,9 @@ class Life:
 
 
 @settings(max_examples=400, deadline=None)
-@given(acts=ACTS, num_slots=st.integers(1, 6))
-def test_the_counts_are_those_of_the_cells(acts: list[Act], num_slots: int) -> None:
-    life = Life(num_slots)
+@given(acts=ACTS, num_slots=st.integers(1, 6), max_parked=st.sampled_from([0, 30, NUM_CELLS]))
+def test_the_counts_are_those_of_the_cells(acts: list[Act], num_slots: int, max_parked: int) -> None:
+    life = Life(num_slots, max_parked)
     for act in acts:
         life.act(act)
     for one in list(life.running):

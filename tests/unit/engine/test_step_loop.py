@@ -204,7 +204,7 @@ def test_a_request_that_has_just_completed_gets_no_error_from_its_last_step() ->
 def test_an_engine_whose_books_are_wrong_does_not_go_on() -> None:
     """The process ends then, which every client notices; a thread that dies in silence nobody would."""
     loops = LoopBench()
-    loops.bench.scheduler._kv_cache._num_used_cells = 5
+    loops.bench.scheduler._kv_cache._cells.num_used = 5
     request = loops.bench.make_request([1])
     loops.loop.submit(request)
     loops._run()
