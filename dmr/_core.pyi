@@ -5,7 +5,7 @@ that can take time releases the GIL. Objects may be used from several threads: e
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy
 import numpy.typing
@@ -176,8 +176,10 @@ class Batch:
         first_position: int,
         output_all: bool = False,
         output_last: bool = True,
+        drafts: Sequence[int] = [],
     ) -> int:
-        """Append consecutive tokens of one sequence; returns the index of the last one."""
+        """Append consecutive tokens of one sequence, and guesses at what follows them; returns the index of the last
+        certain one. Each guess has an output."""
 
     def clear(self) -> None: ...
     def __len__(self) -> int: ...
@@ -200,7 +202,8 @@ class ContextOptions:
     thread_polling: int
 
 class DecodeStatus:
-    """DONE; NO_ROOM: nothing was changed; ABORTED: ask position_max of each sequence."""
+    """DONE; NO_ROOM: nothing was changed; ABORTED: each sequence of the batch holds what it held before, or nothing at
+    all where the context's `can_truncate` is false."""
 
     DONE: ClassVar[DecodeStatus]
     NO_ROOM: ClassVar[DecodeStatus]
@@ -254,6 +257,10 @@ class Context:
 
     @property
     def can_shift(self) -> bool: ...
+    @property
+    def can_truncate(self) -> bool:
+        """False for recurrent states: they cannot go back by a few tokens."""
+
     def decode(self, batch: Batch) -> DecodeStatus:
         """Run the batch as one pass. Raises ValueError (nothing was changed) and DecodeError."""
 
@@ -298,8 +305,13 @@ class Context:
     def set_threads(self, num_threads: int) -> None:
         """Raises ValueError: not in 1..ContextOptions.num_threads."""
 
-    def abort(self) -> None:
-        """Stop the decode that runs now; any thread."""
+    @property
+    def next_decode(self) -> int:
+        """The number that the next decode (or step) will have. Any thread."""
+
+    def abort(self, decode: int | None = None) -> None:
+        """Stop the decode with this number, even before it begins; without a number, the one that runs now. One that
+        is over is left alone, and so are all others. Any thread. A device, other than a CPU, goes on to its end."""
 
     @property
     def counters(self) -> ContextCounters: ...
@@ -545,29 +557,25 @@ class ThreadPool:
 
     def __init__(self, num_threads: int) -> None: ...
 
-class RowResult:
+class RowResult(NamedTuple):
     """One row of a step. With `error` set, nothing else counts."""
 
-    @property
-    def token(self) -> int: ...
-    @property
-    def logprob(self) -> float: ...
-    @property
-    def top(self) -> list[TokenProbability]: ...
-    @property
-    def is_end(self) -> bool:
-        """The token ends the answer; it has no text."""
+    tokens: tuple[int, ...]
+    """The new tokens: one, and one more for each right guess."""
 
-    @property
-    def stopped_by(self) -> int:
-        """Index of the stop string that ended the answer, or -1."""
+    text: str
+    """What became certain; may be empty."""
 
-    @property
-    def text(self) -> str:
-        """What became certain; may be empty."""
+    is_end: bool
+    """The last token ends the answer; it has no text."""
 
-    @property
-    def error(self) -> str: ...
+    stopped_by: int
+    """Index of the stop string that ended the answer, or -1."""
+
+    sampled: tuple[Sampled, ...]
+    """The tokens with their log probabilities; empty unless num_logprobs >= 0."""
+
+    error: str
 
 class StepResult:
     @property
@@ -580,6 +588,9 @@ def step(
     context: Context, batch: Batch, rows: Sequence[tuple[int, Sampler, Detokenizer]], pool: ThreadPool
 ) -> StepResult:
     """Decode; then sample, detokenize and stop-search each row (index in the batch, sampler, detokenizer).
+
+    A row whose place is followed by guesses goes on for as long as they are right: it gets the tokens that it would
+    have got in as many steps. Afterwards the memory holds what is certain, but for each row's last new token.
 
     Raises:
         ValueError: nothing was changed.

@@ -88,8 +88,6 @@ void free_threadpool(ggml_threadpool * pool) {
     cpu_function<decltype(&ggml_threadpool_free)>("ggml_threadpool_free")(pool);
 }
 
-bool on_abort_check(void * data) { return static_cast<std::atomic<bool> *>(data)->load(std::memory_order_relaxed); }
-
 // What `save` puts before llama.cpp's bytes, so that `restore` never hands it foreign or damaged ones.
 struct StateHeader {
     char     magic[8];
@@ -125,6 +123,8 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options)
     if (options.embeddings) {
         options_.max_batch = even_batch(options, *model_);
     }
+    held_.resize(options.max_sequences);
+    following_.resize(options.max_sequences);
     auto params            = llama_context_default_params();
     params.n_ctx           = options.context_size;
     params.n_batch         = options_.max_batch;
@@ -143,8 +143,8 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options)
     const uint32_t least_outputs = options.embeddings ? options_.max_batch : options.max_sequences;
     options_.max_outputs         = std::max(options.max_outputs, least_outputs);
     params.n_outputs_max         = options_.max_outputs;
-    params.abort_callback        = on_abort_check;
-    params.abort_callback_data   = &abort_requested_;
+    params.abort_callback        = is_unwanted;
+    params.abort_callback_data   = &abort_;
 
     forget_last_errors();
     handle_ = llama_init_from_model(model_->handle(), params);
@@ -175,8 +175,55 @@ bool     Context::has_memory() const { return llama_get_memory(handle_) != nullp
 
 bool Context::can_shift() const { return has_memory() && llama_memory_can_shift(llama_get_memory(handle_)); }
 
+bool Context::can_truncate() const { return has_memory() && !model_->is_recurrent() && !model_->is_hybrid(); }
+
+bool Context::is_unwanted(void * abort_state) {
+    const auto & state = *static_cast<const AbortState *>(abort_state);
+    return state.unwanted.load(std::memory_order_relaxed) == state.running.load(std::memory_order_relaxed);
+}
+
+void Context::abort(int64_t decode) {
+    // A request that comes late must not hide one for a later decode.
+    int64_t known = abort_.unwanted;
+    while (known < decode && !abort_.unwanted.compare_exchange_weak(known, decode)) {
+    }
+}
+
 DecodeStatus Context::decode(const Batch & batch) {
+    const int64_t number = abort_.next++;
     require_batch(batch);
+    if (abort_.unwanted == number) {
+        last_outputs_.clear();
+        return DecodeStatus::aborted;
+    }
+    HeldLog       log;
+    const int32_t status = run(batch, number);
+    if (status == 1) {
+        return DecodeStatus::no_room;
+    }
+    last_outputs_.clear();
+    if (status != 0) {
+        take_back(batch);
+    }
+    if (status == 2 || (status < 0 && abort_.unwanted == number)) {
+        log.drop();  // llama.cpp warns of each sequence
+        return DecodeStatus::aborted;
+    }
+    if (status != 0) {
+        throw DecodeError("decode failed (" + std::to_string(status) + "): " + last_errors());
+    }
+    last_outputs_ = batch.outputs;
+    ++num_decodes_;
+    num_tokens_ += batch.size();
+    return DecodeStatus::done;
+}
+
+int32_t Context::run(const Batch & batch, int64_t number) {
+    struct Running {
+        Running(AbortState & state, int64_t number) : state(state) { state.running = number; }
+        ~Running() { state.running = no_decode; }
+        AbortState & state;
+    } running(abort_, number);
     std::vector<int32_t>        counts(batch.tokens.size(), 1);
     std::vector<llama_seq_id *> ids;
     ids.reserve(batch.tokens.size());
@@ -190,25 +237,25 @@ DecodeStatus Context::decode(const Batch & batch) {
     raw.n_seq_id = counts.data();
     raw.seq_id   = ids.data();
     raw.logits   = const_cast<int8_t *>(batch.outputs.data());
-
-    abort_requested_ = false;
     forget_last_errors();
     const int32_t status = has_memory() ? llama_decode(handle_, raw) : llama_encode(handle_, raw);
-    if (status == 1) {
-        return DecodeStatus::no_room;
+    if (status == 0) {
+        llama_synchronize(handle_);
     }
-    last_outputs_.clear();
-    if (status == 2 || (status < 0 && abort_requested_)) {
-        return DecodeStatus::aborted;
+    return status;
+}
+
+// What llama.cpp has kept of a batch that failed: the parts that were done, and states that cannot go back.
+void Context::take_back(const Batch & batch) {
+    if (!has_memory()) {
+        return;
     }
-    if (status != 0) {
-        throw DecodeError("decode failed (" + std::to_string(status) + "): " + last_errors());
+    for (const SequenceId sequence : batch.sequence_ids) {
+        const int32_t held = held_[static_cast<size_t>(sequence)];
+        if (position_max(sequence) >= held && !remove(sequence, held, -1)) {
+            remove(sequence, -1, -1);
+        }
     }
-    llama_synchronize(handle_);
-    last_outputs_ = batch.outputs;
-    ++num_decodes_;
-    num_tokens_ += batch.size();
-    return DecodeStatus::done;
 }
 
 const float * Context::logits(int32_t index) const {
@@ -339,39 +386,44 @@ ContextCounters Context::counters() const { return {num_decodes_, num_tokens_, l
 
 void Context::require_sequence(SequenceId sequence) const {
     require(has_memory() || options_.embeddings, "this model keeps no memory");
-    require(sequence >= 0 && static_cast<uint32_t>(sequence) < options_.max_sequences,
-            "sequence " + std::to_string(sequence) + " is out of range 0.." +
-                std::to_string(options_.max_sequences - 1));
+    if (sequence < 0 || static_cast<uint32_t>(sequence) >= options_.max_sequences) {
+        throw std::invalid_argument("sequence " + std::to_string(sequence) + " is out of range 0.." +
+                                    std::to_string(options_.max_sequences - 1));
+    }
 }
 
-void Context::require_batch(const Batch & batch) const {
+// Leaves in `held_` what each sequence of the batch holds before it.
+void Context::require_batch(const Batch & batch) {
     require(batch.size() > 0, "the batch is empty");
-    require(static_cast<uint32_t>(batch.size()) <= options_.max_batch, "the batch has " + std::to_string(batch.size()) +
-                                                                           " tokens, the most is " +
-                                                                           std::to_string(options_.max_batch));
-    auto *                        memory = llama_get_memory(handle_);
-    std::map<SequenceId, int32_t> next;
-    uint32_t                      num_outputs = 0;
+    if (static_cast<uint32_t>(batch.size()) > options_.max_batch) {
+        throw std::invalid_argument("the batch has " + std::to_string(batch.size()) + " tokens, the most is " +
+                                    std::to_string(options_.max_batch));
+    }
+    auto *        memory      = llama_get_memory(handle_);
+    const int32_t longest     = memory == nullptr ? model_->context_length() : std::numeric_limits<int32_t>::max();
+    uint32_t      num_outputs = 0;
+    std::fill(held_.begin(), held_.end(), -1);
     for (size_t i = 0; i < batch.tokens.size(); ++i) {
         model_->require_token(batch.tokens[i]);
-        const SequenceId sequence = batch.sequence_ids[i];
-        require_sequence(sequence);
-        auto entry = next.find(sequence);
-        if (entry == next.end()) {
-            const int32_t held = memory == nullptr ? -1 : llama_memory_seq_pos_max(memory, sequence);
-            entry              = next.emplace(sequence, held + 1).first;
+        require_sequence(batch.sequence_ids[i]);
+        const auto sequence = static_cast<size_t>(batch.sequence_ids[i]);
+        if (held_[sequence] < 0) {
+            held_[sequence]      = memory == nullptr ? 0 : llama_memory_seq_pos_max(memory, batch.sequence_ids[i]) + 1;
+            following_[sequence] = held_[sequence];
         }
-        require(batch.positions[i] == entry->second, "sequence " + std::to_string(sequence) + " goes on at position " +
-                                                         std::to_string(entry->second) + ", not " +
-                                                         std::to_string(batch.positions[i]));
-        require(entry->second < (memory == nullptr ? model_->context_length() : std::numeric_limits<int32_t>::max()),
-                "the sequence is longer than the model can take");
-        ++entry->second;
+        const int32_t position = following_[sequence];
+        if (batch.positions[i] != position) {
+            throw std::invalid_argument("sequence " + std::to_string(sequence) + " goes on at position " +
+                                        std::to_string(position) + ", not " + std::to_string(batch.positions[i]));
+        }
+        require(position < longest, "the sequence is longer than the model can take");
+        ++following_[sequence];
         num_outputs += batch.outputs[i] != 0 ? 1 : 0;
     }
-    require(options_.embeddings || num_outputs <= options_.max_outputs,
-            "the batch asks for " + std::to_string(num_outputs) + " outputs, the most is " +
-                std::to_string(options_.max_outputs));
+    if (!options_.embeddings && num_outputs > options_.max_outputs) {
+        throw std::invalid_argument("the batch asks for " + std::to_string(num_outputs) + " outputs, the most is " +
+                                    std::to_string(options_.max_outputs));
+    }
 }
 
 void Context::require_output(int32_t index) const {

@@ -57,10 +57,19 @@ class Context {
     bool                           unified() const { return options_.unified; }
     bool                           has_memory() const;  // false for encoders such as BERT
     bool                           can_shift() const;
+    bool                           can_truncate() const;  // false for recurrent states: they cannot go back
 
-    // Runs the batch. `no_room`: nothing was changed. `aborted`: ask position_max of each sequence.
+    // Runs the batch. `no_room`: nothing was changed. `aborted`: each sequence of the batch holds what it held before,
+    // or nothing at all where `can_truncate` is false.
     // Throws std::invalid_argument for a wrong batch (nothing was changed) and DecodeError when the back end failed.
     DecodeStatus decode(const Batch & batch);
+    // The number that the next call of `decode` will have. Any thread.
+    int64_t next_decode() const { return abort_.next; }
+    // Stops the decode with this number, also one that has not begun yet; one that is over is left alone, and so are
+    // all others. Stops it where the CPU computes; a device goes on to the end. Any thread.
+    void abort(int64_t decode);
+    // Stops the decode that runs now, if there is one.
+    void abort_running() { abort(abort_.running); }
 
     // Row of the last decode by batch index; valid until the next decode. num_vocabulary floats.
     const float * logits(int32_t index) const;
@@ -85,13 +94,22 @@ class Context {
     // Throws std::invalid_argument for bytes that are damaged or come from elsewhere; false = no room.
     bool restore(SequenceId sequence, const std::string & state);
 
-    void            set_threads(int32_t num_threads);     // 1 .. as created
-    void            abort() { abort_requested_ = true; }  // stops the running decode (CPU); any thread
+    void            set_threads(int32_t num_threads);  // 1 .. as created
     ContextCounters counters() const;
 
   private:
+    static constexpr int64_t no_decode = -1;
+    struct AbortState {
+        std::atomic<int64_t> next{0};
+        std::atomic<int64_t> running{no_decode};
+        std::atomic<int64_t> unwanted{no_decode};  // the last decode that was to stop
+    };
+    static bool is_unwanted(void * abort_state);
+
     void     require_sequence(SequenceId sequence) const;
-    void     require_batch(const Batch & batch) const;
+    void     require_batch(const Batch & batch);
+    int32_t  run(const Batch & batch, int64_t number);
+    void     take_back(const Batch & batch);
     void     require_output(int32_t index) const;
     uint64_t layout_fingerprint() const;
 
@@ -99,7 +117,9 @@ class Context {
     ContextOptions         options_;
     llama_context *        handle_     = nullptr;
     ggml_threadpool *      threadpool_ = nullptr;
-    std::atomic<bool>      abort_requested_{false};
+    AbortState             abort_;
+    std::vector<int32_t>   held_;          // by sequence: tokens before this decode; -1 = not in the batch
+    std::vector<int32_t>   following_;     // by sequence: the position of its next token in the batch
     std::vector<int8_t>    last_outputs_;  // of the last decode: which indices have a row
     int64_t                num_decodes_ = 0;
     int64_t                num_tokens_  = 0;

@@ -41,4 +41,11 @@ inline void require(bool condition, const std::string & message) {
     }
 }
 
+// Without making a string of the message where all is well: there are checks for each token of a step.
+inline void require(bool condition, const char * message) {
+    if (!condition) {
+        throw std::invalid_argument(message);
+    }
+}
+
 }  // namespace dmr

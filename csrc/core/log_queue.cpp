@@ -41,6 +41,15 @@ LogLevel level_of(ggml_log_level level, LogLevel continued) {
     }
 }
 
+thread_local std::vector<LogRecord> * held_records = nullptr;
+
+void append(LogQueue & q, LogRecord record) {
+    q.records.push_back(std::move(record));
+    if (q.records.size() > max_records) {
+        q.records.pop_front();
+    }
+}
+
 void push(LogQueue & q, LogLevel level, std::string line) {
     if (level == LogLevel::error) {
         q.errors.push_back(line);
@@ -51,9 +60,10 @@ void push(LogQueue & q, LogLevel level, std::string line) {
     if (static_cast<int>(level) < q.level.load(std::memory_order_relaxed)) {
         return;
     }
-    q.records.push_back({level, std::move(line)});
-    if (q.records.size() > max_records) {
-        q.records.pop_front();
+    if (held_records != nullptr) {
+        held_records->push_back({level, std::move(line)});
+    } else {
+        append(q, {level, std::move(line)});
     }
 }
 
@@ -75,6 +85,23 @@ void on_log(ggml_log_level raw_level, const char * text, void *) {
 }
 
 }  // namespace
+
+HeldLog::HeldLog() { held_records = &records_; }
+
+HeldLog::~HeldLog() {
+    held_records = nullptr;
+    if (records_.empty()) {
+        return;
+    }
+    auto & q = queue();
+    {
+        std::lock_guard<std::mutex> lock(q.mutex);
+        for (auto & record : records_) {
+            append(q, std::move(record));
+        }
+    }
+    q.arrived.notify_one();
+}
 
 void capture_logs() {
     llama_log_set(on_log, nullptr);

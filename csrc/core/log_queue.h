@@ -26,6 +26,20 @@ void set_log_level(LogLevel level);
 // All lines since the last call; waits up to `timeout` for the first. Overflow (4096 lines) drops the oldest.
 std::vector<LogRecord> take_log_records(std::chrono::milliseconds timeout);
 
+// While one lives, what its thread logs is held back; afterwards it goes into the queue, unless it was dropped.
+class HeldLog {
+  public:
+    HeldLog();
+    ~HeldLog();
+    HeldLog(const HeldLog &)             = delete;
+    HeldLog & operator=(const HeldLog &) = delete;
+
+    void drop() { records_.clear(); }
+
+  private:
+    std::vector<LogRecord> records_;
+};
+
 // The last error lines that this thread's work wrote since `forget_last_errors`, joined: the reason behind a NULL.
 std::string last_errors();
 void        forget_last_errors();

@@ -38,6 +38,7 @@ class Sampler {
     Sampled sample(const float * logits);
 
     int32_t num_vocabulary() const { return model_->num_vocabulary(); }
+    bool    gives_logprobs() const { return options_.num_logprobs >= 0; }
 
   private:
     struct Free {

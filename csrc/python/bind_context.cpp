@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <optional>
 
 #include "python/handles.h"
 
@@ -73,8 +74,9 @@ void register_batch(py::module_ & module) {
     py::class_<Batch>(module, "Batch", "The tokens of one decode, of any mix of sequences.")
         .def(py::init<>())
         .def("add", &Batch::add, py::arg("sequence"), py::arg("tokens"), py::arg("first_position"),
-             py::arg("output_all") = false, py::arg("output_last") = true,
-             "Append consecutive tokens of one sequence; returns the index of the last one.")
+             py::arg("output_all") = false, py::arg("output_last") = true, py::arg("drafts") = std::vector<Token>(),
+             "Append consecutive tokens of one sequence, and guesses at what follows; returns the index of the last\n"
+             "certain one.")
         .def("clear", &Batch::clear)
         .def("__len__", &Batch::size);
 }
@@ -119,6 +121,7 @@ void register_context(py::module_ & module) {
         .def_property_readonly("max_outputs", fixed(&Context::max_outputs))
         .def_property_readonly("has_memory", fixed(&Context::has_memory))
         .def_property_readonly("can_shift", fixed(&Context::can_shift))
+        .def_property_readonly("can_truncate", fixed(&Context::can_truncate))
         .def(
             "decode",
             [](ContextHandle & h, const Batch & batch) {
@@ -149,8 +152,14 @@ void register_context(py::module_ & module) {
             py::arg("sequence"), py::arg("state"), ReleaseGil(),
             "Put a saved state into a sequence; False = no room. Raises ValueError for foreign or damaged bytes.")
         .def("set_threads", alone(&Context::set_threads), py::arg("num_threads"), ReleaseGil())
+        .def_property_readonly("next_decode", fixed(&Context::next_decode))
         .def(
-            "abort", [](const ContextHandle & h) { h.shared()->abort(); }, "Stop the running decode; any thread.")
+            "abort",
+            [](const ContextHandle & h, std::optional<int64_t> decode) {
+                const auto context = h.shared();
+                decode ? context->abort(*decode) : context->abort_running();
+            },
+            py::arg("decode") = py::none(), "Stop the decode with this number, or the one that runs now; any thread.")
         .def_property_readonly("counters", [](ContextHandle & h) {
             py::gil_scoped_release released;
             return h.alone([](Context & c) { return c.counters(); });

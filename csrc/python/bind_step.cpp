@@ -1,7 +1,6 @@
 #include "core/step.h"
 
 #include <algorithm>
-#include <set>
 #include <tuple>
 
 #include "python/handles.h"
@@ -9,62 +8,115 @@
 namespace dmr::python {
 namespace {
 
-// Keeps the objects of a row alive while the step runs without the GIL.
-struct PythonRow {
-    int32_t                      index;
-    py::tuple                    owner;
-    SamplerHandle *              sampler_handle;
-    DetokenizerHandle *          detokenizer_handle;
-    std::shared_ptr<Sampler>     sampler;
-    std::shared_ptr<Detokenizer> detokenizer;
+// The objects of the rows, kept alive and from all others while the step runs without the GIL.
+class Rows {
+  public:
+    explicit Rows(const py::sequence & items) {
+        const size_t count = items.size();
+        owners_.reserve(count);
+        rows_.reserve(count);
+        samplers_.reserve(count);
+        detokenizers_.reserve(count);
+        mutexes_.reserve(2 * count);
+        for (const auto & item : items) {
+            add(item.cast<py::tuple>());
+        }
+        // Always locked in the order of addresses, so that two steps cannot wait for each other.
+        std::sort(mutexes_.begin(), mutexes_.end());
+        const bool repeats = std::adjacent_find(mutexes_.begin(), mutexes_.end()) != mutexes_.end();
+        require(!repeats, "each row needs a sampler and a detokenizer of its own");
+    }
+
+    const std::vector<Row> & rows() const { return rows_; }
+
+    std::vector<std::unique_lock<std::mutex>> lock() const {
+        std::vector<std::unique_lock<std::mutex>> locks;
+        locks.reserve(mutexes_.size());
+        for (auto * mutex : mutexes_) {
+            locks.emplace_back(*mutex);
+        }
+        return locks;
+    }
+
+  private:
+    void add(py::tuple item) {
+        require(item.size() == 3, "a row is (index, sampler, detokenizer)");
+        auto & sampler     = item[1].cast<SamplerHandle &>();
+        auto & detokenizer = item[2].cast<DetokenizerHandle &>();
+        samplers_.push_back(sampler.shared());
+        detokenizers_.push_back(detokenizer.shared());
+        mutexes_.push_back(&sampler.use_mutex());
+        mutexes_.push_back(&detokenizer.use_mutex());
+        rows_.push_back({item[0].cast<int32_t>(), samplers_.back().get(), detokenizers_.back().get()});
+        owners_.push_back(std::move(item));
+    }
+
+    std::vector<py::tuple>                    owners_;
+    std::vector<std::shared_ptr<Sampler>>     samplers_;  // whoever closes one cannot take it away
+    std::vector<std::shared_ptr<Detokenizer>> detokenizers_;
+    std::vector<std::mutex *>                 mutexes_;
+    std::vector<Row>                          rows_;
 };
 
-std::vector<PythonRow> python_rows(const py::sequence & items) {
-    std::vector<PythonRow> rows;
-    std::set<const void *> seen;
-    for (const auto & item : items) {
-        const auto row = item.cast<py::tuple>();
-        require(row.size() == 3, "a row is (index, sampler, detokenizer)");
-        auto &     sampler     = row[1].cast<SamplerHandle &>();
-        auto &     detokenizer = row[2].cast<DetokenizerHandle &>();
-        PythonRow  entry{row[0].cast<int32_t>(), row, &sampler, &detokenizer, sampler.shared(), detokenizer.shared()};
-        const bool fresh = seen.insert(entry.sampler.get()).second && seen.insert(entry.detokenizer.get()).second;
-        require(fresh, "each row needs a sampler and a detokenizer of its own");
-        rows.push_back(std::move(entry));
-    }
-    return rows;
-}
-
-// Nobody else may use the rows' objects meanwhile. Always in the order of addresses, so that two steps cannot wait for
-// each other.
-std::vector<std::unique_lock<std::mutex>> lock_rows(const std::vector<PythonRow> & rows) {
-    std::vector<std::unique_lock<std::mutex>> locks;
-    locks.reserve(2 * rows.size());
-    for (const auto & row : rows) {
-        locks.push_back(row.sampler_handle->use_lock());
-        locks.push_back(row.detokenizer_handle->use_lock());
-    }
-    std::sort(locks.begin(), locks.end(), [](const auto & a, const auto & b) { return a.mutex() < b.mutex(); });
-    for (auto & lock : locks) {
-        lock.lock();
-    }
-    return locks;
-}
-
 StepResult step(ContextHandle & context, const Batch & batch, const py::sequence & items, ThreadPoolHandle & pool) {
-    const auto       owners = python_rows(items);
-    std::vector<Row> rows;
-    for (const auto & owner : owners) {
-        rows.push_back({owner.index, owner.sampler.get(), owner.detokenizer.get()});
-    }
-    const Batch            mine = batch;
+    const Rows             rows(items);
+    const Batch            mine = batch;  // nobody else can change it meanwhile
     py::gil_scoped_release released;
     return pool.alone([&](ThreadPool & threads) {
         return context.alone([&](Context & c) {
-            const auto locks = lock_rows(owners);
-            return run_step(c, mine, rows, threads);
+            const auto locks = rows.lock();
+            return run_step(c, mine, rows.rows(), threads);
         });
     });
+}
+
+// A tuple with named fields: of all that Python has, the quickest to make and to read.
+PyTypeObject * row_type() {
+    static PyStructSequence_Field fields[] = {
+        {"tokens", "The new tokens: one, and one more for each right guess; empty if there is an error."},
+        {"text", "What became certain; may be empty."},
+        {"is_end", "The last token ends the answer; it has no text."},
+        {"stopped_by", "Index of the stop string that ended the answer, or -1."},
+        {"sampled", "The tokens with their log probabilities; empty unless the sampler gives any."},
+        {"error", "Why there is no token; empty = all is well."},
+        {nullptr, nullptr},
+    };
+    static PyStructSequence_Desc description{"dmr._core.RowResult", "One row of a step.", fields, 6};
+    static PyTypeObject *        type = PyStructSequence_NewType(&description);
+    return type;
+}
+
+py::object python_row(const RowResult & result) {
+    auto row = py::reinterpret_steal<py::object>(PyStructSequence_New(row_type()));
+    if (!row) {
+        throw py::error_already_set();
+    }
+    py::tuple tokens(result.sampled.size());
+    py::tuple sampled(result.has_logprobs ? result.sampled.size() : 0);
+    for (size_t i = 0; i < result.sampled.size(); ++i) {
+        tokens[i] = result.sampled[i].token;
+        if (result.has_logprobs) {
+            sampled[i] = py::cast(result.sampled[i]);
+        }
+    }
+    const auto set = [&](py::ssize_t field, py::object value) {
+        PyStructSequence_SetItem(row.ptr(), field, value.release().ptr());
+    };
+    set(0, std::move(tokens));
+    set(1, py::str(result.text));
+    set(2, py::bool_(result.is_end));
+    set(3, py::int_(result.stopped_by));
+    set(4, std::move(sampled));
+    set(5, decoded(result.error));
+    return row;
+}
+
+py::list python_rows(const StepResult & result) {
+    py::list rows(result.rows.size());
+    for (size_t i = 0; i < result.rows.size(); ++i) {
+        rows[i] = python_row(result.rows[i]);
+    }
+    return rows;
 }
 
 std::vector<Sampled> score(ContextHandle & context, const std::vector<std::tuple<int32_t, Token, int32_t>> & items,
@@ -87,19 +139,13 @@ void register_step(py::module_ & module) {
                  return std::make_unique<ThreadPoolHandle>(std::make_shared<ThreadPool>(num_threads));
              }),
              py::arg("num_threads"));
-    py::class_<RowResult>(module, "RowResult", "One row of a step.")
-        .def_property_readonly("token", [](const RowResult & r) { return r.sampled.token; })
-        .def_property_readonly("logprob", [](const RowResult & r) { return r.sampled.logprob; })
-        .def_property_readonly("top", [](const RowResult & r) { return r.sampled.top; })
-        .def_readonly("is_end", &RowResult::is_end)
-        .def_readonly("stopped_by", &RowResult::stopped_by)
-        .def_readonly("text", &RowResult::text)
-        .def_property_readonly("error", [](const RowResult & r) { return decoded(r.error); });
+    module.attr("RowResult") = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject *>(row_type()));
     py::class_<StepResult>(module, "StepResult")
         .def_readonly("status", &StepResult::status)
-        .def_readonly("rows", &StepResult::rows);
+        .def_property_readonly("rows", python_rows);
     module.def("step", step, py::arg("context"), py::arg("batch"), py::arg("rows"), py::arg("pool"),
-               "Decode the batch; sample, detokenize and stop-search each (index, sampler, detokenizer).\n\n"
+               "Decode the batch; sample, detokenize and stop-search each (index of the last certain token, sampler,\n"
+               "detokenizer), for as long as the guesses after that place are right.\n\n"
                "Raises ValueError (nothing was changed) and DecodeError. A row's own failure is in its `error`.");
     module.def(
         "score", score, py::arg("context"), py::arg("rows"), py::arg("pool"), ReleaseGil(),

@@ -55,8 +55,8 @@ template <typename T> class Handle {
         return work(*value);
     }
 
-    // Keeps all others out while it is locked, which it is not yet. Lock it without the GIL.
-    std::unique_lock<std::mutex> use_lock() { return std::unique_lock<std::mutex>(use_mutex_, std::defer_lock); }
+    // Keeps all others out while it is locked. Lock it without the GIL.
+    std::mutex & use_mutex() { return use_mutex_; }
 
     void close() {
         std::lock_guard<std::mutex> lock(use_mutex_);

@@ -39,13 +39,14 @@ def test_a_step_is_decode_sample_and_push(random_model: _core.Model, num_threads
     chosen: list[list[int]] = [[] for _ in PROMPTS]
     for _ in range(10):
         results = run(context, rows, tokens, pool)
-        tokens = [[result.token] for result in results]
+        tokens = [list(result.tokens) for result in results]
         for i, result in enumerate(results):
-            chosen[i].append(result.token)
+            (scored,) = result.sampled
+            chosen[i].append(scored.token)
             said[i] += result.text
-            assert result.error == ""
-            assert len(result.top) == 3
-            assert result.logprob <= result.top[0].logprob
+            assert (result.tokens, result.error) == ((scored.token,), "")
+            assert len(scored.top) == 3
+            assert scored.logprob <= scored.top[0].logprob
     for i, prompt in enumerate(PROMPTS):
         lone, (sampler, detokenizer) = make_context(random_model), make_rows(random_model, 4)[i]
         tokens_alone: list[int] = []
@@ -62,7 +63,7 @@ def test_scripted_answer_ends_by_itself(script_model: _core.Model) -> None:
     pool, tokens, text = _core.ThreadPool(1), script_model.tokenize(CHAT), ""
     for _ in range(30):
         (result,) = run(context, rows, [tokens], pool)
-        text, tokens = text + result.text, [result.token]
+        text, tokens = text + result.text, list(result.tokens)
         if result.is_end:
             break
     assert (text, result.is_end, result.stopped_by) == (SCRIPT_ANSWER, True, -1)
@@ -76,7 +77,7 @@ def test_end_lets_go_what_was_held_back(script_model: _core.Model) -> None:
     for _ in range(30):
         (result,) = run(context, [row], [tokens], pool)
         texts.append(result.text)
-        tokens = [result.token]
+        tokens = list(result.tokens)
         if result.is_end:
             break
     assert texts[-2:] == ["", "ten."]
@@ -89,7 +90,7 @@ def test_stop_string_ends_a_row(script_model: _core.Model) -> None:
     tokens, text = script_model.tokenize(CHAT), ""
     for _ in range(30):
         (result,) = run(context, [row], [tokens], pool)
-        text, tokens = text + result.text, [result.token]
+        text, tokens = text + result.text, list(result.tokens)
         if result.stopped_by >= 0:
             break
     assert (text, result.stopped_by, result.is_end) == ("One, two, th", 1, False)
@@ -102,7 +103,8 @@ def test_one_rows_failure_leaves_the_others(random_model: _core.Model) -> None:
     for tokens in (PROMPTS[:3], [[5], [5], [5]]):
         results = run(context, rows, tokens, pool)
         assert [bool(result.error) for result in results] == [False, True, False]
-        assert all(0 <= results[i].token < random_model.num_vocabulary for i in (0, 2))
+        assert all(0 <= results[i].tokens[0] < random_model.num_vocabulary for i in (0, 2))
+        assert results[1].tokens == ()
 
 
 def test_failure_that_quotes_half_a_character_is_readable(random_model: _core.Model) -> None:
@@ -131,7 +133,7 @@ def test_more_rows_than_threads(random_model: _core.Model) -> None:
     context, pool = make_context(random_model, max_sequences=64, context_size=1024), _core.ThreadPool(3)
     results = run(context, make_rows(random_model, 64), [[i] for i in range(64)], pool)
     assert len(results) == 64
-    assert len({result.token for result in results}) > 10
+    assert len({result.tokens for result in results}) > 10
 
 
 def test_rows_may_be_none(random_model: _core.Model) -> None:
@@ -147,10 +149,8 @@ def test_no_room_samples_nothing(random_model: _core.Model) -> None:
     result = _core.step(context, make_batch((0, [1], 256)), [(0, *row)], pool)
     assert (result.status, result.rows) == (NO_ROOM, [])
     context.remove(0)
-    assert (
-        run(context, [row], [[1]], pool)[0].token
-        == run(make_context(random_model), make_rows(random_model, 1), [[1]], pool)[0].token
-    )
+    fresh = run(make_context(random_model), make_rows(random_model, 1), [[1]], pool)
+    assert run(context, [row], [[1]], pool) == fresh
 
 
 def test_wrong_rows_change_nothing(random_model: _core.Model) -> None:

@@ -57,12 +57,6 @@ def test_abort_stops_a_decode_and_the_context_can_be_used_again(random_model: _c
     assert greedy(context, 1, [7], 5) == greedy(make_context(random_model), 0, [10, 20, 30, 7], 5)
 
 
-def test_abort_without_a_decode_does_nothing(random_model: _core.Model) -> None:
-    context = make_context(random_model)
-    context.abort()
-    assert context.decode(make_batch((0, [1, 2], 0))) == DONE
-
-
 def test_logits_of_an_aborted_decode_are_not_there(random_model: _core.Model) -> None:
     context = long_context(random_model)
     prefill(context, 1, [1])

@@ -36,7 +36,7 @@ def complete(path: str) -> str:
         text += row.text
         if row.is_end:
             break
-        position, tokens = position + len(tokens), [row.token]
+        position, tokens = position + len(tokens), list(row.tokens)
     return text
 
 
