@@ -23,13 +23,14 @@ DEFAULT_CONTEXT_LIMIT = 8192  # tokens; a model trained for more gets them when 
 class EngineSettings(msgspec.Struct, frozen=True):
     """What an engine process is started with. 0 means "choose"."""
 
-    context_size: int = 0  # tokens; 0 = the model's own, at most `DEFAULT_CONTEXT_LIMIT`
+    context_size: int = 0  # tokens; 0 = the model's own, at most `DEFAULT_CONTEXT_LIMIT` and what fits into memory
     max_num_seqs: int = 32  # sequences that are computed at the same time
     max_batch_tokens: int = 512  # tokens of one step
     num_threads: int = 0  # 0 = the cores that nobody else is using, followed while it runs
     inter_token_target: float = 0.1  # seconds; prefill chunks are sized to keep running streams within it
     max_queue: int = 1024  # sequences that may wait; more are refused
     num_gpu_layers: int = -1  # negative = all
+    context_bytes: int = 0  # that a context may take, cells and buffers; 0 = what is free
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):
@@ -81,6 +82,7 @@ _VARIABLES: Mapping[str, _Variable] = {
     "DMR_THREADS": _Variable("engine.num_threads", int, 0, 512),
     "DMR_MAX_QUEUE": _Variable("engine.max_queue", int, 1),
     "DMR_GPU_LAYERS": _Variable("engine.num_gpu_layers", int),
+    "DMR_CONTEXT_BYTES": _Variable("engine.context_bytes", int, 0, 1 << 50),
     "DEFAULT_REGISTRY": _Variable("registry.default", str),
     "INSECURE_REGISTRY": _Variable("registry.insecure", bool),
     "MODEL_RUNNER_REGISTRY_MIRRORS": _Variable("registry.mirrors", tuple),

@@ -30,7 +30,8 @@ class DmrError(Exception):
     @property
     def details(self) -> dict[str, int]:
         """The numbers behind the message, as far as they are known."""
-        return {name: getattr(self, name) for name in self.detail_names if hasattr(self, name)}
+        values = ((name, getattr(self, name, None)) for name in self.detail_names)
+        return {name: value for name, value in values if value is not None}
 
 
 class InvalidRequest(DmrError):
@@ -85,7 +86,9 @@ class ModelNotFound(DmrError):
     code = "model_not_found"
 
     def __init__(self, reference: str) -> None:
-        super().__init__(f"The model '{reference}' does not exist. Pull it, or import a file with 'dmr import'.", param="model")
+        super().__init__(
+            f"The model '{reference}' does not exist. Pull it, or import a file with 'dmr import'.", param="model"
+        )
         self.reference = reference
 
 
@@ -120,9 +123,23 @@ class RegistryError(DmrError):
 
 
 class ModelLoadFailed(DmrError):
-    """The engine could not load the model."""
+    """The engine could not load the model.
+
+    Where there was not enough memory for its context, the numbers say so: what it needed, what was free, and the most
+    tokens that would have fitted (0 = none).
+    """
 
     code = "model_load_failed"
+    detail_names = ("needed_bytes", "free_bytes", "fitting_context")
+    needed_bytes: int | None = None
+    free_bytes: int | None = None
+    fitting_context: int | None = None
+
+    @classmethod
+    def for_want_of_memory(cls, message: str, needed: int, free: int, fitting_context: int) -> ModelLoadFailed:
+        error = cls(message)
+        error.needed_bytes, error.free_bytes, error.fitting_context = needed, free, fitting_context
+        return error
 
 
 class Unavailable(DmrError):

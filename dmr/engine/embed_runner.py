@@ -8,7 +8,8 @@ import numpy.typing as npt
 from dmr import _core
 from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings
 from dmr.engine.loading import LoadedModel
-from dmr.errors import InternalError, ModelLoadFailed
+from dmr.engine.memory import describe_bytes
+from dmr.errors import InternalError, ModelLoadFailed, Unavailable
 
 MAX_TEXTS = 256  # of one call; llama.cpp's LLAMA_MAX_SEQ
 MAX_STATES = 8  # of one call, where each text has a state as large as many cells (recurrent models)
@@ -31,14 +32,22 @@ class EmbedRunner:
         self.max_texts = MAX_STATES if model.is_recurrent or model.is_hybrid else MAX_TEXTS
         self.pooling = loaded.pooling(generates)
         self._model = model
-        self._is_causal = loaded.is_causal
         self._num_cores = num_cores
         self._smallest = _capacity(max(self.max_batch_tokens, self.max_texts))
+        # Only the last token counts, and none looks ahead: a long text can be read in parts, with small buffers.
+        self._reads_in_parts = self.pooling == "last" and loaded.is_causal
+        # What looks at a text as a whole keeps nothing of it, and gives vectors only.
+        self._costs = loaded.costs if loaded.is_causal else loaded.costs._replace(cell=0, logits=0)
+        self._loaded, self._settings = loaded, settings
+        self._bound_input()
         self._context: _core.Context | None = None
         self._batch = _core.Batch()
 
     def open(self) -> None:
         """Make the context before the first text. Raises ModelLoadFailed."""
+        lack = self._lack_of_memory(self._smallest)
+        if lack is not None:
+            raise ModelLoadFailed(lack)
         try:
             self._context = self._make_context(self._smallest)
         except (_core.Error, ValueError) as error:
@@ -50,6 +59,7 @@ class EmbedRunner:
 
         Raises:
             InternalError: the back end failed, or gave what is no number. The next call starts anew.
+            Unavailable: there is not enough memory now.
         """
         try:
             vectors = self._run(texts, num_threads)
@@ -87,7 +97,11 @@ class EmbedRunner:
     def _context_for(self, num_tokens: int) -> _core.Context:
         if self._context is None or self._context.context_size < num_tokens:
             self.close()
-            self._context = self._make_context(_capacity(max(num_tokens, self._smallest)))
+            num_tokens = _capacity(max(num_tokens, self._smallest))
+            lack = self._lack_of_memory(num_tokens)
+            if lack is not None:
+                raise Unavailable(lack)
+            self._context = self._make_context(num_tokens)
         return self._context
 
     def _make_context(self, num_tokens: int) -> _core.Context:
@@ -98,13 +112,39 @@ class EmbedRunner:
         options.context_size = options.max_batch = num_tokens
         options.max_sequences = min(self.max_texts, num_tokens)
         options.num_threads = self._num_cores
-        context = _core.Context(self._model, options)
-        if num_tokens == self._smallest or self.pooling != "last" or not (context.has_memory and self._is_causal):
-            return context
-        # Only the last token counts, and none looks ahead: a long text can be read in parts, with small buffers.
-        context.close()
+        if not self._reads_in_parts:
+            return _core.Context(self._model, options)
         options.max_batch = self._smallest
+        context = _core.Context(self._model, options)
+        if num_tokens == self._smallest or context.has_memory:
+            return context
+        context.close()
+        options.max_batch = num_tokens
         return _core.Context(self._model, options)
+
+    def _bound_input(self) -> None:
+        """Longer texts than memory has room for are refused before they are queued."""
+        usable, _ = self._loaded.usable_memory(self._settings)
+        num_tokens = _capacity(self.max_input_tokens)
+        while usable is not None and num_tokens > self._smallest and self._needed_bytes(num_tokens) > usable.num_bytes:
+            num_tokens //= 2
+        self.max_input_tokens = min(self.max_input_tokens, num_tokens)
+
+    def _lack_of_memory(self, num_tokens: int) -> str | None:
+        """What is to be said of it; None: a context for so many tokens fits."""
+        needed = self._needed_bytes(num_tokens)
+        usable, _ = self._loaded.usable_memory(self._settings)
+        if usable is None or needed <= usable.num_bytes:
+            return None
+        return (
+            f"Vectors of {num_tokens} tokens need {describe_bytes(needed)}, and {describe_bytes(usable.num_bytes)} "
+            f"of {usable.of} can be had."
+        )
+
+    def _needed_bytes(self, num_tokens: int) -> int:
+        """`num_tokens`: a power of two."""
+        max_batch = self._smallest if self._reads_in_parts else num_tokens
+        return self._costs.context(num_tokens, max_batch, min(self.max_texts, num_tokens), max_batch)
 
 
 def _capacity(num_tokens: int) -> int:

@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from dmr import _core
+from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings
+from dmr.engine.free_memory import Free, free_memory
+from dmr.engine.layer_arrays import read_layer_arrays
+from dmr.engine.memory import ContextPlan, ContextPlanner, usable_memory
+from dmr.engine.memory_costs import ModelCosts, model_costs
 from dmr.errors import InvalidRequest, ModelLoadFailed, Unsupported
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
 
@@ -21,6 +26,30 @@ class LoadedModel(NamedTuple):
     declared_pooling: str | None  # how the file says that vectors are made: it is a model for embeddings or reranking
     rerank_template: str | None  # with {query} and {document}
     is_causal: bool
+    weights: tuple[str, ...]  # files
+    costs: ModelCosts
+
+    def plan_context(self, settings: EngineSettings, max_sequences: int) -> ContextPlan:
+        """How large a context to generate with is to be, by what is wished and by the memory that is free now.
+
+        Raises:
+            ModelLoadFailed: there is not enough memory.
+        """
+        free, beside_weights = self.usable_memory(settings)
+        planner = ContextPlanner(self.costs, free, settings.max_batch_tokens, max_sequences, beside_weights)
+        if settings.context_size:
+            return planner.wished(settings.context_size)
+        return planner.chosen(min(max(self.model.context_length, 1), DEFAULT_CONTEXT_LIMIT))
+
+    def usable_memory(self, settings: EngineSettings) -> tuple[Free | None, Free | None]:
+        """What a context may take now, and what of it as long as the weights stay in memory; None = any."""
+        num_layers = settings.num_gpu_layers
+        offloaded = 1.0 if num_layers < 0 else min(1.0, num_layers / (self.model.num_layers + 1))
+        devices = _core.devices()
+        return (
+            usable_memory(free_memory(), devices, offloaded, settings.context_bytes),
+            usable_memory(free_memory(self.weights), devices, offloaded, settings.context_bytes),
+        )
 
     def pooling(self, generates: bool) -> str:
         """How its vectors are made: "mean", "cls", "last" or "rank".
@@ -45,6 +74,7 @@ def load_model(spec: EngineSpec, progress: Callable[[float], bool]) -> LoadedMod
         model = _core.Model(list(spec.weights), num_gpu_layers=spec.settings.num_gpu_layers, progress=progress)
         override = spec.chat_template
         template = Path(override).read_text(encoding="utf-8") if override else model.chat_template
+        arrays = read_layer_arrays(Path(spec.weights[0]))
     except (_core.Error, ValueError, OSError) as error:
         raise ModelLoadFailed(str(error)) from error
     metadata = model.metadata
@@ -57,10 +87,20 @@ def load_model(spec: EngineSpec, progress: Callable[[float], bool]) -> LoadedMod
         _POOLINGS.get(metadata.get(f"{architecture}.pooling_type", "")),
         metadata.get(_RERANK_TEMPLATE),
         metadata.get(f"{architecture}.attention.causal") != "false",
+        spec.weights,
+        model_costs(
+            metadata,
+            arrays,
+            num_vocabulary=model.num_vocabulary,
+            is_recurrent=model.is_recurrent,
+            is_hybrid=model.is_hybrid,
+        ),
     )
 
 
-def describe(model: _core.Model, template: str, context_size: int, tasks: tuple[str, ...]) -> EngineInfo:
+def describe(
+    model: _core.Model, template: str, context_size: int, tasks: tuple[str, ...], full_context_size: int = 0
+) -> EngineInfo:
     """`tasks`: of "generate", "embed", "rerank"; whether it fills in is found here."""
     infill = min(model.fim_prefix, model.fim_suffix, model.fim_middle) >= 0
     tokenizer = ModelTokenizer(model, context_size)
@@ -76,6 +116,7 @@ def describe(model: _core.Model, template: str, context_size: int, tasks: tuple[
         num_vocabulary=model.num_vocabulary,
         capabilities=(*tasks, "infill") if infill and "generate" in tasks else tasks,
         control_tokens=tokenizer.control_tokens,
+        full_context_size=full_context_size if full_context_size > context_size else 0,
     )
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dmr import _core
-from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings
+from dmr.config import EngineSettings
 from dmr.engine.core_budget import CoreBudget
 from dmr.engine.loading import LoadedModel, ModelVocabulary, cannot_generate, describe, load_model
+from dmr.engine.memory import ContextPlan
 from dmr.engine.native_memory import NativeMemory
 from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
@@ -83,6 +84,7 @@ class ModelRunner(ModelVocabulary):
         # Who names a number gets that number.
         self._core_budget = None if settings.num_threads else CoreBudget(num_usable_cores())
         self._num_threads = 0  # as set in the context; 0 = as it was made
+        self._full_context_size = 0  # tokens that it would have with more memory
         self.max_num_seqs = min(settings.max_num_seqs, context.max_sequences)
         self.num_slots = context.max_sequences
         # A recurrent state stands at one position only: there is no beginning of it to share.
@@ -118,20 +120,24 @@ class ModelRunner(ModelVocabulary):
         model = loaded.model
         if loaded.declared_pooling is not None or not model.has_decoder:
             return None
+        # As many again as run at the same time, for what finished sequences leave behind.
+        plan = loaded.plan_context(settings, min(2 * settings.max_num_seqs, MAX_SLOTS))
         try:
-            context = _core.Context(model, _context_options(model, settings))
+            context = _core.Context(model, _context_options(plan, settings))
         except (_core.Error, ValueError) as error:
             raise ModelLoadFailed(str(error)) from error
         if not context.has_memory:
             context.close()
             return None
         runner = cls(model, context, settings, loaded.template)
+        runner._full_context_size = plan.full_size
         if cores is not None and runner._core_budget is not None:
             runner._core_budget = cores
         return runner
 
     def info(self) -> EngineInfo:
-        return describe(self._model, self._template, self.context_size, ("generate", "embed"))
+        tasks = ("generate", "embed")
+        return describe(self._model, self._template, self.context_size, tasks, self._full_context_size)
 
     def make_generator(self, request: EngineRequest, seed: int, prompt: list[int]) -> Generator:
         """Sampler and detokenizer of one sequence. Parsing a grammar can take long; any thread.
@@ -242,15 +248,11 @@ def num_usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _context_options(model: _core.Model, settings: EngineSettings) -> _core.ContextOptions:
+def _context_options(plan: ContextPlan, settings: EngineSettings) -> _core.ContextOptions:
     options = _core.ContextOptions()
-    trained = max(model.context_length, 1)
-    context_size = settings.context_size or min(trained, DEFAULT_CONTEXT_LIMIT)
-    max_batch = min(settings.max_batch_tokens, context_size)
-    _set_option(options, "context_size", context_size)
-    _set_option(options, "max_batch", max_batch)
-    # As many again for what finished sequences leave behind.
-    _set_option(options, "max_sequences", min(2 * settings.max_num_seqs, MAX_SLOTS, max_batch))
+    _set_option(options, "context_size", plan.context_size)
+    _set_option(options, "max_batch", min(settings.max_batch_tokens, plan.context_size))
+    _set_option(options, "max_sequences", plan.max_sequences)
     _set_option(options, "num_threads", settings.num_threads or num_usable_cores())
     return options
 

@@ -17,22 +17,25 @@ class ContextLimit:
         self._worked = 0  # the largest; 0 = none that was asked for
         self._failed = 0  # the smallest; 0 = none
         self._failed_at = 0.0
+        self._fitting = 0  # what fits, as an engine has told that could not have what was asked; 0 = nobody has
 
     def works(self, num_tokens: int) -> None:
         self._worked = max(self._worked, num_tokens)
 
-    def fails(self, num_tokens: int, now: float) -> None:
+    def fails(self, num_tokens: int, now: float, fitting: int = 0) -> None:
+        """`fitting`: the most that would have worked, if that is known."""
         self._failed = min(self._failed or num_tokens, num_tokens)
         self._failed_at = now
+        self._fitting = fitting if fitting < self._failed else 0
         if self._worked >= self._failed:
             self._worked = 0
 
     def attainable(self, wanted: int, now: float) -> int | None:
-        """The wish; or, if it is known to be too much, the most that has worked: None if that is the default."""
+        """The wish; or, if it is known to be too much, the most that worked or fits: None if that is the default."""
         if self._failed and now - self._failed_at >= TRY_AGAIN:
-            self._failed = 0
+            self._failed = self._fitting = 0
         if self._failed and wanted >= self._failed:
-            return self._worked or None
+            return max(self._worked, self._fitting) or None
         return wanted
 
 

@@ -150,7 +150,10 @@ class EngineProcess:
 
 
 def _named(error: DmrError, reference: str) -> DmrError:
-    return ModelLoadFailed(f"The model '{reference}' cannot be loaded: {error.message}")
+    named = ModelLoadFailed(f"The model '{reference}' cannot be loaded: {error.message}")
+    for name, value in error.details.items():
+        setattr(named, name, value)
+    return named
 
 
 def _describe(code: int) -> str:

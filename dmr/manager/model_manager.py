@@ -313,9 +313,10 @@ class ModelManager:
 
     def _engine_settings(self, record: ModelRecord, context_size: int | None) -> EngineSettings:
         settings = self._settings.engine
-        if context_size is None:
+        # An engine that chooses for itself takes less where memory is short; one that is told to fails.
+        if context_size is None or context_size <= self._usual_context(record):
             return settings
-        return msgspec.structs.replace(settings, context_size=max(self._usual_context(record), context_size))
+        return msgspec.structs.replace(settings, context_size=context_size)
 
     def _usual_context(self, record: ModelRecord) -> int:
         """Tokens of an engine that nobody has asked for more."""
@@ -352,11 +353,11 @@ class ModelManager:
         Raises what starting that one raises.
         """
         limit = self._limit(model.model_id)
-        while isinstance(await self._loading_error(model), ModelLoadFailed):
+        while isinstance(error := await self._loading_error(model), ModelLoadFailed):
             size = model.planned_context
             if size <= self._usual_context(model.record) or model.is_ended():
                 return
-            limit.fails(size, time.monotonic())
+            limit.fails(size, time.monotonic(), error.fitting_context or 0)
             smaller = limit.attainable(size, time.monotonic())
             logger.warning("%s did not load with a context of %d tokens: it gets less", model.reference, size)
             await model.process.stop()

@@ -36,6 +36,7 @@ class EngineInfo(Frame, frozen=True):
     num_vocabulary: int = 0
     capabilities: tuple[str, ...] = ("generate",)  # of "generate", "embed", "rerank", "infill"
     control_tokens: tuple[str, ...] = ()  # texts that would be read as control tokens inside of a prompt
+    full_context_size: int = 0  # what `context_size` would be if there were more memory; 0 = it is not less
 
 
 class GrammarSpec(Frame, frozen=True):

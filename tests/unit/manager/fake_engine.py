@@ -31,6 +31,16 @@ def note(folder: Path, name: str, text: str) -> None:
         file.write(f"{text}\n")
 
 
+def refusal(mode: str, size: int) -> WireError | None:
+    """What it says to a context of so many tokens, if it does not load."""
+    kind, _, number = mode.partition(" ")
+    if mode == "refuses" or (kind == "fits" and size > int(number)):
+        return WireError("model_load_failed", "the tensors are wrong")
+    if kind == "knows" and size > int(number):  # so many tokens fit, and it says so
+        return WireError("model_load_failed", "too large", details={"fitting_context": int(number)})
+    return None
+
+
 def main(folder: Path, status: int) -> None:
     mode = (folder / "mode").read_text()
     note(folder, "started", f"{os.getpid()} {time.monotonic()}")
@@ -45,10 +55,9 @@ def main(folder: Path, status: int) -> None:
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if mode == "stubborn" else leave)
     os.write(status, pack(LoadProgress(0.5)))
-    if mode.startswith("fits "):  # so many tokens of context, no more
-        mode = "ready" if (spec.settings.context_size or INFO.context_size) <= int(mode[5:]) else "refuses"
-    if mode == "refuses":
-        os.write(status, pack(WireError("model_load_failed", "the tensors are wrong")))
+    size = spec.settings.context_size or INFO.context_size
+    if error := refusal(mode, size):
+        os.write(status, pack(error))
         sys.exit(1)
     if mode == "refuses and stays":
         os.write(status, pack(WireError("model_load_failed", "the tensors are wrong")))
@@ -64,7 +73,6 @@ def main(folder: Path, status: int) -> None:
         os.write(status, b"\0\0\0\3abc")
     if mode not in ("hangs", "garbage", "refuses and stays"):
         Path(spec.socket).touch()
-        size = spec.settings.context_size or INFO.context_size
         os.write(status, pack(EngineReady(msgspec.structs.replace(INFO, context_size=size))))
     while os.read(0, 1):  # the life line
         pass

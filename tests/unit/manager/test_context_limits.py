@@ -30,6 +30,43 @@ def test_what_is_known_to_fail_is_not_asked_for_again() -> None:
     assert limit.attainable(500, 1 + context_limits.TRY_AGAIN) == 500
 
 
+def test_what_an_engine_says_to_fit_is_had() -> None:
+    limit = ContextLimit()
+    limit.fails(4000, 0, fitting=3000)
+    assert [limit.attainable(wanted, 1) for wanted in (2000, 3500, 4000, 9000)] == [2000, 3500, 3000, 3000]
+    limit.works(3000)
+    limit.fails(3000, 1, fitting=2500)
+    assert limit.attainable(4000, 2) == 2500
+    limit.fails(2500, 3, fitting=2500)  # it contradicts itself
+    assert limit.attainable(4000, 4) is None
+
+
+def test_instead_of_a_context_that_is_too_large_there_is_the_largest_that_fits(bench: Bench) -> None:
+    bench.add_model()
+    bench.set_mode("knows 700")
+
+    async def scene(manager: ModelManager) -> None:
+        for asked, given in ((1500, 700), (None, 700), (1600, 700), (699, 700)):
+            model = await ready(manager, "one", context_size=asked)
+            assert model.context_size == given
+            manager.release(model)
+
+    bench.run(scene, engine=SMALL)
+    assert len(bench.pids("started")) == 2  # 1500 in vain, 700
+
+
+def test_a_size_that_was_set_and_does_not_fit_fails_with_its_numbers(bench: Bench) -> None:
+    bench.add_model()
+    bench.set_mode("knows 700")
+
+    async def scene(manager: ModelManager) -> None:
+        with pytest.raises(ModelLoadFailed, match="too large") as caught:
+            await ready(manager, "one")
+        assert caught.value.details == {"fitting_context": 700}
+
+    bench.run(scene, engine=EngineSettings(context_size=2000))
+
+
 def test_a_context_that_cannot_be_had_is_tried_once_and_what_worked_is_used(bench: Bench) -> None:
     bench.add_model()
     bench.set_mode("fits 700")
