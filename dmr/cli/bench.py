@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,15 +14,21 @@ from dmr.cli.server import complete_model, connect
 from dmr.cli.values import duration_option
 
 if TYPE_CHECKING:
+    from dmr.cli.bench_engine import EnginePlan
     from dmr.cli.bench_server import Plan
 
 MAX_CONCURRENCY = 1024
+MAX_ENGINE_CONCURRENCY = 256
 _SERVER_ONLY = ("prompt", "requests", "duration", "shared_prefix", "warmup", "timeout")
 _ENGINE_ONLY = ("threads", "context_size")
 _EPILOG = """\
 Prompts are random tokens, and have nothing in common unless --shared-prefix is given; every answer has exactly
 --output-tokens tokens. TTFT is the time to the first text of an answer, ITL that between one piece of text and the
 next. CACHED is the part of the prompts that the server had computed before; PROMPT TOK/S has it too.
+
+With --engine, PREFILL is the speed at which prompts are computed, DECODE that at which tokens are generated when all
+users have their prompts computed. A step computes one token for each of them; HOST is the part of it that is not
+spent in native code.
 
 \b
 --json prints one object; times are seconds, and what was not measured is null:
@@ -31,10 +39,18 @@ next. CACHED is the part of the prompts that the server had computed before; PRO
              errors: {message: requests}}]
 
 \b
+And with --engine (threads 0: automatic; context_size: tokens of KV memory):
+  file, description, threads, context_size, prompt_tokens, output_tokens, seed, interrupted,
+  results: [{concurrency, prefill: FIGURES, decode: FIGURES}]
+  FIGURES: {steps, tokens, seconds, tokens_per_second, step_seconds: {p50, p95, p99},
+            host_seconds_per_step, host_share}
+
+\b
 Examples:
   dmr bench smollm2
   dmr bench smollm2 --concurrency 8 --prompt-tokens 512 --shared-prefix 384
   dmr bench smollm2 --duration 30s --json > figures.json
+  dmr bench --engine smollm2.gguf --concurrency 1,8,64 --threads 2
 """
 
 
@@ -57,6 +73,13 @@ class Concurrency(click.ParamType[Any, Any]):
 
 @click.command("bench", short_help="Measure how fast a model is served.", epilog=_EPILOG)
 @click.argument("model", required=False, shell_complete=complete_model)
+@click.option(
+    "--engine",
+    "file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure the engine alone, with this GGUF file and in a process of its own: no server, no HTTP.",
+)
 @click.option(
     "--concurrency",
     type=Concurrency(),
@@ -98,16 +121,30 @@ class Concurrency(click.ParamType[Any, Any]):
     callback=duration_option,
     help="How long one request may take.",
 )
+@click.option("--threads", type=click.IntRange(0), help="CPU threads; 0: automatic. With --engine only.")
+@click.option(
+    "--context-size",
+    type=click.IntRange(0),
+    help="Tokens of KV memory; 0: as many as are needed. With --engine only.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.pass_context
-def bench_command(ctx: click.Context, /, model: str | None, as_json: bool, **options: Any) -> None:
+def bench_command(ctx: click.Context, /, model: str | None, file: Path | None, as_json: bool, **options: Any) -> None:
     """Measure how fast the server answers when several users ask MODEL at the same time.
 
     Ctrl-C ends it early and prints the figures that there are.
     """
-    if model is None:
-        raise click.UsageError("Give the name of a model.")
-    plan = _plan(ctx, options)
+    if (model is None) == (file is None):
+        raise click.UsageError("Give the name of a model, or --engine and a file.")
+    if options["seed"] is None:
+        options["seed"] = secrets.randbits(32)
+    if file is not None:
+        _bench_engine(ctx, _engine_plan(ctx, file, options), as_json)
+    elif model is not None:
+        _bench_server(ctx, model, _server_plan(ctx, options), as_json)
+
+
+def _bench_server(ctx: click.Context, model: str, plan: Plan, as_json: bool) -> None:
     from dmr.cli.bench_server import measure, show
 
     report = measure(connect(ctx), model, plan)
@@ -119,24 +156,48 @@ def bench_command(ctx: click.Context, /, model: str | None, as_json: bool, **opt
         ctx.exit(130)
 
 
-def _plan(ctx: click.Context, options: dict[str, Any]) -> Plan:
+def _bench_engine(ctx: click.Context, plan: EnginePlan, as_json: bool) -> None:
+    from dmr.cli.bench_engine import measure, show
+
+    report = measure(plan)
+    if as_json:
+        _print_json(report)
+    elif report.results:
+        show(report)
+    if report.interrupted:
+        ctx.exit(130)
+
+
+def _server_plan(ctx: click.Context, options: dict[str, Any]) -> Plan:
     from dmr.cli.bench_server import Plan
 
+    _refuse(ctx, _ENGINE_ONLY, "is for --engine only")
     if options["requests"] is not None and options["duration"] is not None:
         raise click.UsageError("Give --requests or --duration, not both.")
     for name in ("duration", "timeout"):
         if options[name] is not None and options[name] <= 0:
             raise click.UsageError(f"--{name} must be longer than 0.")
-    if options["prompt"] is not None and any(_is_given(ctx, name) for name in ("prompt_tokens", "shared_prefix")):
-        raise click.UsageError("--prompt is a text of its own: leave out --prompt-tokens and --shared-prefix.")
+    if options["prompt"] is not None:
+        _refuse(ctx, ("prompt_tokens", "shared_prefix"), "goes not with --prompt, which is a text of its own")
     if options["shared_prefix"] >= options["prompt_tokens"]:
         raise click.UsageError("--shared-prefix must be smaller than --prompt-tokens.")
-    seed = secrets.randbits(32) if options["seed"] is None else options["seed"]
-    return Plan(**{**options, "seed": seed})
+    return Plan(**{name: value for name, value in options.items() if name not in _ENGINE_ONLY})
 
 
-def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+def _engine_plan(ctx: click.Context, file: Path, options: dict[str, Any]) -> EnginePlan:
+    from dmr.cli.bench_engine import EnginePlan
+
+    _refuse(ctx, _SERVER_ONLY, "is for a running server, not for --engine")
+    if max(options["concurrency"]) > MAX_ENGINE_CONCURRENCY:
+        raise click.UsageError(f"An engine computes {MAX_ENGINE_CONCURRENCY} sequences at a time at most.")
+    return EnginePlan(file=file, **{name: value for name, value in options.items() if name not in _SERVER_ONLY})
+
+
+def _refuse(ctx: click.Context, names: Iterable[str], reason: str) -> None:
+    """Wrong usage, if one of the options is given."""
+    for name in names:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} {reason}.")
 
 
 def _print_json(report: Any) -> None:

@@ -1,16 +1,18 @@
-"""`dmr bench MODEL` against a scripted server."""
+"""`dmr bench`: against a scripted server, and the engine alone."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cli.conftest import Run
 from cli.scripted_server import CHAT, Reply, ScriptedServer, answer, event
 from cli.terminal import Terminal
+from tiny_models import model_file
 
 COMPLETIONS = "/engines/v1/completions"
 USAGE = {"prompt_tokens": 20, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 5}}
@@ -168,14 +170,19 @@ def test_a_level_that_fails_whole_does_not_hide_the_others(dmr: Run, bench_serve
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "Give the name of a model."),
+        ([], "Give the name of a model, or --engine and a file."),
+        (["m", "--engine", __file__], "or --engine and a file."),
+        (["m", "--threads", "2"], "--threads is for --engine only."),
+        (["--engine", __file__, "--shared-prefix", "2"], "--shared-prefix is for a running server"),
+        (["--engine", __file__, "--concurrency", "300"], "256 sequences at a time at most"),
+        (["--engine", "nothing.gguf"], "does not exist"),
         (["m", "--concurrency", "1,x"], "'1,x' is not a list of numbers"),
         (["m", "--concurrency", "0"], "range 1 to 1024"),
         (["m", "--shared-prefix", "128"], "--shared-prefix must be smaller than --prompt-tokens."),
         (["m", "--requests", "3", "--duration", "3s"], "not both"),
         (["m", "--duration", "0"], "--duration must be longer than 0."),
         (["m", "--timeout", "-1"], "--timeout must be longer than 0."),
-        (["m", "--prompt", "Hi", "--prompt-tokens", "3"], "leave out --prompt-tokens"),
+        (["m", "--prompt", "Hi", "--prompt-tokens", "3"], "--prompt-tokens goes not with --prompt"),
     ],
 )
 def test_wrong_usage(dmr: Run, server: ScriptedServer, flags: list[str], words: str) -> None:
@@ -204,3 +211,48 @@ def test_a_terminal_sees_progress_and_ctrl_c_prints_what_there_is(bench_server: 
         shell.expect("Interrupted: the last level is incomplete.")
         assert shell.exit_status() == 130
     released.set()
+
+
+def test_the_engine_alone(dmr: Run, server: ScriptedServer, tmp_path: Path) -> None:
+    file = model_file("tiny-random", tmp_path)
+    flags = ("--threads", "1", "--concurrency", "1,3", "--prompt-tokens", "20", "--output-tokens", "5")
+    result = dmr("bench", "--engine", str(file), *flags)
+    assert (result.exit_code, result.stderr) == (0, "")
+    first, _, header, *rows = result.stdout.splitlines()
+    assert first.startswith(f"{file} (")
+    assert first.endswith("20 prompt tokens, 5 steps, threads: 1")
+    assert header.split()[:3] == ["CONCURRENCY", "PREFILL", "TOK/S"]
+    assert [row.split()[0] for row in rows] == ["1", "3"]
+    assert all(row.endswith("%") for row in rows)
+    assert server.asked == []
+
+
+def test_the_engine_alone_as_json(dmr: Run, tmp_path: Path) -> None:
+    file = model_file("tiny-random", tmp_path)
+    flags = ("--threads", "1", "--concurrency", "2", "--prompt-tokens", "20", "--output-tokens", "5", "--seed", "3")
+    report = json.loads(dmr("bench", "--engine", str(file), *flags, "--json").stdout)
+    (level,) = report.pop("results")
+    assert report.pop("description")
+    assert report == {
+        "file": str(file),
+        "threads": 1,
+        "context_size": 256,
+        "prompt_tokens": 20,
+        "output_tokens": 5,
+        "seed": 3,
+        "interrupted": False,
+    }
+    assert level["concurrency"] == 2
+    assert (level["decode"]["steps"], level["decode"]["tokens"]) == (5, 10)
+    assert 0 < level["decode"]["host_share"] < 1
+    text = dmr("bench", "--help").stdout
+    assert all(name in text for name in (*report, *level, *level["prefill"], *level["prefill"]["step_seconds"]))
+
+
+def test_a_file_that_the_engine_cannot_load(dmr: Run, tmp_path: Path) -> None:
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"no model")
+    result = dmr("bench", "--engine", str(file))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert str(file) in result.stderr
+    assert len(result.stderr.splitlines()) == 1
