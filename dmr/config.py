@@ -28,7 +28,10 @@ class EngineSettings(msgspec.Struct, frozen=True):
     max_batch_tokens: int = 512  # tokens of one step
     num_threads: int = 0  # 0 = the cores that nobody else is using, followed while it runs
     inter_token_target: float = 0.1  # seconds; prefill chunks are sized to keep running streams within it
-    max_queue: int = 1024  # sequences that may wait; more are refused
+    max_queue: int = 1024  # sequences that may run or wait; more are refused
+    queue_share: float = 0.5  # of the places to wait, that one client may take
+    queue_timeout: float = 600.0  # seconds that a request may wait for its first step; 0 = for ever
+    request_timeout: float = 0.0  # seconds that a request may take in the engine; 0 = any time
     num_gpu_layers: int = -1  # negative = all
     context_bytes: int = 0  # that a context may take, cells and buffers; 0 = what is free
 
@@ -52,7 +55,8 @@ class Settings(msgspec.Struct, frozen=True):
     grace_period: float = 30.0  # seconds that requests in flight may take after SIGTERM
     max_body_bytes: int = 256 * 1024 * 1024
     num_workers: int = 2  # gunicorn worker processes
-    num_threads: int = 128  # requests that one worker serves at the same time
+    num_threads: int = 512  # requests that one worker serves at the same time
+    write_timeout: float = 60.0  # seconds in which a client must take something of what is sent to it
     engine: EngineSettings = EngineSettings()
     registry: RegistrySettings = RegistrySettings()
 
@@ -76,11 +80,15 @@ _VARIABLES: Mapping[str, _Variable] = {
     "DMR_MAX_BODY_BYTES": _Variable("max_body_bytes", int, 1),
     "DMR_WORKERS": _Variable("num_workers", int, 1, 256),
     "DMR_WORKER_THREADS": _Variable("num_threads", int, 1, 4096),
+    "DMR_WRITE_TIMEOUT": _Variable("write_timeout", float, 1, 86400),
     "DMR_CONTEXT_SIZE": _Variable("engine.context_size", int, 0, 1 << 24),
     "DMR_MAX_SEQUENCES": _Variable("engine.max_num_seqs", int, 1, 256),
     "DMR_BATCH_TOKENS": _Variable("engine.max_batch_tokens", int, 1, 1 << 16),
     "DMR_THREADS": _Variable("engine.num_threads", int, 0, 512),
     "DMR_MAX_QUEUE": _Variable("engine.max_queue", int, 1),
+    "DMR_QUEUE_SHARE": _Variable("engine.queue_share", float, 0.01, 1),
+    "DMR_QUEUE_TIMEOUT": _Variable("engine.queue_timeout", float, 0, 86400),
+    "DMR_REQUEST_TIMEOUT": _Variable("engine.request_timeout", float, 0, 86400),
     "DMR_GPU_LAYERS": _Variable("engine.num_gpu_layers", int),
     "DMR_CONTEXT_BYTES": _Variable("engine.context_bytes", int, 0, 1 << 50),
     "DEFAULT_REGISTRY": _Variable("registry.default", str),

@@ -157,6 +157,21 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
+class TooManyRequests(DmrError):
+    """One client has as much in the queue as one may have. Others are served."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message, retry_after=retry_after)
+
+
+class DeadlineExceeded(DmrError):
+    """The answer was not finished in the time that a request may take. To repeat it would take as long again."""
+
+    code = "deadline_exceeded"
+
+
 class EngineCrashed(Unavailable):
     """The engine process died while it served this request."""
 

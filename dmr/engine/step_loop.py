@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from dmr.config import EngineSettings
+from dmr.engine.deadlines import Deadlines, Expired
 from dmr.engine.engine import Deliver, Engine, Request
-from dmr.errors import InternalError, Overloaded
+from dmr.engine.queue_limits import QueueLimits
+from dmr.errors import DeadlineExceeded, DmrError, InternalError, Overloaded
 from dmr.wire import EngineCompleted, EngineMessage, WireError
 
 logger = logging.getLogger(__name__)
@@ -26,28 +30,34 @@ Publish = Callable[[list[Delivery]], None]
 class StepLoop:
     """All other threads speak to the engine through `submit` and `abort`."""
 
-    def __init__(self, make_engine: Callable[[Deliver], Engine], max_queue: int) -> None:
+    def __init__(self, make_engine: Callable[[Deliver], Engine], settings: EngineSettings) -> None:
         """`make_engine` is given the function that takes the engine's messages."""
         self._deliveries: list[Delivery] = []
         self._engine = make_engine(lambda request, message: self._deliveries.append(Delivery(request, message)))
-        self._max_queue = max_queue
+        self._settings = settings
         self._arrived: deque[Request] = deque()
         self._aborted: deque[Request] = deque()
         self._in_flight: set[Request] = set()
-        self._num_sequences = 0  # of all requests in flight
+        self._limits = QueueLimits(settings)
+        self._deadlines = Deadlines(settings.queue_timeout, settings.request_timeout)
         self._condition = threading.Condition()
         self._stopping = False
+
+    @property
+    def num_sequences(self) -> int:
+        """Of all requests in flight, waiting or running."""
+        return self._limits.num_sequences
 
     def submit(self, request: Request) -> None:
         """Queue a request.
 
         Raises:
+            TooManyRequests: too many sequences of its client wait already.
             Overloaded: too many sequences wait already.
         """
         with self._condition:
-            if self._num_sequences and self._num_sequences + len(request.sequences) > self._max_queue:
-                raise Overloaded(f"{self._num_sequences} sequences are in progress already; try again in a moment.")
-            self._num_sequences += len(request.sequences)
+            self._limits.enter(_client_of(request), len(request.sequences))
+            self._deadlines.add(request, time.monotonic())
             self._in_flight.add(request)
             self._arrived.append(request)
             self._condition.notify()
@@ -70,6 +80,7 @@ class StepLoop:
         Raises whatever leaves the engine unusable; the process must end then, so that no request waits for ever.
         """
         while self._take_news():
+            self._publish(publish)
             if self._engine.has_work:
                 self._step()
                 self._publish(publish)
@@ -84,7 +95,7 @@ class StepLoop:
             self._engine.give_up_all(InternalError("The engine failed."))
 
     def _take_news(self) -> bool:
-        """Move arrivals and aborts into the engine; waits while there is nothing to do. False = stop."""
+        """Take in what has come, take out what is aborted or late. Waits while there is nothing to do; False = stop."""
         with self._condition:
             while not (self._arrived or self._aborted or self._stopping or self._engine.has_work):
                 self._condition.wait()
@@ -94,7 +105,21 @@ class StepLoop:
                 request = self._aborted.popleft()
                 self._engine.abort(request)
                 self._retire(request)
+            for expired in self._deadlines.take_expired(time.monotonic()):
+                self._engine.abort(expired.request)
+                self._deliveries.append(Delivery(expired.request, WireError.of(self._reason(expired))))
             return not self._stopping
+
+    def _reason(self, expired: Expired) -> DmrError:
+        if expired.has_begun:
+            return DeadlineExceeded(
+                f"The answer was not complete after {self._settings.request_timeout:g} seconds, which is all that a "
+                "request may take here."
+            )
+        return Overloaded(
+            f"The request has waited for {self._settings.queue_timeout:g} seconds and its turn has not come.",
+            retry_after=self._limits.seconds_to_drain(),
+        )
 
     def _publish(self, publish: Publish) -> None:
         if not self._deliveries:
@@ -109,4 +134,9 @@ class StepLoop:
     def _retire(self, request: Request) -> None:
         if request in self._in_flight:
             self._in_flight.remove(request)
-            self._num_sequences -= len(request.sequences)
+            self._deadlines.forget(request)
+            self._limits.leave(_client_of(request), len(request.sequences))
+
+
+def _client_of(request: Request) -> str:
+    return request.sequences[0].client

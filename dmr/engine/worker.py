@@ -237,7 +237,7 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
         info = describe(loaded.model, loaded.template, embed_runner.max_input_tokens, tasks)
         return Machinery(server, None, embedder, info)
     shared = SharingRunner(runner, cores)
-    steps = StepLoop(lambda deliver: make_engine(shared, runner, settings, deliver), settings.max_queue)
+    steps = StepLoop(lambda deliver: make_engine(shared, runner, settings, deliver), settings)
     return Machinery(Server(Intake(runner), steps, embedding), steps, embedder, runner.info())
 
 

@@ -124,8 +124,11 @@ def wait_for(req: falcon.Request, replies: Iterator[Tick | T]) -> T:
 
 
 def who(req: falcon.Request) -> str:
-    """Whom the scheduler treats as one client: a key's holder, else an address. The key itself goes nowhere."""
-    key = req.get_header("Authorization") or req.get_header("x-api-key")
+    """Whom the engine treats as one client: a key's holder, else an address. The key itself goes nowhere."""
+    scheme, _, credentials = (req.get_header("Authorization") or "").strip().partition(" ")
+    # One key is one client, in whichever header it comes.
+    bearer = credentials if scheme.lower() == "bearer" else f"{scheme} {credentials}"
+    key = bearer.strip() or (req.get_header("x-api-key") or "").strip()
     return sha256(key.encode("utf-8", "replace")).hexdigest()[:16] if key else str(req.remote_addr)
 
 

@@ -9,6 +9,7 @@ import msgspec
 from dmr.errors import (
     Conflict,
     ContextLengthExceeded,
+    DeadlineExceeded,
     DmrError,
     EngineCrashed,
     InternalError,
@@ -23,6 +24,7 @@ from dmr.errors import (
     RemoteModelNotFound,
     ShuttingDown,
     StoreError,
+    TooManyRequests,
     Unauthorized,
     Unavailable,
     Unsupported,
@@ -94,6 +96,7 @@ _TABLE: dict[type[DmrError], ErrorRow] = {
     Conflict: ErrorRow(409, _BAD_REQUEST, "conflict"),
     PayloadTooLarge: ErrorRow(413, _BAD_REQUEST, "request_too_large"),
     UnsupportedMediaType: ErrorRow(415, _BAD_REQUEST, "unsupported_media_type"),
+    TooManyRequests: ErrorRow(429, "requests", "rate_limit_exceeded"),
     DmrError: ErrorRow(500, _SERVER_ERROR, "internal_error"),
     InternalError: ErrorRow(500, _SERVER_ERROR, "internal_error"),
     RegistryError: ErrorRow(502, _SERVER_ERROR, "registry_error"),
@@ -103,6 +106,7 @@ _TABLE: dict[type[DmrError], ErrorRow] = {
     Overloaded: ErrorRow(503, _SERVER_ERROR, "overloaded"),
     EngineCrashed: ErrorRow(503, _SERVER_ERROR, "engine_restarting"),
     ShuttingDown: ErrorRow(503, _SERVER_ERROR, "shutting_down"),
+    DeadlineExceeded: ErrorRow(504, _SERVER_ERROR, "timeout"),
 }
 
 

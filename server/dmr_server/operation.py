@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from dmr.errors import (
     Conflict,
     ContextLengthExceeded,
+    DeadlineExceeded,
     DmrError,
     EngineCrashed,
     InternalError,
@@ -21,6 +22,7 @@ from dmr.errors import (
     Overloaded,
     PayloadTooLarge,
     StoreError,
+    TooManyRequests,
     Unavailable,
 )
 from dmr_server.dialect import Dialect
@@ -49,6 +51,8 @@ IN_ENGINE: tuple[DmrError, ...] = (
     ModelLoadFailed(""),
     EngineCrashed(""),
     Overloaded(""),
+    TooManyRequests(""),
+    DeadlineExceeded(""),
 )
 
 

@@ -138,6 +138,8 @@ def test_a_stream_that_breaks_ends_with_an_error_and_without_done(step: Step | N
         (errors.StoreError("no"), 500, "server_error", "store_error"),
         (errors.ModelLoadFailed("no"), 500, "server_error", "model_load_failed"),
         (errors.Overloaded("no", retry_after=100), 503, "server_error", "overloaded"),
+        (errors.TooManyRequests("no", retry_after=3), 429, "requests", "rate_limit_exceeded"),
+        (errors.DeadlineExceeded("no"), 504, "server_error", "timeout"),
         (errors.EngineCrashed("no"), 503, "server_error", "engine_restarting"),
         (errors.ShuttingDown("no"), 503, "server_error", "shutting_down"),
         (errors.InternalError("no"), 500, "server_error", "internal_error"),
@@ -164,6 +166,7 @@ SERVER_FAULTS = (
     errors.StoreError,
     errors.RegistryError,
     errors.ModelLoadFailed,
+    errors.DeadlineExceeded,
     errors.InternalError,
 )
 
@@ -230,6 +233,8 @@ def test_every_error_has_a_status_of_its_own_kind() -> None:
         (errors.Overloaded("no", retry_after=0.2), {"Retry-After": "1"}),
         (errors.Overloaded("no", retry_after=2.1), {"Retry-After": "3"}),
         (errors.Overloaded("no", retry_after=1000), {"Retry-After": "30"}),
+        (errors.TooManyRequests("no", retry_after=7.5), {"Retry-After": "8"}),
+        (errors.DeadlineExceeded("no"), {"x-should-retry": "false"}),
         (errors.Conflict("no"), {"x-should-retry": "false"}),
         (errors.InternalError("no"), {"x-should-retry": "false"}),
         (errors.ModelLoadFailed("no", retry_after=5), {"Retry-After": "5"}),

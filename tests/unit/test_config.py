@@ -11,7 +11,7 @@ from dmr.errors import InvalidRequest
 SAMPLES: dict[type, tuple[str, object]] = {
     str: ("debug", "debug"),
     int: ("7", 7),
-    float: ("2.5", 2.5),
+    float: ("1", 1.0),
     Path: ("folder/models", Path("folder/models")),
     bool: ("1", True),
     tuple: ("a.example, b.example", ("a.example", "b.example")),

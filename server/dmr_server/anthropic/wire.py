@@ -106,7 +106,9 @@ _TYPES: Mapping[int, str] = {
     408: "timeout_error",
     409: "conflict_error",
     413: "request_too_large",
+    429: "rate_limit_error",
     500: "api_error",
+    504: "timeout_error",
     529: "overloaded_error",
 }
 _OVERLOADED = 529

@@ -8,7 +8,7 @@ from typing import Any, Union
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from dmr.errors import Conflict, ContextLengthExceeded, DmrError, InvalidRequest, Overloaded
+from dmr.errors import Conflict, ContextLengthExceeded, DmrError, InvalidRequest, Overloaded, TooManyRequests
 from dmr.types import TokenLogprob, TokenProbability, Usage
 from dmr_server.errors import RouteNotFound, row_of
 
@@ -221,7 +221,7 @@ def _told(probability: TokenProbability) -> tuple[str, list[int], float]:
 
 def to_failure(error: DmrError) -> Failure:
     """Why a stored or streamed response failed."""
-    if isinstance(error, Overloaded):
+    if isinstance(error, (Overloaded, TooManyRequests)):
         return Failure("rate_limit_exceeded", error.message)
     return Failure("invalid_prompt" if isinstance(error, InvalidRequest) else "server_error", error.message)
 

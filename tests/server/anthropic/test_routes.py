@@ -14,6 +14,7 @@ from fakes import FakeService, model_record
 from dmr.errors import (
     Conflict,
     ContextLengthExceeded,
+    DeadlineExceeded,
     DmrError,
     EngineCrashed,
     ModelLoadFailed,
@@ -21,6 +22,7 @@ from dmr.errors import (
     Overloaded,
     PayloadTooLarge,
     ShuttingDown,
+    TooManyRequests,
     Unsupported,
     error_from_code,
 )
@@ -94,6 +96,8 @@ def test_a_body_over_the_limit(client: falcon.testing.TestClient) -> None:
         (EngineCrashed("No."), 500, "api_error"),
         (Overloaded("No."), 529, "overloaded_error"),
         (ShuttingDown("No."), 529, "overloaded_error"),
+        (TooManyRequests("No."), 429, "rate_limit_error"),
+        (DeadlineExceeded("No."), 504, "timeout_error"),
         (DmrError("No."), 500, "api_error"),
     ],
 )

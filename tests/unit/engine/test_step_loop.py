@@ -6,34 +6,39 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from unit.engine.scripted_runner import Bench, answer_to, choose, text_of
 
+from dmr.config import EngineSettings
 from dmr.engine.engine import Request
 from dmr.engine.model_runner import NextToken
 from dmr.engine.sequence import Sequence
 from dmr.engine.step_loop import Delivery, StepLoop
-from dmr.errors import Overloaded
+from dmr.errors import Overloaded, TooManyRequests
 from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, WireError
 
 
 class LoopBench:
     """A step loop on its thread. The native side waits for `gate`; what is published is kept."""
 
-    def __init__(self, max_queue: int = 100, bench: Bench | None = None) -> None:
-        self.bench = bench or Bench(num_slots=4)
+    def __init__(self, num_slots: int = 4, **settings: Any) -> None:
+        self.bench = Bench(num_slots=num_slots)
+        self.delay = 0.0  # seconds of each token
         self.gate = threading.Event()
         self.gate.set()
         self.bench.runner.choose = self._wait_and_choose
         self.messages: dict[Request, list[EngineMessage]] = defaultdict(list)
         self.published = threading.Condition()
         self.crash: BaseException | None = None
-        self.loop = StepLoop(self._make_engine, max_queue)
+        self.loop = StepLoop(self._make_engine, EngineSettings(**{"max_queue": 100, **settings}))
         self.thread = threading.Thread(target=self._run)
 
-    def submit(self, *prompts: list[int], max_new: int = 3) -> Request:
+    def submit(self, *prompts: list[int], max_new: int = 3, client: str = "") -> Request:
         request = self.bench.make_request(*prompts, max_new=max_new)
+        for sequence in request.sequences:
+            sequence.client = client
         self.loop.submit(request)
         return request
 
@@ -53,6 +58,7 @@ class LoopBench:
 
     def _wait_and_choose(self, sequence: Sequence) -> NextToken:
         assert self.gate.wait(10)
+        time.sleep(self.delay)
         return choose(sequence)
 
     def _publish(self, deliveries: list[Delivery]) -> None:
@@ -69,8 +75,8 @@ class LoopBench:
 
 
 @contextmanager
-def running(max_queue: int = 100) -> Iterator[LoopBench]:
-    loops = LoopBench(max_queue)
+def running(**settings: Any) -> Iterator[LoopBench]:
+    loops = LoopBench(**settings)
     loops.thread.start()
     try:
         yield loops
@@ -123,6 +129,21 @@ def test_the_queue_is_bounded_and_opens_again() -> None:
         loops.wait_for(lambda: loops.has_ended(first) and loops.has_ended(second))
         third = loops.submit([5])
         loops.wait_for(lambda: loops.has_ended(third))
+
+
+def test_one_client_cannot_fill_the_queue() -> None:
+    with running(max_queue=6, max_num_seqs=2) as loops:
+        loops.gate.clear()
+        for i in range(1, 5):  # two places to run, and half of those to wait
+            loops.submit([i], client="heavy")
+        with pytest.raises(TooManyRequests) as caught:
+            loops.submit([5], client="heavy")
+        assert caught.value.retry_after
+        light = loops.submit([6], client="light")
+        loops.gate.set()
+        loops.wait_for(lambda: loops.has_ended(light))
+        loops.wait_for(lambda: loops.loop.num_sequences == 0)
+        loops.submit([7], client="heavy")
 
 
 def test_aborted_requests_leave_the_queue_once() -> None:
@@ -204,8 +225,8 @@ def test_a_request_that_has_just_completed_gets_no_error_from_its_last_step() ->
 def test_an_engine_whose_books_are_wrong_does_not_go_on() -> None:
     """The process ends then, which every client notices; a thread that dies in silence nobody would."""
     loops = LoopBench()
-    loops.bench.scheduler._kv_cache._cells.num_used = 5
     request = loops.bench.make_request([1])
+    loops.bench.engine._requests[12345] = loops.bench.make_request([2])  # which nobody computes
     loops.loop.submit(request)
     loops._run()
     assert isinstance(loops.crash, AssertionError)

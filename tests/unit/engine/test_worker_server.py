@@ -15,6 +15,7 @@ import pytest
 from unit.engine.scripted_runner import Bench, answer_to, choose, make_generator, text_of
 
 from dmr.client import EngineClient
+from dmr.config import EngineSettings
 from dmr.engine.engine import Request
 from dmr.engine.intake import Intake
 from dmr.engine.model_runner import Generator, NextToken
@@ -66,7 +67,7 @@ class Worker:
         self.bench = Bench(num_slots=4)
         self.delay = 0.0  # seconds of each token
         self.bench.runner.choose = self._choose
-        self.steps = StepLoop(self._make_engine, max_queue)
+        self.steps = StepLoop(self._make_engine, EngineSettings(max_queue=max_queue))
         self.server = Server(Intake(NumberTokenizer()), self.steps)
         self.loop = asyncio.new_event_loop()
         self.loop_errors: list[dict[str, Any]] = []
@@ -92,7 +93,7 @@ class Worker:
 
     def wait_until_idle(self) -> None:
         deadline = time.monotonic() + 5
-        while self.steps._num_sequences or self.server._writers:
+        while self.steps.num_sequences or self.server._writers:
             assert time.monotonic() < deadline, "a request was left behind"
             time.sleep(0.005)
 
