@@ -1,6 +1,6 @@
 """A client that puts load on a server and notes when each piece of text arrived.
 
-It shares a machine with the server that it measures, so it has to be cheap: one wake-up for each read of a socket, and
+It shares a machine with the server that it measures, so it has to be cheap: one callback for each read of a socket, and
 a JSON decoder that looks at no more fields than are needed. Every request has a connection of its own.
 """
 
@@ -20,7 +20,6 @@ from dmr.errors import InvalidRequest
 
 DEFAULT_TIMEOUT = 600.0  # seconds for a whole request
 MAX_EVENT_BYTES = 16 * 1024 * 1024
-_READ_BYTES = 256 * 1024
 
 
 class Outcome(msgspec.Struct):
@@ -181,19 +180,15 @@ class LoadClient:
         data = msgspec.json.encode(body)
         head = f"POST {self._prefix}{path} HTTP/1.1\r\n{self._head}Content-Length: {len(data)}\r\n\r\n"
         try:
-            reader, writer = await asyncio.open_connection(
-                self._host,
-                self._port,
-                ssl=self._tls,
-                limit=_READ_BYTES,
-                server_hostname=self._host if self._tls else None,
+            answer = _Answering(head.encode("latin-1") + data, feed)
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: answer, self._host, self._port, ssl=self._tls
             )
             try:
-                writer.write(head.encode("latin-1") + data)
-                await _receive(reader, feed)
+                await answer.done
             finally:
                 # At once, and whatever is still under way: an answer that is given up must end now.
-                writer.transport.abort()
+                transport.abort()
         except NotHttp as error:
             raise _Failed(f"The server at {self._url} cannot be understood: {error}.") from None
         except OSError as error:
@@ -202,22 +197,56 @@ class LoadClient:
             raise _Failed(f"{self._url} is not the address of a server, or a header cannot be sent.") from None
 
 
-async def _receive(reader: asyncio.StreamReader, feed: Callable[[bytes], object]) -> None:
-    response, refusal = ResponseReader(), b""
-    while not response.is_complete:
-        data = await reader.read(_READ_BYTES)
-        if not data:
-            response.end()
-            break
-        piece = response.feed(data)
-        if response.status >= 300:
-            refusal += piece
-        elif piece:
-            feed(piece)
-    if response.status >= 300:
-        raise _Failed(f"{response.status}: {_message_of(refusal)}")
-    if not response.is_complete:
-        raise _Failed("The connection was closed before the answer was complete.")
+class _Answering(asyncio.Protocol):
+    """One connection. What arrives is taken apart in the very callback that brings it: no task has to wake up for it.
+
+    `done` fails with _Failed, NotHttp or OSError.
+    """
+
+    def __init__(self, request: bytes, feed: Callable[[bytes], object]) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._request = request
+        self._feed = feed
+        self._response = ResponseReader()
+        self._refusal = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if self.done.done():
+            return
+        try:
+            piece = self._response.feed(data)
+            if self._response.status >= 300:
+                self._refusal += piece
+            elif piece:
+                self._feed(piece)
+        except (NotHttp, _Failed) as error:
+            self.done.set_exception(error)
+            return
+        if self._response.is_complete:
+            self._end(None)
+
+    def eof_received(self) -> None:
+        self._response.end()
+        self._end(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc)
+
+    def _end(self, error: Exception | None) -> None:
+        if self.done.done():
+            return
+        if error is None and self._response.status >= 300:
+            error = _Failed(f"{self._response.status}: {_message_of(self._refusal)}")
+        elif error is None and not self._response.is_complete:
+            error = _Failed("The connection was closed before the answer was complete.")
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
 
 
 class _Events:
