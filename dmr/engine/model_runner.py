@@ -239,8 +239,8 @@ class ModelRunner(ModelVocabulary):
 
     def _next_token(self, row: _core.RowResult, generator: Generator) -> NextToken:
         stop_sequence = generator.stop[row.stopped_by] if row.stopped_by >= 0 else None
-        logprob = None if generator.num_logprobs is None else _logprob(row, generator.detokenizer.piece)
-        return NextToken(row.token, row.text, row.is_end, stop_sequence, logprob, row.error)
+        logprob = _logprob(row.sampled[0], generator.detokenizer.piece) if row.sampled else None
+        return NextToken(row.tokens[0] if row.tokens else -1, row.text, row.is_end, stop_sequence, logprob, row.error)
 
 
 def num_usable_cores() -> int:
@@ -257,7 +257,7 @@ def _context_options(plan: ContextPlan, settings: EngineSettings) -> _core.Conte
     return options
 
 
-def _logprob(row: _core.RowResult | _core.Sampled, piece: Callable[[int], bytes]) -> TokenLogprob:
+def _logprob(row: _core.Sampled, piece: Callable[[int], bytes]) -> TokenLogprob:
     """`piece`: the bytes of a token, as they are to be shown."""
     top = tuple(TokenProbability(entry.token, piece(entry.token), entry.logprob) for entry in row.top)
     return TokenLogprob(TokenProbability(row.token, piece(row.token), row.logprob), top)
