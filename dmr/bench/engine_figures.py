@@ -24,7 +24,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeasuredStep(NamedTuple):
-    num_tokens: int
+    num_tokens: int  # of prompts, or new ones
     seconds: float
     native_seconds: float  # of these, those in native code
 
@@ -44,7 +44,7 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True):
 class EngineLevel(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int
     prefill: StepFigures  # of prompts alone
-    decode: StepFigures  # of one token for each sequence
+    decode: StepFigures  # every sequence generates; a step gives each one token, or more where guesses prove right
 
 
 class Loading(msgspec.Struct, frozen=True, tag="loading"):

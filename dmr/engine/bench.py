@@ -141,7 +141,9 @@ class EngineBench:
             self._add(prompt, max_tokens=1)
         steps: list[MeasuredStep] = []
         while self._engine.has_work:
-            steps.append(self._step())
+            time_taken = self._step()
+            num_tokens = sum(chunk.num_tokens for chunk in self._watched.last.chunks)
+            steps.append(MeasuredStep(num_tokens, *time_taken))
         return steps
 
     def _decode(self, prompts: list[tuple[int, ...]]) -> list[MeasuredStep]:
@@ -152,7 +154,14 @@ class EngineBench:
         requests = [self._add(prompt, max_tokens=None) for prompt in prompts]
         while not all(request.first_token for request in requests):
             self._step()
-        steps = [self._step() for _ in range(NUM_WARMUP_STEPS + self._order.output_tokens)]
+        steps: list[MeasuredStep] = []
+        num_known = sum(request.num_completion_tokens for request in requests)
+        for _ in range(NUM_WARMUP_STEPS + self._order.output_tokens):
+            time_taken = self._step()
+            # Not the tokens that were computed: some may have been guesses, in vain.
+            num_tokens = sum(request.num_completion_tokens for request in requests)
+            steps.append(MeasuredStep(num_tokens - num_known, *time_taken))
+            num_known = num_tokens
         for request in requests:
             self._engine.abort(request)
         self._engine.check_integrity()
@@ -163,13 +172,12 @@ class EngineBench:
         self._engine.add(request)
         return request
 
-    def _step(self) -> MeasuredStep:
+    def _step(self) -> tuple[float, float]:
+        """Seconds that a step took, and those of them in native code."""
         native_before = self._runner.native_seconds
         began = time.perf_counter()
         self._engine.step()
-        seconds = time.perf_counter() - began
-        num_tokens = sum(chunk.num_tokens for chunk in self._watched.last.chunks)
-        return MeasuredStep(num_tokens, seconds, self._runner.native_seconds - native_before)
+        return time.perf_counter() - began, self._runner.native_seconds - native_before
 
     def _take(self, request: Request, message: EngineMessage) -> None:
         """A message of the engine; what a server would send is dropped here."""

@@ -243,7 +243,8 @@ def test_the_engine_alone_as_json(dmr: Run, tmp_path: Path) -> None:
         "interrupted": False,
     }
     assert level["concurrency"] == 2
-    assert (level["decode"]["steps"], level["decode"]["tokens"]) == (5, 10)
+    assert level["decode"]["steps"] == 5
+    assert level["decode"]["tokens"] >= 10
     assert 0 < level["decode"]["host_share"] < 1
     text = dmr("bench", "--help").stdout
     assert all(name in text for name in (*report, *level, *level["prefill"], *level["prefill"]["step_seconds"]))

@@ -37,7 +37,8 @@ def test_a_level_computes_what_is_asked_for(weights: Path) -> None:
         level = bench.measure(concurrency)
         assert level.concurrency == concurrency
         assert level.prefill.tokens == 5 * concurrency * 20  # as often as it may: it takes no time
-        assert (level.decode.steps, level.decode.tokens) == (6, 6 * concurrency)
+        assert level.decode.steps == 6
+        assert level.decode.tokens >= 6 * concurrency  # more where guesses prove right
         for figures in (level.prefill, level.decode):
             assert 0 < figures.host_share < 1
             assert figures.host_seconds_per_step == pytest.approx(figures.host_share * figures.seconds / figures.steps)
