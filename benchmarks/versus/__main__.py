@@ -1,0 +1,119 @@
+"""Measure dmr beside llama-server.
+
+    python -m benchmarks.versus [--rows 2,3,6] [--pairs 3] [--peers defaults,streams,unified] [--out DIR]
+
+`make bench` and `make bench-full` build what this needs and run the short and the long set. Each row is kept as a JSON
+file in DIR as soon as it is measured; the table is made of all files there, so rows can be measured one at a time.
+docs/benchmarks.md says what the rows are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from .figures import RoundFailed
+from .measuring import Plan, measure
+from .peer import SETTINGS
+from .processes import DidNotStart
+from .report import figure_table, markdown_report, plain, terminal_report
+from .results import load_all, save
+from .row import DEFAULTS, STREAMS, UNIFIED
+from .rows import ROWS
+
+SHORT_PAIRS, FULL_PAIRS = 3, 5
+
+
+def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.versus", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", help=f"some of {','.join(ROWS)}; default: the short set")
+    parser.add_argument("--full", action="store_true", help=f"every row, {FULL_PAIRS} pairs of rounds")
+    parser.add_argument("--pairs", type=int, help=f"of rounds; default: {SHORT_PAIRS}")
+    parser.add_argument("--peers", default=",".join((DEFAULTS, STREAMS, UNIFIED)), help=f"of {','.join(SETTINGS)}")
+    parser.add_argument("--without-dmr", action="store_true", help="the peer's settings among themselves")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tmp"))
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the peer; default: all cores")
+    parser.add_argument("--llama-server", type=Path, default=Path("build/peer/bin/llama-server"))
+    parser.add_argument("--gguf", type=Path, default=Path("models/SmolLM2-135M-Instruct.Q4_1.gguf"))
+    embedding = os.environ.get("DMR_BENCH_EMBED_GGUF")
+    parser.add_argument("--embed-gguf", type=Path, default=Path(embedding) if embedding else None, help="for row 7")
+    parser.add_argument("--report-only", action="store_true", help="make the table of what is in DIR")
+    return parser.parse_args(arguments)
+
+
+def chosen(options: argparse.Namespace) -> list[str]:
+    """Names of rows. Exits with a message for names that there are not."""
+    if options.rows is None:
+        return [name for name, row in ROWS.items() if options.full or row.in_short_set]
+    return _known(options.rows, list(ROWS), "row")
+
+
+def _known(text: str, names: list[str], what: str) -> list[str]:
+    given = [name for name in text.split(",") if name]
+    if unknown := [name for name in given if name not in names]:
+        raise SystemExit(f"There is no {what} {', '.join(unknown)}; there are {', '.join(names)}.")
+    return given
+
+
+def read_plan(options: argparse.Namespace) -> Plan:
+    """Exits with a message when something is missing."""
+    settings = tuple(_known(options.peers, list(SETTINGS), "setting of the peer"))
+    needed = [(options.gguf, "make model"), *([(options.llama_server, "make bench-peer")] if settings else [])]
+    for path, command in needed:
+        if not path.is_file():
+            raise SystemExit(f"{path} is not there; '{command}' brings it.")
+    if not settings and options.without_dmr:
+        raise SystemExit("There is nothing to measure: --peers is empty, and dmr is left out.")
+    pairs = options.pairs or (FULL_PAIRS if options.full else SHORT_PAIRS)
+    return Plan(
+        options.llama_server.absolute(),
+        options.gguf,
+        options.embed_gguf,
+        settings,
+        not options.without_dmr,
+        pairs,
+        options.threads,
+    )
+
+
+def report(folder: Path) -> None:
+    results = load_all(folder)
+    (folder / "table.md").write_text(markdown_report(ROWS, results), encoding="utf-8")
+    print(terminal_report(ROWS, results))
+
+
+def run(options: argparse.Namespace) -> None:
+    plan = read_plan(options)
+    began = time.monotonic()
+    for name in chosen(options):
+        row = ROWS[name]
+        print(f"row {name}: {row.title}", flush=True)
+        try:
+            result = measure(row, plan, lambda line: print(line, flush=True))
+        except (RoundFailed, DidNotStart, ValueError) as error:
+            print(f"  left out: {error}", flush=True)
+            continue
+        save(result, options.out)
+        print(plain(figure_table(row, result)), flush=True)
+    print(f"\n{time.monotonic() - began:.0f} s\n")
+
+
+def main() -> None:
+    options = read_options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    if not options.report_only:
+        try:
+            run(options)
+        except KeyboardInterrupt:
+            sys.exit("interrupted; what was measured until now is kept")
+    report(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""All rows of the table, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from . import latency_rows, prefix_rows, throughput_rows
+from .row import Row
+
+_ORDER = ("1", "2", "3", "3b", "4", "5", "6", "6b", "7", "8", "9", "10", "sweep")
+_FOUND = {row.name: row for module in (throughput_rows, prefix_rows, latency_rows) for row in module.ROWS}
+ROWS: Mapping[str, Row] = {name: _FOUND[name] for name in _ORDER if name in _FOUND}
