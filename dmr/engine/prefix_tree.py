@@ -172,6 +172,7 @@ class PrefixTree(Generic[Value]):
             del node.places[place]
             upper.places[place] = None
             place.node = upper
+        self._prune(node)  # what is left of it may be nothing but the way to a single child
         return upper
 
     def _prune(self, node: Node[Value]) -> None:

@@ -86,6 +86,18 @@ def test_what_grows_is_seen_at_once_and_parts_where_it_differs() -> None:
     assert tree.longest_shared([1, 2, 3, 9], 4) == (0, None)
 
 
+def test_an_edge_that_is_cut_above_a_single_child_goes_on_in_it() -> None:
+    tree = PrefixTree[str]()
+    inside = insert(tree, "aaaa")
+    places = [insert(tree, text) for text in ("aaaaaaaab", "aaaaaaaac")]
+    tree.remove(places.pop())
+    longer = insert(tree, "aaaaaaaabbb")
+    tree.check_integrity([inside, *places, longer])
+    other = insert(tree, "aaaaaad")
+    tree.check_integrity([inside, *places, longer, other])
+    assert shared(tree, "aaaaaaaabbbb") == (11, "aaaaaaaabbb")
+
+
 def test_tokens_need_not_be_of_a_vocabulary() -> None:
     tree = PrefixTree[str]()
     tree.insert([1, MEDIA, 2, -5], 4, "a picture")
