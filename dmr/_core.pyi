@@ -605,6 +605,20 @@ def score(context: Context, rows: Sequence[tuple[int, int, int]], pool: ThreadPo
         ValueError: a place without an output, a token that is not in the vocabulary, more than 1024 likeliest.
     """
 
+def draft(
+    context: Context, rows: Sequence[tuple[int, Sequence[int], int, int]], least_probability: float
+) -> list[list[int]] | None:
+    """Guess what follows in each row (sequence, tokens to compute first, first position, how many guesses): always the
+    likeliest token. Fewer where that is less likely than `least_probability`. Rows are decoded together.
+
+    Afterwards the memory holds the tokens of each row and its guesses, but for the last one. None: there was no room,
+    and what the rows' sequences hold is not known.
+
+    Raises:
+        ValueError: nothing was changed.
+        DecodeError: the back end failed.
+    """
+
 # --- smaller weights -------------------------------------------------------------------------------------------------
 
 def quantize(source: str, target: str, *, file_type: int, num_threads: int, max_buffer_bytes: int) -> None:

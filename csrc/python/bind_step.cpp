@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "core/draft.h"
 #include "python/handles.h"
 
 namespace dmr::python {
@@ -130,6 +131,17 @@ std::vector<Sampled> score(ContextHandle & context, const std::vector<std::tuple
         [&](ThreadPool & threads) { return context.alone([&](Context & c) { return score_rows(c, rows, threads); }); });
 }
 
+std::optional<std::vector<std::vector<Token>>> make_drafts(
+    ContextHandle & context, const std::vector<std::tuple<SequenceId, std::vector<Token>, int32_t, int32_t>> & items,
+    float least_probability) {
+    std::vector<DraftRow> rows;
+    rows.reserve(items.size());
+    for (const auto & [sequence, tokens, first_position, count] : items) {
+        rows.push_back({sequence, tokens, first_position, count});
+    }
+    return context.alone([&](Context & c) { return draft(c, rows, least_probability); });
+}
+
 }  // namespace
 
 void register_step(py::module_ & module) {
@@ -151,6 +163,9 @@ void register_step(py::module_ & module) {
         "score", score, py::arg("context"), py::arg("rows"), py::arg("pool"), ReleaseGil(),
         "Log probabilities of each (index, token, number of likeliest tokens), from the outputs of the last decode.\n\n"
         "The token of a result is -1 where a logit is not a number.");
+    module.def("draft", make_drafts, py::arg("context"), py::arg("rows"), py::arg("least_probability"), ReleaseGil(),
+               "The likeliest tokens after each (sequence, tokens to compute first, first position, count).\n\n"
+               "None: there was no room. Raises ValueError and DecodeError.");
 }
 
 }  // namespace dmr::python
