@@ -94,6 +94,7 @@ def closed(bench: Bench) -> Iterator[Case]:
     context_uses: dict[str, Callable[[_core.Context], object]] = {
         "decode": lambda c: c.decode(bench.make_batch((0, [1], 3))),
         "step": lambda c: _core.step(c, bench.make_batch((0, [1], 3)), [], _core.ThreadPool(1)),
+        "draft": lambda c: _core.draft(c, [(0, [1], 3, 2)], 0.0),
         "logits": lambda c: c.logits(2),
         "remove": lambda c: c.remove(0),
         "save": lambda c: c.save(0),

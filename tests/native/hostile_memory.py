@@ -73,6 +73,46 @@ def batches(bench: Bench) -> Iterator[Case]:
     yield Case("encoder's vocabulary alone", lambda: vocabulary_only(bench, "tiny-embed"))
 
 
+def guesses(bench: Bench) -> Iterator[Case]:
+    """What a step is to verify, and what a small model is to make."""
+    wrong_drafts: dict[str, list[int]] = {"token -1": [-1], "another token": [NUM_TOKENS], "too many": [1] * 200}
+    for name, drafts in wrong_drafts.items():
+        yield Case(f"guesses: {name}", lambda d=drafts: guess(bench.filled(), bench, 0, d), (ValueError,))
+    yield Case("guesses over max_outputs", lambda: guess(bench.filled(), bench, 0, [1] * 5), (ValueError,))
+    yield Case("guesses of an encoder", lambda: guess(encoder(bench), bench, 0, [1]), (ValueError,))
+    yield Case("guesses at the end of integers", lambda: guess(bench.filled(), bench, INT_MAX, [1]), (ValueError,))
+    wrong_rows: dict[str, tuple[Any, ...]] = {
+        "of no sequence": (4, [1], 0, 2),
+        "after nothing": (0, [], 3, 2),
+        "after another token": (0, [NUM_TOKENS], 3, 2),
+        "after too much": (0, [1] * 129, 3, 2),
+        "after a gap": (0, [1], 4, 2),
+        "at the end of integers": (0, [1], INT_MAX, 2),
+    }
+    for name, row in wrong_rows.items():
+        yield Case(f"draft {name}", lambda r=row: _core.draft(bench.filled(), [r], 0.0), (ValueError,))
+    for count, least in itertools.product((INT_MIN, -1, 0, INT_MAX), (float("nan"), float("inf"), -1.0, 0.0)):
+        yield Case(
+            f"{count} guesses, each at least {least}",
+            lambda c=count, p=least: _core.draft(bench.filled(), [(0, [1], 3, c)], p),
+            may_pass=True,
+        )
+    yield Case("draft of an encoder", lambda: _core.draft(encoder(bench), [(0, [1], 0, 2)], 0.0))
+    for number in (-(2**63), -1, 2**63 - 1):
+        yield Case(f"abort of decode {number}", lambda n=number: bench.filled().abort(n), may_pass=True)
+
+
+def encoder(bench: Bench) -> _core.Context:
+    return bench.make_context(bench.embed, embeddings=True)
+
+
+def guess(context: _core.Context, bench: Bench, position: int, drafts: list[int]) -> object:
+    batch = _core.Batch()
+    index = batch.add(1, [1], position, drafts=drafts)
+    row = (index, bench.sampler(), _core.Detokenizer(bench.random))
+    return _core.step(context, batch, [row], _core.ThreadPool(1))
+
+
 def step(bench: Bench, *parts: Any) -> object:
     batch = _core.Batch()
     for part in parts:
@@ -256,4 +296,4 @@ def odd_context(bench: Bench, fields: dict[str, Any]) -> None:
         bench.make_context(model, **{"max_sequences": 1, **fields}).decode(bench.make_batch((0, [5], 0)))
 
 
-GROUPS = (tokens_and_sequences, batches, outputs, memory, states, context_options)
+GROUPS = (tokens_and_sequences, batches, guesses, outputs, memory, states, context_options)
