@@ -10,7 +10,7 @@ from .figures import Figures, check, latencies_within, median, percentile, throu
 from .prompts import words
 from .row import BEST, DEFAULTS, STREAMS, Load, Metric, Row, Setup, Target
 
-NUM_STEADY, STEADY_TOKENS = 4, 160
+NUM_STEADY, STEADY_TOKENS = 4, 300
 LONG_ARRIVALS = (1.0, 2.5, 4.0)  # seconds
 NUM_HEAVY, NUM_LIGHT = 16, 10
 LIGHT_INTERVAL = 1.0  # seconds
