@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dmr.engine.fair_queue import FairQueue
-from dmr.engine.kv_cache import KVCache, Match, Operation, num_shared
+from dmr.engine.kv_cache import KVCache, Match, Operation
 from dmr.engine.sequence import Sequence
 
-LEAST_WORTH_WAITING_FOR = 8  # tokens that another sequence is about to compute
 MAX_LOOKED_AT = 64  # waiting sequences of one client that one step considers
 
 
@@ -169,7 +168,7 @@ class Scheduler:
             if self.waiting.num_running(sequence.client) or any(other.is_suspect for other in self.running):
                 return
             match = self._kv_cache.match(sequence)
-            if self._is_prefix_under_way(sequence, match) or self._fits(sequence, match):
+            if self._kv_cache.under_way(sequence, match) or self._fits(sequence, match):
                 return
             account = self.waiting.account(sequence)
             richer = [
@@ -229,21 +228,9 @@ class Scheduler:
             return None
         for sequence in self.waiting.heads(MAX_LOOKED_AT):
             match = self._kv_cache.match(sequence)
-            if not self._is_prefix_under_way(sequence, match):
+            if self._kv_cache.under_way(sequence, match) is None:
                 return Admission(sequence, match) if self._has_room(sequence, match) else None
         return None
-
-    def _is_prefix_under_way(self, sequence: Sequence, match: Match) -> bool:
-        """Whether a running sequence is about to compute much of what this one needs."""
-        worth = match.num_tokens + LEAST_WORTH_WAITING_FOR
-        if not self._kv_cache.shares_prefixes or sequence.num_shareable_tokens < worth:
-            return False
-        for other in self.running:
-            limit = min(other.num_prompt_tokens, sequence.num_shareable_tokens)
-            is_ready = self._kv_cache.num_ready(other) >= limit
-            if limit >= worth and not is_ready and num_shared(sequence.token_ids, other.token_ids, limit) >= worth:
-                return True
-        return False
 
     def _fits(self, sequence: Sequence, match: Match) -> bool:
         has_place = len(self.running) < self._max_num_seqs and self._kv_cache.has_free_slot
