@@ -29,6 +29,7 @@ NATIVE_DOORS = {
     "dmr/chat/rendering.py",
     "dmr/chat/template.py",
     "dmr/chat/thinking.py",
+    "dmr/engine/draft_model.py",
     "dmr/engine/embed_runner.py",
     "dmr/engine/loading.py",
     "dmr/engine/model_runner.py",
