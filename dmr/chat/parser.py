@@ -44,7 +44,7 @@ class OutputParser:
             content = ""
         if reasoning:
             events.append(ReasoningDelta(self._index, reasoning))
-            self.num_reasoning_tokens += self._num_unknown
+            self.num_reasoning_tokens += self._share_of_thought(delta)
         if reasoning or content or calls:
             self._num_unknown = 0
         if content or logprobs:
@@ -57,6 +57,11 @@ class OutputParser:
             if call.arguments:
                 events.append(ToolCallDelta(self._index, call.index, call.arguments))
         return events
+
+    def _share_of_thought(self, delta: _core.ChatDelta) -> int:
+        """Of the tokens whose text has come, those of the thought: one piece may hold its end and the answer too."""
+        told = len(delta.content) + sum(len(call.name) + len(call.arguments) for call in delta.tool_calls)
+        return round(self._num_unknown * len(delta.reasoning) / (len(delta.reasoning) + told))
 
 
 def _call_id() -> str:

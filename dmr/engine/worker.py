@@ -32,15 +32,16 @@ from dmr.engine.intake import Intake
 from dmr.engine.kv_cache import KVCache
 from dmr.engine.loading import ModelTokenizer, cannot_generate, describe, load_model
 from dmr.engine.model_runner import Generator, ModelRunner, StepOutput, num_usable_cores
+from dmr.engine.outbox import Outbox
 from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Schedule, Scheduler
 from dmr.engine.step_loop import Delivery, Publish, StepLoop
 from dmr.errors import DmrError, InternalError, Unsupported
 from dmr.wire import (
-    EngineCompleted,
     EngineDetokenize,
     EngineEmbed,
     EngineInfo,
+    EngineMessage,
     EngineQuery,
     EngineReady,
     EngineReply,
@@ -107,8 +108,7 @@ class Server:
         self._embedding = embedding
         self._refusal = refusal
         self._executor = ThreadPoolExecutor(max_workers=max(2, num_usable_cores()), thread_name_prefix="intake")
-        self._writers: dict[Request, asyncio.StreamWriter] = {}
-        self._done: dict[Request, asyncio.Event] = {}
+        self._outboxes: dict[Request, Outbox] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: one request, then messages until it is done or the other side leaves."""
@@ -147,11 +147,11 @@ class Server:
         self._steps.submit(request)
         # No message of the request can overtake this one: they come through this same loop.
         writer.write(pack(EngineStarted(request.num_prompt_tokens, request.num_dropped_tokens)))
-        done = asyncio.Event()
-        self._writers[request], self._done[request] = writer, done
-        if not await _first_of(done.wait(), reader):
+        outbox = self._outboxes[request] = Outbox(writer)
+        if not await _first_of(outbox.is_sent.wait(), reader):
             self._steps.abort(request)
-        del self._writers[request], self._done[request]
+        outbox.close()
+        del self._outboxes[request]
 
     async def _embed(
         self, message: EngineEmbed | EngineRerank, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -168,16 +168,14 @@ class Server:
             embedder.abort(job)
 
     def publish(self, deliveries: list[Delivery]) -> None:
-        """Write a step's messages, one write for each connection. On the event loop."""
-        frames: dict[Request, list[bytes]] = {}
+        """Hand out a step's messages, one write for each connection. On the event loop."""
+        by_request: dict[Request, list[EngineMessage]] = {}
         for request, message in deliveries:
-            frames.setdefault(request, []).append(pack(message))
-            if isinstance(message, (EngineCompleted, WireError)) and request in self._done:
-                self._done[request].set()
-        for request, parts in frames.items():
-            writer = self._writers.get(request)
-            if writer is not None:
-                writer.write(b"".join(parts))
+            by_request.setdefault(request, []).append(message)
+        for request, messages in by_request.items():
+            outbox = self._outboxes.get(request)
+            if outbox is not None:
+                outbox.put(messages)
 
 
 async def _first_of(done: Awaitable[object], reader: asyncio.StreamReader) -> bool:

@@ -240,6 +240,14 @@ def test_tokens_of_thought_are_counted() -> None:
     assert parser.text == "Yes"
 
 
+def test_tokens_of_thought_are_counted_where_one_piece_holds_its_end_and_the_answer() -> None:
+    """As it comes when a client was slow to read."""
+    parser = PROMPTS["ALWAYS_THINKS"].parser(0)
+    parser.feed("a thought " * 10 + "</think>" + "an answer " * 30, num_tokens=80)
+    parser.finish()
+    assert 15 <= parser.num_reasoning_tokens <= 25
+
+
 @pytest.mark.parametrize("kind", ["content", "reasoning", "arguments"])
 def test_a_token_costs_the_same_however_long_the_answer_is(kind: str) -> None:
     begin = {

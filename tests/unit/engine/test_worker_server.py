@@ -93,7 +93,7 @@ class Worker:
 
     def wait_until_idle(self) -> None:
         deadline = time.monotonic() + 5
-        while self.steps.num_sequences or self.server._writers:
+        while self.steps.num_sequences or self.server._outboxes:
             assert time.monotonic() < deadline, "a request was left behind"
             time.sleep(0.005)
 

@@ -1,0 +1,179 @@
+"""Clients that read slowly, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from unit.engine.scripted_runner import answer_to, text_of
+from unit.engine.test_worker_server import Worker, collect, text, worker
+
+from dmr.engine import outbox
+from dmr.engine.outbox import HELD_FROM, HeldMessages
+from dmr.types import FinishReason, SamplingParams, Timings, TokenLogprob, TokenProbability, Usage
+from dmr.wire import (
+    Connection,
+    EngineCompleted,
+    EngineEcho,
+    EngineMessage,
+    EngineOutput,
+    EngineRequest,
+    WireError,
+    engine_message_decoder,
+    pack,
+)
+
+__all__ = ["worker"]  # the fixture
+
+COMPLETED = EngineCompleted(Usage(1, 0, 2), Timings())
+
+
+def probable(token: int) -> TokenLogprob:
+    return TokenLogprob(TokenProbability(token, b"t", -0.5))
+
+
+def held(*messages: EngineMessage) -> list[EngineMessage]:
+    kept = HeldMessages()
+    for message in messages:
+        kept.add(message)
+    assert len(kept) > 0
+    taken = kept.take()
+    assert (len(kept), kept.take()) == (0, [])
+    return taken
+
+
+def test_the_outputs_of_a_choice_become_one() -> None:
+    end = EngineOutput(0, "c", (probable(3),), FinishReason.STOP, "stop", 2, True, (7, 8))
+    assert held(EngineOutput(0, "a", (probable(1),)), EngineOutput(0, "b", (), num_tokens=3), end, COMPLETED) == [
+        EngineOutput(0, "abc", (probable(1), probable(3)), FinishReason.STOP, "stop", 6, True, (7, 8)),
+        COMPLETED,
+    ]
+
+
+def test_choices_stay_apart_and_behind_their_echo() -> None:
+    echoes = [EngineEcho(0, "p", (None, probable(9))), EngineEcho(1, "q")]
+    outputs = [EngineOutput(i % 2, f"{i}") for i in range(6)]
+    error = WireError("internal_error", "Oh.")
+    assert held(*echoes, *outputs, error) == [
+        *echoes,
+        EngineOutput(0, "024", num_tokens=3),
+        EngineOutput(1, "135", num_tokens=3),
+        error,
+    ]
+
+
+def test_one_output_stays_as_it_is() -> None:
+    assert held(EngineOutput(3, "x")) == [EngineOutput(3, "x")]
+
+
+@pytest.fixture
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "KERNEL_BUFFER", 1)  # the kernel takes a few KB all the same
+    monkeypatch.setattr(outbox, "HELD_FROM", 200)
+
+
+def ask(made: Worker, max_tokens: int, num_choices: int = 1) -> Connection:
+    connection = Connection(made.path, 5.0)
+    connection.send(EngineRequest(((1,),), SamplingParams(), num_choices, max_tokens))
+    return connection
+
+
+def read(connection: Connection) -> list[EngineMessage]:
+    messages: list[EngineMessage] = []
+    for message in connection.frames(engine_message_decoder):
+        assert message is not None
+        messages.append(message)
+        if isinstance(message, (EngineCompleted, WireError)):
+            break
+    connection.close()
+    return messages
+
+
+def until_computed(made: Worker) -> None:
+    """Until the engine has nothing more to do; the connection need not be done."""
+    deadline = time.monotonic() + 10
+    while made.steps.num_sequences or not made.server._outboxes:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.usefixtures("small_buffers")
+def test_who_reads_late_gets_the_whole_answer_in_few_messages(worker: Worker) -> None:
+    late = ask(worker, 400, num_choices=2)
+    until_computed(worker)  # the engine does not wait for it
+    (box,) = worker.server._outboxes.values()
+    assert len(box._held) <= 3, "what cannot be sent is not joined"
+    assert box._transport.get_write_buffer_size() < 2000
+    _, *outputs, last = read(late)
+    assert len(outputs) < 400
+    assert isinstance(last, EngineCompleted)
+    for index in range(2):
+        told = [message for message in outputs if isinstance(message, EngineOutput) and message.index == index]
+        assert text(told) == text_of(answer_to([1], 400))
+        assert sum(message.num_tokens for message in told) == 400
+        assert told[-1].finish_reason is FinishReason.LENGTH
+    worker.wait_until_idle()
+
+
+@pytest.mark.usefixtures("small_buffers")
+def test_who_reads_in_between_gets_it_in_order(worker: Worker) -> None:
+    worker.delay = 0.001
+    slow = ask(worker, 400)
+    messages = []
+    for message in slow.frames(engine_message_decoder):
+        messages.append(message)
+        time.sleep(0.01)  # ten tokens come in this time
+        if isinstance(message, EngineCompleted):
+            break
+    slow.close()
+    assert text([message for message in messages if message is not None]) == text_of(answer_to([1], 400))
+    worker.wait_until_idle()
+
+
+@pytest.mark.usefixtures("small_buffers")
+def test_who_leaves_unread_messages_is_forgotten(worker: Worker) -> None:
+    worker.delay = 0.001
+    gone = ask(worker, 400)
+    deadline = time.monotonic() + 10
+    while not any(box._held for box in worker.server._outboxes.values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    gone.close()
+    worker.wait_until_idle()
+    assert worker.bench.runner.num_steps < 400
+    assert not worker.loop_errors
+
+
+@pytest.mark.usefixtures("small_buffers")
+def test_a_slow_client_holds_up_nobody(worker: Worker) -> None:
+    slow = ask(worker, 490)
+    began = time.monotonic()
+    assert text(collect(worker.generate(5, max_tokens=200))) == text_of(answer_to([5], 200))
+    assert time.monotonic() - began < 5.0
+    assert text(read(slow)) == text_of(answer_to([1], 490))
+
+
+def test_who_reads_at_once_waits_for_nothing(tmp_path: Path) -> None:
+    """Nothing is joined, and the last message says that all is sent."""
+
+    async def scene() -> None:
+        ours, theirs = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=ours)
+        reader, their_writer = await asyncio.open_connection(sock=theirs)
+        box = outbox.Outbox(writer)
+        messages: list[EngineMessage] = [EngineOutput(0, "a"), EngineOutput(0, "b")]
+        box.put(messages)
+        assert not box.is_sent.is_set()
+        box.put([COMPLETED])
+        assert box.is_sent.is_set()
+        expected = b"".join(map(pack, [*messages, COMPLETED]))
+        assert await asyncio.wait_for(reader.readexactly(len(expected)), 5) == expected
+        box.close()
+        for each in (writer, their_writer):
+            each.close()
+
+    asyncio.run(scene())
+    assert len(pack(EngineOutput(0, "word"))) * 100 < HELD_FROM
