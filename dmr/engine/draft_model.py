@@ -8,23 +8,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence as SequenceOf
-from typing import NamedTuple
 
 from dmr import _core
 from dmr.engine.kv_cache import num_shared
+from dmr.engine.speculation import MAX_SEQUENCES, DraftFailed, Drafts, DraftWish
 from dmr.errors import ModelLoadFailed
 
-MAX_SLOTS = 8  # sequences that it guesses for; with more, guesses do not pay
 MAX_BATCH = 256  # tokens of one decode; of a long text so many are read before each step
 LEAST_PROBABILITY = 0.4  # a guess that it is less sure of is not made
 LEAST_TAKEN_OVER = 16  # tokens of another sequence's memory; for fewer it is kept as it is
 MAX_PADDING = 1024  # tokens without a meaning that one of two equal vocabularies may have more
-
-
-class DraftWish(NamedTuple):
-    sequence_id: int
-    token_ids: list[int]  # the sequence's own list
-    num_guesses: int
 
 
 class Memory:
@@ -68,7 +61,7 @@ class DraftModel:
             options = _core.ContextOptions()
             options.context_size = context_size
             options.max_batch = min(MAX_BATCH, context_size)
-            options.max_sequences = min(MAX_SLOTS, options.max_batch)
+            options.max_sequences = min(MAX_SEQUENCES, options.max_batch)
             options.num_threads = num_threads
             context = _core.Context(model, options)
         except (_core.Error, ValueError, TypeError) as error:
@@ -84,14 +77,17 @@ class DraftModel:
     def set_threads(self, num_threads: int) -> None:
         self._context.set_threads(num_threads)
 
-    def draft(self, wishes: SequenceOf[DraftWish]) -> dict[int, list[int]]:
+    def draft(self, wishes: SequenceOf[DraftWish]) -> Drafts:
         """Guesses for each sequence, likely ones only; none for one of which much is still to be read.
 
-        No more than `max_sequences` wishes. Raises what native code raises; its memory is not to be relied on then.
+        No more than `max_sequences` wishes.
+
+        Raises:
+            DraftFailed: its memory is not to be relied on any more.
         """
         wishes = self._affordable(wishes)
         if not wishes:
-            return {}
+            return Drafts({}, 0)
         memories = [self._memory_of(wish, wishes) for wish in wishes]
         self._make_room(wishes)
         rows: list[tuple[int, list[int], int, int]] = [
@@ -102,14 +98,18 @@ class DraftModel:
         for (_, unread, _, _), memory in zip(rows, memories, strict=True):
             memory.token_ids += unread
             memory.num_certain = len(memory.token_ids)
-        drafts = _core.draft(self._context, rows, LEAST_PROBABILITY)
+        num_read = sum(len(unread) for _, unread, _, _ in rows)
+        try:
+            drafts = _core.draft(self._context, rows, LEAST_PROBABILITY)
+        except (_core.Error, ValueError) as error:
+            raise DraftFailed(str(error)) from error
         if drafts is None:  # by our count there is room
             self.forget_all()
-            return {}
+            return Drafts({}, num_read)
         for memory, draft in zip(memories, drafts, strict=True):
             memory.token_ids += draft[:-1]
         named = zip(wishes, drafts, strict=True)
-        return {wish.sequence_id: self._known_to_both(draft) for wish, draft in named if draft}
+        return Drafts({wish.sequence_id: self._known_to_both(draft) for wish, draft in named if draft}, num_read)
 
     def forget_all(self) -> None:
         """Empty the memory."""

@@ -9,10 +9,11 @@ from typing import Protocol
 
 import msgspec
 
-from dmr.engine.model_runner import Generator, Interrupted, NextToken, NoRoom, StepFailed, StepOutput
+from dmr.engine.model_runner import Generator, Interrupted, NewTokens, NoRoom, StepFailed, StepOutput
 from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Chunk, Schedule, Scheduler
 from dmr.engine.sequence import Sequence
+from dmr.engine.speculation import Speculation
 from dmr.errors import DmrError, InternalError
 from dmr.types import FinishReason, Timings, TokenLogprob, Usage
 from dmr.wire import EngineCompleted, EngineEcho, EngineMessage, EngineOutput, WireError
@@ -82,15 +83,24 @@ Deliver = Callable[[Request, EngineMessage], None]
 
 
 class Engine:
-    def __init__(self, runner: Runner, scheduler: Scheduler, pacer: PrefillPacer, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        pacer: PrefillPacer,
+        deliver: Deliver,
+        speculation: Speculation | None = None,
+    ) -> None:
         """`deliver` takes each message of a request; it is called on the engine's thread and must not block."""
         self._runner = runner
         self._scheduler = scheduler
         self._pacer = pacer
         self._deliver = deliver
+        self._speculation = speculation
         self._requests: dict[int, Request] = {}  # by sequence id
         self._generators: dict[int, Generator] = {}
         self._unwanted = _Unwanted([])
+        self._unconfirmed: list[Chunk] = []  # of the running step, those with guesses
 
     @property
     def has_work(self) -> bool:
@@ -114,7 +124,9 @@ class Engine:
 
     def step(self) -> None:
         """Let the sequences catch up by one step and deliver what came of it."""
-        schedule = self._scheduler.schedule(self._pacer.budget(self._scheduler.num_generating))
+        budget = self._pacer.budget(self._scheduler.num_generating)
+        schedule = self._scheduler.schedule(budget, self._guesses())
+        self._unconfirmed = [chunk for chunk in schedule.chunks if chunk.draft]
         began = time.monotonic()
         self._unwanted = _Unwanted(schedule.chunks)
         try:
@@ -123,6 +135,7 @@ class Engine:
             self._make_room(schedule)
             return
         except Interrupted:
+            self._unconfirmed = []
             self._scheduler.take_back(schedule)
             return
         except StepFailed as error:
@@ -131,9 +144,7 @@ class Engine:
         finally:
             self._unwanted = _Unwanted([])
         now = time.monotonic()
-        num_generating = sum(chunk.num_tokens == 1 for chunk in schedule.chunks)
-        num_tokens = sum(chunk.num_tokens for chunk in schedule.chunks)
-        self._pacer.observe(num_tokens - num_generating, num_generating, now - began)
+        self._learn(schedule, output, now - began)
         for chunk in schedule.chunks:
             sequence = chunk.sequence
             request = self._requests.get(sequence.id)
@@ -153,6 +164,7 @@ class Engine:
 
     def give_up_all(self, error: DmrError) -> None:
         """End every request with an error and empty the native memory: what either holds is no longer known."""
+        self._drop_guesses()
         for request in dict.fromkeys(self._requests.values()):
             self._fail(request, error)
         self._scheduler.preempt_all()
@@ -165,22 +177,49 @@ class Engine:
             assert not self._requests, "requests are left over"
             assert not self._generators, "generators are left over"
 
-    def _update(self, request: Request, sequence: Sequence, token: NextToken, now: float) -> None:
-        if token.error:
-            self._fail(request, InternalError(f"No next token could be chosen: {token.error}."))
+    def _guesses(self) -> dict[int, list[int]] | None:
+        return self._speculation.propose(self._scheduler.only_generating()) if self._speculation else None
+
+    def _learn(self, schedule: Schedule, output: StepOutput, seconds: float) -> None:
+        """Take note of what the step took, and of which guesses were right."""
+        num_guesses = sum(len(chunk.draft) for chunk in self._unconfirmed)
+        num_generating = sum(chunk.num_tokens == 1 for chunk in schedule.chunks)
+        num_tokens = sum(chunk.num_tokens for chunk in schedule.chunks)
+        self._pacer.observe(num_tokens - num_generating, num_generating + num_guesses, seconds)
+        if self._speculation is None:
+            return
+        self._speculation.observe_step(num_tokens + num_guesses, seconds)
+        for chunk in self._unconfirmed:
+            new = output.tokens[chunk.sequence.id]
+            num_right = max(0, len(new.token_ids) - 1)
+            self._scheduler.confirm(chunk, num_right)
+            is_over = new.is_end or new.stop_sequence is not None or bool(new.error)
+            self._speculation.observe(chunk.sequence, len(chunk.draft), num_right, is_over)
+        self._unconfirmed = []
+
+    def _drop_guesses(self) -> None:
+        """The step that had them has failed."""
+        for chunk in self._unconfirmed:
+            self._scheduler.confirm(chunk, 0)
+        self._unconfirmed = []
+
+    def _update(self, request: Request, sequence: Sequence, new: NewTokens, now: float) -> None:
+        if new.error:
+            self._fail(request, InternalError(f"No next token could be chosen: {new.error}."))
             return
         if request.echoes:
             self._deliver_echo(request, sequence)
-        sequence.append(token.token)
-        request.num_completion_tokens += 1
+        for token in new.token_ids:
+            sequence.append(token)
+        request.num_completion_tokens += len(new.token_ids)
         request.first_token = request.first_token or now
-        reason = _finish_reason(sequence, token)
-        text = token.text
+        reason = _finish_reason(sequence, new)
+        text = new.text
         if reason is FinishReason.LENGTH:
             text += self._generators[sequence.id].detokenizer.flush()
-        logprobs: tuple[TokenLogprob, ...] = (token.logprob,) if token.logprob and not token.is_end else ()
+        logprobs = new.logprobs[:-1] if new.is_end else new.logprobs
         if reason is not None:
-            self._finish(request, sequence, EngineOutput(sequence.index, text, logprobs, reason, token.stop_sequence))
+            self._finish(request, sequence, EngineOutput(sequence.index, text, logprobs, reason, new.stop_sequence))
             self._complete_if_done(request, now)
             return
         if text or logprobs:
@@ -239,10 +278,14 @@ class Engine:
         self._scheduler.remove(sequence)
         self._requests.pop(sequence.id, None)
         self._generators.pop(sequence.id, None)
+        if self._speculation is not None:
+            self._speculation.forget(sequence)
 
     def _make_room(self, schedule: Schedule) -> None:
         """The native memory is fuller than our count says (a model with extra needs): let one sequence wait."""
-        if not self._scheduler.make_room(schedule):
+        if self._scheduler.make_room(schedule):
+            self._unconfirmed = []
+        else:
             self._recover(schedule, "the KV memory has no room for this sequence")
 
     def _recover(self, schedule: Schedule, reason: str) -> None:
@@ -252,6 +295,7 @@ class Engine:
         time join those that have since got a token, so that the next failure names the one that is to blame.
         """
         logger.error("a step failed: %s", reason)
+        self._drop_guesses()
         self._scheduler.preempt_all()
         self._runner.forget_all()
         error = InternalError(f"The model could not be computed: {reason}.")
@@ -280,8 +324,8 @@ class _Unwanted:
         return num_tokens > 0 and is_most
 
 
-def _finish_reason(sequence: Sequence, token: NextToken) -> FinishReason | None:
-    if token.is_end or token.stop_sequence is not None:
+def _finish_reason(sequence: Sequence, new: NewTokens) -> FinishReason | None:
+    if new.is_end or new.stop_sequence is not None:
         return FinishReason.STOP
     return FinishReason.LENGTH if sequence.is_done else None
 

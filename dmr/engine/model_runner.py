@@ -28,21 +28,21 @@ _TRIGGER_KINDS = {
 }
 
 
-class NextToken(NamedTuple):
+class NewTokens(NamedTuple):
     """What one sequence got out of a step. With `error` set, nothing else counts."""
 
-    token: int
+    token_ids: tuple[int, ...]  # one, and one more for each right guess
     text: str
-    is_end: bool  # the model has ended its turn
+    is_end: bool  # the model has ended its turn; the last token says so
     stop_sequence: str | None
-    logprob: TokenLogprob | None
+    logprobs: tuple[TokenLogprob, ...]  # of each token, if they are wanted
     error: str
 
 
 class StepOutput(NamedTuple):
     """What a step gave, by sequence id."""
 
-    tokens: dict[int, NextToken]  # of the chunks that want an output
+    tokens: dict[int, NewTokens]  # of the chunks that want an output
     scores: dict[int, list[TokenLogprob]]  # of those whose prompt is scored: one for each of `scored_positions`
     score_errors: dict[int, str]  # of those whose prompt could not be scored
 
@@ -170,11 +170,11 @@ class ModelRunner(ModelVocabulary):
         scored: list[tuple[Chunk, int]] = []  # and the place of its first token in the batch
         # Ascending slots are what the native side computes fastest.
         for chunk in sorted(schedule.chunks, key=lambda c: c.sequence.slot or 0):
-            sequence, start, num_tokens, wants_output = chunk
+            sequence, start, num_tokens, wants_output, draft = chunk
             assert sequence.slot is not None
             tokens = sequence.token_ids[start : start + num_tokens]
             wants_scores = sequence.wants_scores
-            index = batch.add(sequence.slot, tokens, start, output_all=wants_scores, output_last=wants_output)
+            index = batch.add(sequence.slot, tokens, start, wants_scores, wants_output, draft)
             if wants_scores:
                 scored.append((chunk, index + 1 - num_tokens))
             if wants_output:
@@ -202,7 +202,7 @@ class ModelRunner(ModelVocabulary):
             except (_core.Error, ValueError) as error:
                 score_errors[chunk.sequence.id] = str(error)
         tokens_by_id = {
-            sequence.id: self._next_token(row, generators[sequence.id])
+            sequence.id: _new_tokens(row, generators[sequence.id])
             for sequence, row in zip(sequences, result.rows, strict=True)
         }
         return StepOutput(tokens_by_id, scores, score_errors)
@@ -237,11 +237,6 @@ class ModelRunner(ModelVocabulary):
         """Empty the native memory."""
         self._context.clear()
 
-    def _next_token(self, row: _core.RowResult, generator: Generator) -> NextToken:
-        stop_sequence = generator.stop[row.stopped_by] if row.stopped_by >= 0 else None
-        logprob = _logprob(row.sampled[0], generator.detokenizer.piece) if row.sampled else None
-        return NextToken(row.tokens[0] if row.tokens else -1, row.text, row.is_end, stop_sequence, logprob, row.error)
-
 
 def num_usable_cores() -> int:
     """Cores this process may run on."""
@@ -255,6 +250,12 @@ def _context_options(plan: ContextPlan, settings: EngineSettings) -> _core.Conte
     _set_option(options, "max_sequences", plan.max_sequences)
     _set_option(options, "num_threads", settings.num_threads or num_usable_cores())
     return options
+
+
+def _new_tokens(row: _core.RowResult, generator: Generator) -> NewTokens:
+    stop_sequence = generator.stop[row.stopped_by] if row.stopped_by >= 0 else None
+    logprobs = tuple(_logprob(sampled, generator.detokenizer.piece) for sampled in row.sampled)
+    return NewTokens(row.tokens, row.text, row.is_end, stop_sequence, logprobs, row.error)
 
 
 def _logprob(row: _core.Sampled, piece: Callable[[int], bytes]) -> TokenLogprob:

@@ -7,6 +7,8 @@ queue's choice.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
 from dmr.engine.fair_queue import FairQueue
@@ -17,12 +19,16 @@ MAX_LOOKED_AT = 64  # waiting sequences of one client that one step considers
 
 
 class Chunk(NamedTuple):
-    """Compute `num_tokens` tokens of the sequence from `start` on; sample after the last one if `wants_output`."""
+    """Compute `num_tokens` tokens of the sequence from `start` on; sample after the last one if `wants_output`.
+
+    `draft`: guesses at what will be sampled. They are computed too, but count for nothing before they are confirmed.
+    """
 
     sequence: Sequence
     start: int
     num_tokens: int
     wants_output: bool
+    draft: tuple[int, ...] = ()
 
     @property
     def scored_positions(self) -> range:
@@ -86,10 +92,17 @@ class Scheduler:
             self.waiting.take(sequence)
         self.waiting.forget(sequence)
 
-    def schedule(self, prefill_budget: int) -> Schedule:
+    def only_generating(self) -> list[Sequence]:
+        """The running sequences, if each gets its next token in the next step and nothing else is to be done."""
+        if self.waiting or any(other.is_suspect or other.num_uncomputed_tokens != 1 for other in self.running):
+            return []
+        return list(self.running)
+
+    def schedule(self, prefill_budget: int, drafts: Mapping[int, SequenceOf[int]] | None = None) -> Schedule:
         """Choose the chunks of the next step; their tokens count as computed from here on.
 
         `prefill_budget`: the most prompt tokens to take while others generate; at least 1, so that prompts get on.
+        `drafts`: guesses by sequence id, of which as many are taken as there is room for.
         """
         self._kv_cache.settle()
         self._num_outputs_left = self._num_extra_outputs
@@ -102,12 +115,23 @@ class Scheduler:
         while not chunks and len(self.running) > 1:  # half-computed prompts hold all the cells
             self.preempt_youngest()
             self._schedule_prompts(chunks, self._max_batch_tokens)
+        if drafts:
+            self._add_drafts(chunks, drafts)
         return Schedule(chunks, self._kv_cache.take_operations())
+
+    def confirm(self, chunk: Chunk, num_right: int) -> None:
+        """Of a chunk's guesses, the first `num_right` are tokens of the sequence now; the native memory has no others.
+
+        Call it for each chunk with guesses, before anything else is done with its sequence.
+        """
+        self._kv_cache.release(chunk.sequence, len(chunk.draft) - num_right)
+        self.waiting.charge(chunk.sequence, num_right)
+        chunk.sequence.num_computed_tokens += num_right
 
     def take_back(self, schedule: Schedule) -> None:
         """Nothing of this step was computed, and the native memory is as it was before."""
         for chunk in schedule.chunks:
-            self._kv_cache.release(chunk.sequence, chunk.num_tokens)
+            self._kv_cache.release(chunk.sequence, chunk.num_tokens + len(chunk.draft))
             chunk.sequence.num_computed_tokens -= chunk.num_tokens
             self.waiting.charge(chunk.sequence, -chunk.num_tokens)
 
@@ -191,6 +215,20 @@ class Scheduler:
             if sequence.slot is not None:
                 chunks.append(self._take(sequence, 1))
         return chunks
+
+    def _add_drafts(self, chunks: list[Chunk], drafts: Mapping[int, SequenceOf[int]]) -> None:
+        """Guesses take what is left: places of the step, outputs and cells."""
+        num_left = self._max_batch_tokens - sum(chunk.num_tokens for chunk in chunks)
+        for place, chunk in enumerate(chunks):
+            sequence = chunk.sequence
+            draft = drafts.get(sequence.id, ())
+            limit = min(num_left, self._num_outputs_left, self._kv_cache.num_free_cells, sequence.num_tokens_left - 1)
+            if draft and limit > 0 and chunk.wants_output and not sequence.wants_scores:
+                chunks[place] = chunk._replace(draft=tuple(draft[:limit]))
+                num_taken = len(chunks[place].draft)
+                self._kv_cache.allocate(sequence, num_taken)
+                self._num_outputs_left -= num_taken
+                num_left -= num_taken
 
     def _schedule_prompts(self, chunks: list[Chunk], budget: int) -> None:
         """Fill the budget, in the fair queue's order; those who run and those who wait are one line."""

@@ -107,6 +107,11 @@ class Sequence:
         return self.shift is None and len(self.token_ids) >= self.max_length
 
     @property
+    def num_tokens_left(self) -> int:
+        """How many may come at most, until it is done or has to drop some."""
+        return min(self.max_new_tokens - self.num_completion_tokens, self.max_length - len(self.token_ids))
+
+    @property
     def all_token_ids(self) -> list[int]:
         """Prompt and answer, with what was dropped."""
         front = self.shift or 0

@@ -116,9 +116,7 @@ class SpeculationPolicy:
         self._num_with_guesses = 0  # steps, since the last one without
         self._num_without = 0  # steps, since the last one with guesses
 
-    def choose(
-        self, num_tokens: int, chances: Sequence[Sequence[float]], seconds_per_round: float = 0.0
-    ) -> list[int]:
+    def choose(self, num_tokens: int, chances: Sequence[Sequence[float]], seconds_per_round: float = 0.0) -> list[int]:
         """How many guesses to verify for each of those that could have some.
 
         `num_tokens`: what the step has without guesses; each of them gives one new token. `chances`: for each, those

@@ -45,6 +45,10 @@ class CellMemory:
         assert len(cells) == start, "a chunk does not begin where the memory ends"
         cells += [Cell(token) for token in tokens]
 
+    def cut(self, slot: int, num_tokens: int) -> None:
+        """Keep the first `num_tokens`."""
+        del self._slots[slot][num_tokens:]
+
     def tokens(self, slot: int) -> list[int]:
         return [cell.token for cell in self._slots.get(slot, [])]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import zlib
 from collections import deque
@@ -12,7 +13,7 @@ from unit.engine.cell_memory import CellMemory
 
 from dmr.engine.engine import Engine, PendingEcho, Request
 from dmr.engine.kv_cache import KVCache
-from dmr.engine.model_runner import Generator, Interrupted, NextToken, NoRoom, StepOutput
+from dmr.engine.model_runner import Generator, Interrupted, NewTokens, NoRoom, StepOutput
 from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Chunk, Schedule, Scheduler
 from dmr.engine.sequence import Sequence
@@ -20,7 +21,7 @@ from dmr.errors import InvalidRequest
 from dmr.types import TokenLogprob, TokenProbability
 from dmr.wire import EngineMessage, EngineRequest
 
-Choose = Callable[[Sequence], NextToken]
+Choose = Callable[[Sequence], NewTokens]
 
 
 def next_token(tokens: list[int]) -> int:
@@ -45,10 +46,10 @@ def text_of(tokens: list[int]) -> str:
     return "".join(f"<{token}>" for token in tokens)
 
 
-def choose(sequence: Sequence, **changes: Any) -> NextToken:
+def choose(sequence: Sequence, **changes: Any) -> NewTokens:
     """The model's own choice, with `changes` to what comes of it."""
     token = next_token(sequence.token_ids)
-    return NextToken(token, text_of([token]), False, None, None, "")._replace(**changes)
+    return NewTokens((token,), text_of([token]), False, None, (), "")._replace(**changes)
 
 
 class ScriptedRunner:
@@ -76,15 +77,17 @@ class ScriptedRunner:
         if self.is_interrupted:
             self.is_interrupted = False
             raise Interrupted
-        wanted = sum(chunk.num_tokens for chunk in schedule.chunks)
+        wanted = sum(chunk.num_tokens + len(chunk.draft) for chunk in schedule.chunks)
         if self.memory.num_used + wanted > self.num_cells:
             raise NoRoom
-        num_outputs = sum(c.num_tokens if c.sequence.wants_scores else c.wants_output for c in schedule.chunks)
+        num_outputs = sum(
+            c.num_tokens if c.sequence.wants_scores else c.wants_output + len(c.draft) for c in schedule.chunks
+        )
         assert self.max_outputs is None or num_outputs <= self.max_outputs, "more outputs than a step can have"
         tokens = {
-            chunk.sequence.id: self.choose(chunk.sequence)
+            chunk.sequence.id: self._new_tokens(chunk)
             for chunk in schedule.chunks
-            if self._compute(*chunk) and generators[chunk.sequence.id]
+            if self._compute(chunk) and generators[chunk.sequence.id]
         }
         errors = self.score_errors(schedule)
         scored = [c for c in schedule.chunks if c.sequence.wants_scores and c.sequence.id not in errors]
@@ -96,13 +99,35 @@ class ScriptedRunner:
     def forget_all(self) -> None:
         self.memory.clear()
 
-    def _compute(self, sequence: Sequence, start: int, num_tokens: int, wants_output: bool) -> bool:
+    def _compute(self, chunk: Chunk) -> bool:
+        sequence, start, num_tokens, wants_output, draft = chunk
         assert sequence.slot is not None
-        self.memory.add(sequence.slot, start, sequence.token_ids[start : start + num_tokens])
-        assert not wants_output or self.memory.tokens(sequence.slot) == sequence.token_ids, (
+        assert wants_output or not draft, "guesses at what nobody wants"
+        self.memory.add(sequence.slot, start, [*sequence.token_ids[start : start + num_tokens], *draft])
+        assert not wants_output or self.memory.tokens(sequence.slot) == [*sequence.token_ids, *draft], (
             "an output before all was computed, or from foreign cells"
         )
         return wants_output
+
+    def _new_tokens(self, chunk: Chunk) -> NewTokens:
+        """As many as guesses are right, and one; the memory forgets the others."""
+        ahead = copy.copy(chunk.sequence)
+        new = self.choose(ahead)
+        text = new.text
+        for guess in chunk.draft:
+            if new.error or new.is_end or new.stop_sequence is not None or new.token_ids[-1] != guess:
+                break
+            ahead.token_ids = [*chunk.sequence.token_ids, *new.token_ids]
+            following = self.choose(ahead)
+            text += following.text
+            new = following._replace(
+                token_ids=new.token_ids + following.token_ids, logprobs=new.logprobs + following.logprobs
+            )
+        if chunk.draft:
+            assert ahead.slot is not None
+            num_right = len(new.token_ids) - 1
+            self.memory.cut(ahead.slot, chunk.start + chunk.num_tokens + num_right)
+        return new._replace(text=text)
 
     def _score(self, chunk: Chunk) -> list[TokenLogprob]:
         """From the cells, as far as they go; a place outside of the chunk has no output."""

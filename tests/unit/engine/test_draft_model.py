@@ -11,7 +11,8 @@ from tiny_models import model_file
 
 from dmr import _core
 from dmr.engine import draft_model
-from dmr.engine.draft_model import MAX_SLOTS, DraftModel, DraftWish
+from dmr.engine.draft_model import DraftModel
+from dmr.engine.speculation import MAX_SEQUENCES, Drafts, DraftWish
 from dmr.errors import ModelLoadFailed
 
 PROMPTS = [[i, i + 1, i + 2, 40 + i] for i in range(12)]
@@ -37,6 +38,10 @@ def make(folder: Path, model: _core.Model, context_size: int = 512) -> DraftMode
     return DraftModel.load(str(model_file("tiny-random", folder)), model, context_size, 1, -1)
 
 
+def guesses(drafter: DraftModel, *wishes: DraftWish) -> dict[int, list[int]]:
+    return drafter.draft(wishes).by_sequence
+
+
 def answer_of(model: _core.Model, tokens: list[int], count: int) -> list[int]:
     """The likeliest tokens, computed anew."""
     options = _core.ContextOptions()
@@ -55,8 +60,8 @@ def answer_of(model: _core.Model, tokens: list[int], count: int) -> list[int]:
 def test_it_guesses_what_it_would_say(folder: Path, model: _core.Model) -> None:
     drafter = make(folder, model)
     wishes = [DraftWish(i, PROMPTS[i], i) for i in range(5)]
-    assert drafter.draft(wishes) == {i: answer_of(model, PROMPTS[i], i) for i in range(1, 5)}
-    assert drafter.draft([]) == {}
+    assert guesses(drafter, *wishes) == {i: answer_of(model, PROMPTS[i], i) for i in range(1, 5)}
+    assert guesses(drafter) == {}
 
 
 def test_wrong_guesses_leave_no_trace(folder: Path, model: _core.Model) -> None:
@@ -65,7 +70,7 @@ def test_wrong_guesses_leave_no_trace(folder: Path, model: _core.Model) -> None:
     texts = [list(prompt) for prompt in PROMPTS[:3]]
     for _ in range(30):
         wishes = [DraftWish(i, texts[i], dice.randrange(1, 6)) for i in range(3) if dice.random() < 0.8]
-        drafts = drafter.draft(wishes)
+        drafts = guesses(drafter, *wishes)
         for wish in wishes:
             draft = drafts[wish.sequence_id]
             assert draft == answer_of(model, wish.token_ids, wish.num_guesses)
@@ -75,56 +80,45 @@ def test_wrong_guesses_leave_no_trace(folder: Path, model: _core.Model) -> None:
 
 def test_more_sequences_than_slots(folder: Path, model: _core.Model) -> None:
     drafter = make(folder, model)
-    assert drafter.max_sequences == MAX_SLOTS == 8
+    assert drafter.max_sequences == MAX_SEQUENCES == 8
     for first in (0, 4, 2):
-        wishes = [DraftWish(i, PROMPTS[i], 2) for i in range(first, first + MAX_SLOTS)]
-        assert drafter.draft(wishes) == {wish.sequence_id: answer_of(model, wish.token_ids, 2) for wish in wishes}
+        wishes = [DraftWish(i, PROMPTS[i], 2) for i in range(first, first + MAX_SEQUENCES)]
+        assert guesses(drafter, *wishes) == {wish.sequence_id: answer_of(model, wish.token_ids, 2) for wish in wishes}
 
 
 def test_a_long_text_is_read_over_several_steps(folder: Path, model: _core.Model) -> None:
     drafter = make(folder, model)
     text = [random.Random(1).randrange(256) for _ in range(400)]
     long, short = DraftWish(0, text, 3), DraftWish(1, PROMPTS[0], 2)
-    assert drafter.draft([long, short]) == {1: answer_of(model, PROMPTS[0], 2)}
-    assert drafter.draft([long])[0] == answer_of(model, text, 3)
+    assert guesses(drafter, long, short) == {1: answer_of(model, PROMPTS[0], 2)}
+    assert guesses(drafter, long)[0] == answer_of(model, text, 3)
 
 
-def test_a_sequence_that_begins_like_another_takes_its_memory_over(
-    folder: Path, model: _core.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sequence_that_begins_like_another_takes_its_memory_over(folder: Path, model: _core.Model) -> None:
     drafter = make(folder, model)
     text = [random.Random(2).randrange(256) for _ in range(60)]
     drafter.draft([DraftWish(0, text, 2)])
-    computed: list[int] = []
-
-    def watched(context: _core.Context, rows: list[tuple[int, list[int], int, int]], least: float) -> object:
-        computed.extend(len(row[1]) for row in rows)
-        return _core.draft(context, rows, least)
-
-    fake = type("core", (), {"draft": staticmethod(watched)})
-    with monkeypatch.context() as patched:
-        patched.setattr(draft_model, "_core", fake)
-        following = [*text, 5, 6, 7]
-        assert drafter.draft([DraftWish(1, following, 2)]) == {1: answer_of(model, following, 2)}
-    assert computed == [3]
+    following = [*text, 5, 6, 7]
+    expected = Drafts({1: answer_of(model, following, 2)}, num_read=3)
+    assert drafter.draft([DraftWish(1, following, 2)]) == expected
 
 
 def test_another_list_is_another_text(folder: Path, model: _core.Model) -> None:
     """A sequence that has dropped tokens."""
     drafter = make(folder, model)
     drafter.draft([DraftWish(0, [1, 2, 3, 4, 5, 6], 3)])
-    assert drafter.draft([DraftWish(0, [1, 2, 5, 6], 3)]) == {0: answer_of(model, [1, 2, 5, 6], 3)}
+    assert guesses(drafter, DraftWish(0, [1, 2, 5, 6], 3)) == {0: answer_of(model, [1, 2, 5, 6], 3)}
 
 
 def test_what_does_not_fit_gets_no_guesses(folder: Path, model: _core.Model) -> None:
     drafter = make(folder, model, context_size=256)
     long = [[(i + k) % 256 for k in range(120)] for i in range(3)]
     for _ in range(3):
-        drafts = drafter.draft([DraftWish(i, text, 2) for i, text in enumerate(long)])
+        drafts = guesses(drafter, *(DraftWish(i, text, 2) for i, text in enumerate(long)))
     assert drafts == {i: answer_of(model, long[i], 2) for i in range(2)}
-    drafts = drafter.draft([DraftWish(2, long[2], 2)])
+    drafts = guesses(drafter, DraftWish(2, long[2], 2))
     assert drafts == {2: answer_of(model, long[2], 2)}
-    assert drafter.draft([DraftWish(4, [1] * 255, 2)]) == {}
+    assert guesses(drafter, DraftWish(4, [1] * 255, 2)) == {}
 
 
 def test_it_can_be_emptied(folder: Path, model: _core.Model) -> None:
@@ -132,13 +126,13 @@ def test_it_can_be_emptied(folder: Path, model: _core.Model) -> None:
     drafter.draft([DraftWish(0, PROMPTS[0], 3)])
     drafter.forget_all()
     drafter.set_threads(1)
-    assert drafter.draft([DraftWish(0, PROMPTS[0], 3)]) == {0: answer_of(model, PROMPTS[0], 3)}
+    assert guesses(drafter, DraftWish(0, PROMPTS[0], 3)) == {0: answer_of(model, PROMPTS[0], 3)}
 
 
 def test_a_sure_model_guesses_only_what_it_is_sure_of(folder: Path, model: _core.Model) -> None:
     drafter = make(folder, model)
     draft_model.LEAST_PROBABILITY = 1.0  # type: ignore[misc]
-    assert drafter.draft([DraftWish(0, PROMPTS[0], 3)]) == {}
+    assert guesses(drafter, DraftWish(0, PROMPTS[0], 3)) == {}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from unit.engine.scripted_runner import Bench, answer_to, choose, next_token, text_of
 
 from dmr.engine.engine import MAX_FAILED_STEPS, Request
-from dmr.engine.model_runner import NextToken, NoRoom, StepFailed
+from dmr.engine.model_runner import NewTokens, NoRoom, StepFailed
 from dmr.engine.sequence import Sequence
 from dmr.errors import InternalError
 from dmr.types import FinishReason, TokenLogprob, TokenProbability
@@ -56,7 +56,7 @@ def test_choices_end_one_by_one_and_the_request_with_the_last() -> None:
     bench = Bench()
     request = bench.add([1], [1, 2, 3], [4] * 100, max_new=3)
 
-    def end_the_first(sequence: Sequence) -> NextToken:
+    def end_the_first(sequence: Sequence) -> NewTokens:
         return choose(sequence, is_end=sequence.index == 0, **({"text": ""} if sequence.index == 0 else {}))
 
     bench.runner.choose = end_the_first
@@ -89,7 +89,7 @@ def test_text_that_was_held_back_comes_with_the_last_token() -> None:
 def test_a_token_without_text_still_brings_its_probability_but_the_end_has_none() -> None:
     bench = Bench()
     request = bench.add([1], max_new=5)
-    bench.runner.choose = lambda s: choose(s, text="", logprob=LOGPROB, is_end=s.num_tokens == 2)
+    bench.runner.choose = lambda s: choose(s, text="", logprobs=(LOGPROB,), is_end=s.num_tokens == 2)
     bench.run()
     assert outputs(bench, request) == [EngineOutput(0, "", (LOGPROB,)), EngineOutput(0, "", (), FinishReason.STOP)]
 

@@ -13,7 +13,7 @@ from unit.engine.scripted_runner import Bench, answer_to, choose, text_of
 
 from dmr.config import EngineSettings
 from dmr.engine.engine import Request
-from dmr.engine.model_runner import NextToken
+from dmr.engine.model_runner import NewTokens
 from dmr.engine.sequence import Sequence
 from dmr.engine.step_loop import Delivery, StepLoop
 from dmr.errors import Overloaded, TooManyRequests
@@ -56,7 +56,7 @@ class LoopBench:
         self.bench.engine._deliver = deliver
         return self.bench.engine
 
-    def _wait_and_choose(self, sequence: Sequence) -> NextToken:
+    def _wait_and_choose(self, sequence: Sequence) -> NewTokens:
         assert self.gate.wait(10)
         time.sleep(self.delay)
         return choose(sequence)
@@ -191,7 +191,7 @@ def test_a_request_that_arrives_while_a_step_fails_is_not_lost() -> None:
     with running() as loops:
         submitted: list[Request] = []
 
-        def arrive_and_fail(sequence: Sequence) -> NextToken:
+        def arrive_and_fail(sequence: Sequence) -> NewTokens:
             loops.bench.runner.choose = choose
             submitted.append(loops.submit([9]))
             raise RuntimeError("a defect")

@@ -18,7 +18,7 @@ from dmr.client import EngineClient
 from dmr.config import EngineSettings
 from dmr.engine.engine import Request
 from dmr.engine.intake import Intake
-from dmr.engine.model_runner import Generator, NextToken
+from dmr.engine.model_runner import Generator, NewTokens
 from dmr.engine.sequence import Sequence
 from dmr.engine.step_loop import Delivery, StepLoop
 from dmr.engine.worker import Server, run_steps
@@ -101,7 +101,7 @@ class Worker:
         self.bench.engine._deliver = deliver
         return self.bench.engine
 
-    def _choose(self, sequence: Sequence) -> NextToken:
+    def _choose(self, sequence: Sequence) -> NewTokens:
         time.sleep(self.delay)
         return choose(sequence)
 
