@@ -20,6 +20,10 @@ DEFAULT_PORT = 12434
 DEFAULT_CONTEXT_LIMIT = 8192  # tokens; a model trained for more gets them when they are asked for
 
 
+# "ngram": what was said before; "draft": a draft model; "auto": both, as far as they can be had.
+SPECULATIONS = ("auto", "off", "ngram", "draft")
+
+
 class EngineSettings(msgspec.Struct, frozen=True):
     """What an engine process is started with. 0 means "choose"."""
 
@@ -34,6 +38,9 @@ class EngineSettings(msgspec.Struct, frozen=True):
     request_timeout: float = 0.0  # seconds that a request may take in the engine; 0 = any time
     num_gpu_layers: int = -1  # negative = all
     context_bytes: int = 0  # that a context may take, cells and buffers; 0 = what is free
+    speculation: str = "auto"  # where guesses of the next tokens come from: see `SPECULATIONS`
+    draft_model: str = ""  # path of a second, smaller model that guesses; empty = none
+    max_draft_tokens: int = 16  # guesses for one sequence in one step
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):
@@ -91,6 +98,9 @@ _VARIABLES: Mapping[str, _Variable] = {
     "DMR_REQUEST_TIMEOUT": _Variable("engine.request_timeout", float, 0, 86400),
     "DMR_GPU_LAYERS": _Variable("engine.num_gpu_layers", int),
     "DMR_CONTEXT_BYTES": _Variable("engine.context_bytes", int, 0, 1 << 50),
+    "DMR_SPECULATION": _Variable("engine.speculation", str),
+    "DMR_DRAFT_MODEL": _Variable("engine.draft_model", str),
+    "DMR_DRAFT_TOKENS": _Variable("engine.max_draft_tokens", int, 1, 64),
     "DEFAULT_REGISTRY": _Variable("registry.default", str),
     "INSECURE_REGISTRY": _Variable("registry.insecure", bool),
     "MODEL_RUNNER_REGISTRY_MIRRORS": _Variable("registry.mirrors", tuple),
@@ -109,6 +119,8 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         text = environ.get(variable, "").strip().strip("\"'")
         if text:
             flat[field] = _parse(variable, text)
+    if "engine.draft_model" in flat:
+        flat["engine.draft_model"] = str(Path(flat["engine.draft_model"]).expanduser())
     top = {field: value for field, value in flat.items() if "." not in field}
     engine, registry = EngineSettings(**_part(flat, "engine")), RegistrySettings(**_part(flat, "registry"))
     settings = Settings(**top, engine=engine, registry=registry)
@@ -116,7 +128,17 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise InvalidRequest(
             f"LOG_LEVEL={settings.log_level!r} is none of {', '.join(_LOG_LEVELS)}.", param="LOG_LEVEL"
         )
+    _check_speculation(engine)
     return msgspec.structs.replace(settings, models_path=settings.models_path.expanduser())
+
+
+def _check_speculation(engine: EngineSettings) -> None:
+    if engine.speculation not in SPECULATIONS:
+        raise InvalidRequest(
+            f"DMR_SPECULATION={engine.speculation!r} is none of {', '.join(SPECULATIONS)}.", param="DMR_SPECULATION"
+        )
+    if engine.speculation == "draft" and not engine.draft_model:
+        raise InvalidRequest("DMR_SPECULATION=draft needs a model in DMR_DRAFT_MODEL.", param="DMR_DRAFT_MODEL")
 
 
 def _part(flat: Mapping[str, Any], name: str) -> dict[str, Any]:

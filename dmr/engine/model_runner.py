@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from typing import Any, NamedTuple
 
 from dmr import _core
 from dmr.config import EngineSettings
 from dmr.engine.core_budget import CoreBudget
+from dmr.engine.draft_model import DraftModel
 from dmr.engine.loading import LoadedModel, ModelVocabulary, cannot_generate, describe, load_model
 from dmr.engine.memory import ContextPlan
 from dmr.engine.native_memory import NativeMemory
 from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
+from dmr.engine.speculation import Drafts, DraftWish
 from dmr.errors import InvalidRequest, ModelLoadFailed
 from dmr.types import SamplingParams, TokenLogprob, TokenProbability
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
 
 MAX_SLOTS = 256  # llama.cpp's LLAMA_MAX_SEQ
+
+logger = logging.getLogger(__name__)
 
 _TRIGGER_KINDS = {
     "word": _core.TriggerKind.WORD,
@@ -85,11 +91,13 @@ class ModelRunner(ModelVocabulary):
         self._core_budget = None if settings.num_threads else CoreBudget(num_usable_cores())
         self._num_threads = 0  # as set in the context; 0 = as it was made
         self._full_context_size = 0  # tokens that it would have with more memory
+        self._draft_model: DraftModel | None = None
         self.max_num_seqs = min(settings.max_num_seqs, context.max_sequences)
         self.num_slots = context.max_sequences
         # A recurrent state stands at one position only: there is no beginning of it to share.
         # A sliding window forgets early cells, also where they are shared.
         self.shares_prefixes = not (model.is_recurrent or model.is_hybrid or model.sliding_window)
+        self.can_speculate = context.can_truncate and settings.speculation != "off"
         self.max_batch_tokens = context.max_batch
         self.max_outputs = context.max_outputs
         self.num_cells = context.context_size
@@ -133,7 +141,13 @@ class ModelRunner(ModelVocabulary):
         runner._full_context_size = plan.full_size
         if cores is not None and runner._core_budget is not None:
             runner._core_budget = cores
+        if runner.can_speculate and settings.draft_model and settings.speculation != "ngram":
+            runner._draft_model = _load_draft_model(model, settings, plan.context_size)
         return runner
+
+    @property
+    def has_draft_model(self) -> bool:
+        return self._draft_model is not None
 
     def info(self) -> EngineInfo:
         tasks = ("generate", "embed")
@@ -228,10 +242,23 @@ class ModelRunner(ModelVocabulary):
         if num_threads != self._num_threads:
             self._num_threads = num_threads
             self._context.set_threads(num_threads)
+            if self._draft_model is not None:
+                self._draft_model.set_threads(num_threads)
+
+    def draft(self, wishes: SequenceOf[DraftWish]) -> Drafts:
+        """Guesses of the draft model; only if there is one.
+
+        Raises:
+            DraftFailed
+        """
+        assert self._draft_model is not None
+        self._adapt_threads()
+        return self._draft_model.draft(wishes)
 
     def interrupt(self) -> None:
         """Stop the running step, if there is one. Any thread; where a device computes, it goes on to its end."""
-        self._context.abort()
+        if self._context.can_truncate:  # a recurrent state that was stopped is lost
+            self._context.abort()
 
     def forget_all(self) -> None:
         """Empty the native memory."""
@@ -243,11 +270,29 @@ def num_usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _load_draft_model(model: _core.Model, settings: EngineSettings, context_size: int) -> DraftModel | None:
+    """None: it does not go together with this model, and is not insisted on.
+
+    Raises:
+        ModelLoadFailed
+    """
+    try:
+        num_threads = settings.num_threads or num_usable_cores()
+        return DraftModel.load(settings.draft_model, model, context_size, num_threads, settings.num_gpu_layers)
+    except ModelLoadFailed as error:
+        if settings.speculation == "draft":
+            raise
+        logger.warning("%s Guesses come from what was said before.", error.message)
+        return None
+
+
 def _context_options(plan: ContextPlan, settings: EngineSettings) -> _core.ContextOptions:
     options = _core.ContextOptions()
     _set_option(options, "context_size", plan.context_size)
     _set_option(options, "max_batch", min(settings.max_batch_tokens, plan.context_size))
     _set_option(options, "max_sequences", plan.max_sequences)
+    if settings.speculation != "off":
+        _set_option(options, "max_outputs", min(options.max_batch, settings.max_num_seqs + settings.max_draft_tokens))
     _set_option(options, "num_threads", settings.num_threads or num_usable_cores())
     return options
 

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,8 @@ from dmr.engine.model_runner import Generator, ModelRunner, StepOutput, num_usab
 from dmr.engine.outbox import Outbox
 from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Schedule, Scheduler
+from dmr.engine.speculation import Drafts, DraftSource, DraftWish, Speculation
+from dmr.engine.speculation_policy import SpeculationPolicy
 from dmr.engine.step_loop import Delivery, Publish, StepLoop
 from dmr.errors import DmrError, InternalError, Unsupported
 from dmr.wire import (
@@ -199,6 +201,10 @@ class SharingRunner:
         with self._cores.at_work("generator"):
             return self._runner.run(schedule, generators)
 
+    def draft(self, wishes: Sequence[DraftWish]) -> Drafts:
+        with self._cores.at_work("generator"):
+            return self._runner.draft(wishes)
+
     def interrupt(self) -> None:
         self._runner.interrupt()
 
@@ -235,16 +241,26 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
         info = describe(loaded.model, loaded.template, embed_runner.max_input_tokens, tasks)
         return Machinery(server, None, embedder, info)
     shared = SharingRunner(runner, cores)
-    steps = StepLoop(lambda deliver: make_engine(shared, runner, settings, deliver), settings)
+    steps = StepLoop(lambda deliver: make_engine(shared, runner, settings, deliver, shared), settings)
     return Machinery(Server(Intake(runner), steps, embedding), steps, embedder, runner.info())
 
 
-def make_engine(steps: Runner, runner: ModelRunner, settings: EngineSettings, deliver: Deliver) -> Engine:
-    """An engine that computes its steps with `steps`, which stands for `runner`."""
+def make_engine(
+    steps: Runner, runner: ModelRunner, settings: EngineSettings, deliver: Deliver, drafts: DraftSource | None = None
+) -> Engine:
+    """An engine that computes its steps with `steps`, and its guesses with `drafts`; both stand for `runner`."""
     kv_cache = KVCache(runner.num_cells, runner.num_slots, runner.shares_prefixes)
     scheduler = Scheduler(kv_cache, runner.max_num_seqs, runner.max_batch_tokens, runner.max_outputs)
     pacer = PrefillPacer(settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens)
-    return Engine(steps, scheduler, pacer, deliver)
+    speculation = None
+    if runner.can_speculate:
+        speculation = Speculation(
+            SpeculationPolicy(settings.inter_token_target),
+            settings.max_draft_tokens,
+            (drafts or runner) if runner.has_draft_model else None,
+            uses_ngrams=settings.speculation != "draft",
+        )
+    return Engine(steps, scheduler, pacer, deliver, speculation)
 
 
 async def run_engine(spec: EngineSpec, status: StatusPipe, life_line: asyncio.StreamReader) -> None:

@@ -27,7 +27,7 @@ def test_nothing_set() -> None:
 @pytest.mark.parametrize("variable", config._VARIABLES)
 def test_each_variable_sets_its_field_and_no_other(variable: str) -> None:
     path, kind, *_ = config._VARIABLES[variable]
-    sample, expected = SAMPLES[kind]
+    sample, expected = ("ngram", "ngram") if variable == "DMR_SPECULATION" else SAMPLES[kind]
     settings = read_settings({variable: sample})
     part, _, field = path.rpartition(".")
     holder = getattr(settings, part) if part else settings
@@ -60,6 +60,8 @@ def test_an_empty_value_is_none(text: str) -> None:
         ("MODEL_RUNNER_PORT", "http"),
         ("MODEL_RUNNER_PORT", "1.5"),
         ("MODEL_RUNNER_PORT", "-1"),
+        ("DMR_SPECULATION", "perhaps"),
+        ("DMR_DRAFT_TOKENS", "0"),
         ("DMR_KEEP_ALIVE", "5m"),
         ("DMR_KEEP_ALIVE", "nan"),
         ("DMR_LOAD_TIMEOUT", "nan"),
@@ -76,9 +78,17 @@ def test_a_wrong_value_names_its_variable(variable: str, text: str) -> None:
     assert text in caught.value.message
 
 
+def test_a_draft_needs_a_model() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_settings({"DMR_SPECULATION": "draft"})
+    assert caught.value.param == "DMR_DRAFT_MODEL"
+    assert read_settings({"DMR_SPECULATION": "draft", "DMR_DRAFT_MODEL": "small.gguf"}).engine.speculation == "draft"
+
+
 def test_a_home_folder_is_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/somewhere")
     assert read_settings({"MODELS_PATH": "~/models"}).models_path == Path("/somewhere/models")
+    assert read_settings({"DMR_DRAFT_MODEL": "~/small.gguf"}).engine.draft_model == "/somewhere/small.gguf"
 
 
 def test_a_model_may_stay_for_ever() -> None:
