@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import latency_rows, prefix_rows, throughput_rows
+from . import embedding_row, fault_rows, latency_rows, prefix_rows, throughput_rows
 from .row import Row
 
 _ORDER = ("1", "2", "3", "3b", "4", "5", "6", "6b", "7", "8", "9", "10", "sweep")
-_FOUND = {row.name: row for module in (throughput_rows, prefix_rows, latency_rows) for row in module.ROWS}
-ROWS: Mapping[str, Row] = {name: _FOUND[name] for name in _ORDER if name in _FOUND}
+_MODULES = (throughput_rows, prefix_rows, latency_rows, embedding_row, fault_rows)
+_FOUND = {row.name: row for module in _MODULES for row in module.ROWS}
+ROWS: Mapping[str, Row] = {name: _FOUND[name] for name in _ORDER}
