@@ -13,6 +13,7 @@ from dmr.engine.kv_cache import KVCache
 from dmr.engine.model_runner import ModelRunner
 from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Scheduler
+from dmr.engine.speculation import Speculation
 from dmr.types import TokenLogprob
 from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, EngineRequest, EngineSpec
 
@@ -25,14 +26,14 @@ def make_spec(weights: Path, settings: EngineSettings = SETTINGS, template: Path
 
 
 class NativeBench:
-    def __init__(self, runner: ModelRunner) -> None:
+    def __init__(self, runner: ModelRunner, speculation: Speculation | None = None) -> None:
         runner.forget_all()  # another bench may have used it
         self.intake = Intake(runner)
         kv_cache = KVCache(runner.num_cells, runner.max_num_seqs)
         self.scheduler = Scheduler(kv_cache, runner.max_num_seqs, runner.max_batch_tokens, runner.max_outputs)
         pacer = PrefillPacer(0.1, smallest=16, largest=16)  # the machine's speed is not to matter
         self.messages: dict[Request, list[EngineMessage]] = defaultdict(list)
-        self.engine = Engine(runner, self.scheduler, pacer, lambda r, m: self.messages[r].append(m))
+        self.engine = Engine(runner, self.scheduler, pacer, lambda r, m: self.messages[r].append(m), speculation)
 
     def add(self, message: EngineRequest) -> Request:
         request = self.intake.prepare(message)

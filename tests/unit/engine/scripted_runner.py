@@ -17,6 +17,7 @@ from dmr.engine.model_runner import Generator, Interrupted, NewTokens, NoRoom, S
 from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Chunk, Schedule, Scheduler
 from dmr.engine.sequence import Sequence
+from dmr.engine.speculation import Speculation
 from dmr.errors import InvalidRequest
 from dmr.types import TokenLogprob, TokenProbability
 from dmr.wire import EngineMessage, EngineRequest
@@ -227,6 +228,7 @@ class Bench:
         max_batch: int = 64,
         real_cells: int = 0,
         max_outputs: int | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         """`real_cells`: what the native memory really has, if that is less than it says."""
         self.runner = ScriptedRunner(real_cells or num_cells)
@@ -234,7 +236,7 @@ class Bench:
         self.scheduler = Scheduler(KVCache(num_cells, num_slots), num_slots, max_batch, max_outputs)
         self.messages: dict[Request, list[EngineMessage]] = {}
         pacer = PrefillPacer(target=0.1, smallest=8, largest=max_batch)
-        self.engine = Engine(self.runner, self.scheduler, pacer, lambda r, m: self.messages[r].append(m))
+        self.engine = Engine(self.runner, self.scheduler, pacer, lambda r, m: self.messages[r].append(m), speculation)
         self._num_sequences = 0
 
     def add(self, *prompts: list[int], **options: Any) -> Request:
