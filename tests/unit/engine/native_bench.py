@@ -65,3 +65,17 @@ def distance(one: TokenLogprob, other: TokenLogprob) -> float:
     mine, theirs = ({entry.token: entry.logprob for entry in each.top} for each in (one, other))
     shared = mine.keys() & theirs.keys()
     return max(abs(mine[token] - theirs[token]) for token in shared) if len(shared) > 2 else math.inf
+
+
+def assert_same_distribution(expected: list[TokenLogprob], actual: list[TokenLogprob]) -> int:
+    """Compare token by token up to where the answers part; returns how many tokens were the same.
+
+    They may part: the order of floating-point sums depends on the batch, and the last bits of a logit may decide. What
+    the model has computed up to there must be the same all the same.
+    """
+    assert len(actual) == len(expected)
+    for i, (one, other) in enumerate(zip(expected, actual, strict=True)):
+        assert distance(one, other) < TOLERANCE, f"token {i}"
+        if one.chosen.token != other.chosen.token:
+            return i
+    return len(expected)

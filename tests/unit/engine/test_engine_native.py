@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 from tiny_models import model_file
-from unit.engine.native_bench import SETTINGS, TOLERANCE, NativeBench, distance, make_spec
+from unit.engine.native_bench import (
+    SETTINGS,
+    TOLERANCE,
+    NativeBench,
+    assert_same_distribution,
+    distance,
+    make_spec,
+)
 
 from dmr.config import EngineSettings
 from dmr.engine.intake import Intake
@@ -37,20 +44,6 @@ def make_messages(number: int) -> Iterator[EngineRequest]:
         yield EngineRequest(
             (prompt,), sampling, num_choices=1 + i % 2, max_tokens=dice.randrange(5, 70), num_logprobs=5
         )
-
-
-def assert_same_distribution(expected: list[TokenLogprob], actual: list[TokenLogprob]) -> int:
-    """Compare token by token up to where the answers part; returns how many tokens were the same.
-
-    They may part: the order of floating-point sums depends on the batch, and the last bits of a logit may decide. What
-    the model has computed up to there must be the same all the same.
-    """
-    assert len(actual) == len(expected)
-    for i, (one, other) in enumerate(zip(expected, actual, strict=True)):
-        assert distance(one, other) < TOLERANCE, f"token {i}"
-        if one.chosen.token != other.chosen.token:
-            return i
-    return len(expected)
 
 
 def test_answers_under_pressure_are_those_computed_alone(runner: ModelRunner) -> None:
