@@ -15,6 +15,7 @@ from dmr.engine.kv_cache import KVCache
 from dmr.engine.model_runner import ModelRunner
 from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Scheduler
+from dmr.engine.speculation import Speculation
 from dmr.types import SamplingParams, TokenLogprob
 from dmr.wire import EngineCompleted, EngineEcho, EngineMessage, EngineOutput, EngineRequest
 
@@ -39,14 +40,17 @@ class Answer(NamedTuple):
     reason: tuple[str | None, str | None]  # why it ended, and by which stop string
 
 
-def make_visits(number: int, seed: int) -> list[Visit]:
-    """Everything differs: lengths, prefixes, parameters, choices, when they come and when they leave."""
+def make_visits(number: int, seed: int, pauses: tuple[int, ...] = (0, 0, 0, 1, 2, 6)) -> list[Visit]:
+    """Everything differs: lengths, prefixes, parameters, choices, when they come and when they leave.
+
+    `pauses`: steps from one arrival to the next.
+    """
     dice = random.Random(seed)
     families = [_text(dice, dice.randrange(20, 70)) for _ in range(NUM_FAMILIES)]
     visits: list[Visit] = []
     now = 0
     for index in range(number):
-        now += dice.choice([0, 0, 0, 1, 2, 6])
+        now += dice.choice(pauses)
         leaves = dice.randrange(25) if dice.random() < 0.2 else None
         visits.append(Visit(now, _message(dice, families, index), leaves))
     return visits
@@ -94,14 +98,16 @@ def _text(dice: random.Random, length: int) -> str:
 class MixedBench(NativeBench):
     """All slots of the context are in use, so that what finished sequences leave is shared too."""
 
-    def __init__(self, runner: ModelRunner, *, shares_prefixes: bool = True) -> None:
+    def __init__(
+        self, runner: ModelRunner, *, shares_prefixes: bool = True, speculation: Speculation | None = None
+    ) -> None:
         runner.forget_all()
         self.intake = Intake(runner)
         self.kv_cache = KVCache(runner.num_cells, runner.num_slots, shares_prefixes)
         self.scheduler = Scheduler(self.kv_cache, runner.max_num_seqs, runner.max_batch_tokens, runner.max_outputs)
         pacer = PrefillPacer(0.1, smallest=16, largest=16)  # the machine's speed is not to matter
         self.messages: dict[Request, list[EngineMessage]] = defaultdict(list)
-        self.engine = Engine(runner, self.scheduler, pacer, lambda r, m: self.messages[r].append(m))
+        self.engine = Engine(runner, self.scheduler, pacer, lambda r, m: self.messages[r].append(m), speculation)
         self._runner = runner
 
     def play(self, visits: list[Visit]) -> dict[int, list[Answer]]:

@@ -1,7 +1,8 @@
-"""A scheduler, the model that it schedules for, and a native memory whose cells know their tokens: all of them counts."""
+"""A scheduler, the model that it schedules for, and a native memory whose cells know their tokens: all of it counts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
 from unit.engine.cell_memory import CellMemory
@@ -36,7 +37,7 @@ class World:
         self.arrived: dict[int, int] = {}  # steps
         self.waits: dict[int, int] = {}  # steps from arrival to end
         self.now = 0
-        self.num_computed = 0
+        self._right: dict[int, list[bool]] = {}  # by sequence: which of its guesses in this step are right
 
     # --- acts --------------------------------------------------------------------------------------------------------
 
@@ -66,22 +67,24 @@ class World:
         self.scheduler.remove(sequence)
         self.unfinished.pop(sequence.id, None)
 
-    def step(self, prefill_budget: int) -> None:
-        """A step that goes well."""
-        schedule = self._schedule(prefill_budget)
+    def step(self, prefill_budget: int, guesses: SequenceOf[bool] = ()) -> None:
+        """A step that goes well. `guesses`: whether each of them is right; every sequence that generates gets them."""
+        schedule = self._schedule(prefill_budget, guesses)
         for chunk in schedule.chunks:
             self._compute(chunk)
         self._check()
 
-    def interrupted_step(self, prefill_budget: int) -> None:
+    def interrupted_step(self, prefill_budget: int, guesses: SequenceOf[bool] = ()) -> None:
         """One that is stopped before its end; the native memory has done what was asked before the chunks."""
-        self.scheduler.take_back(self._schedule(prefill_budget))
+        self.scheduler.take_back(self._schedule(prefill_budget, guesses))
         self._check()
 
-    def step_without_room(self, prefill_budget: int) -> None:
+    def step_without_room(self, prefill_budget: int, guesses: SequenceOf[bool] = ()) -> None:
         """The native memory finds no cells."""
-        schedule = self._schedule(prefill_budget)
+        schedule = self._schedule(prefill_budget, guesses)
         if schedule.chunks and not self.scheduler.make_room(schedule):
+            for chunk in schedule.chunks:
+                self._confirm(chunk, 0)
             self.fail()
         self._check()
 
@@ -118,16 +121,19 @@ class World:
 
     # --- checks ------------------------------------------------------------------------------------------------------
 
-    def _schedule(self, prefill_budget: int) -> Schedule:
+    def _schedule(self, prefill_budget: int, guesses: SequenceOf[bool]) -> Schedule:
         scheduler = self.scheduler
         had_work = scheduler.has_work
         generating = [sequence for sequence in scheduler.running if sequence.num_uncomputed_tokens == 1]
         num_preemptions = scheduler.num_preemptions
-        schedule = scheduler.schedule(prefill_budget)
+        self._right = {sequence.id: list(guesses) for sequence in generating}
+        drafts = {number: self._draft(self.unfinished[number], right) for number, right in self._right.items()}
+        schedule = scheduler.schedule(prefill_budget, drafts)
         chunks = schedule.chunks
         self.now += 1
         assert bool(chunks) == had_work, "a step without progress"
-        assert sum(chunk.num_tokens for chunk in chunks) <= self.max_batch
+        assert sum(chunk.num_tokens + len(chunk.draft) for chunk in chunks) <= self.max_batch
+        assert all(len(chunk.draft) < chunk.sequence.num_tokens_left for chunk in chunks if chunk.draft)
         assert all(chunk.num_tokens > 0 for chunk in chunks)
         scheduled = {chunk.sequence.id for chunk in chunks}
         assert len(scheduled) == len(chunks), "two chunks of one sequence"
@@ -137,6 +143,7 @@ class World:
         if fed:
             assert sum(chunk.num_tokens for chunk in chunks) - len(fed) <= prefill_budget, "prompts take too much"
         outputs = sum(c.num_tokens if c.sequence.wants_scores else c.wants_output for c in chunks)
+        outputs += sum(len(chunk.draft) for chunk in chunks)
         assert outputs <= self.max_outputs, "more outputs than a step can have"
         self.memory.perform(schedule.operations)
         return schedule
@@ -145,10 +152,13 @@ class World:
         sequence = chunk.sequence
         end = chunk.start + chunk.num_tokens
         assert sequence.slot is not None
-        self.memory.add(sequence.slot, chunk.start, sequence.token_ids[chunk.start : end])
-        assert self.memory.tokens(sequence.slot) == sequence.token_ids[:end], "foreign cells are shared"
+        self.memory.add(sequence.slot, chunk.start, [*sequence.token_ids[chunk.start : end], *chunk.draft])
+        num_right = self._num_right(chunk)
+        self.memory.cut(sequence.slot, end + num_right)
+        self._confirm(chunk, num_right)
+        known = [*sequence.token_ids[:end], *chunk.draft[:num_right]]
+        assert self.memory.tokens(sequence.slot) == known, "foreign cells are shared"
         assert self.memory.num_used <= self.kv_cache.num_cells, "more cells than there are"
-        self.num_computed += chunk.num_tokens
         if sequence.wants_scores:
             assert chunk.scored_positions.start == sequence.num_scored_tokens - 1, "a prompt's token is left out"
             sequence.num_scored_tokens += len(chunk.scored_positions)
@@ -156,11 +166,29 @@ class World:
         assert chunk.wants_output == (is_last and sequence.max_new_tokens > 0)
         if chunk.wants_output:
             assert not sequence.wants_scores, "the answer begins before all is scored"
-            sequence.append(self.orders[sequence.id].family if sequence.num_tokens % 5 else 500 + sequence.id)
+            for _ in range(1 + num_right):
+                sequence.append(self._next_token(sequence, sequence.num_tokens))
         if sequence.is_done and is_last:
             self._end(sequence)
         elif sequence.is_full:
             self.scheduler.shift(sequence)
+
+    def _next_token(self, sequence: Sequence, place: int) -> int:
+        """What the model says."""
+        return self.orders[sequence.id].family if place % 5 else 500 + sequence.id
+
+    def _draft(self, sequence: Sequence, right: SequenceOf[bool]) -> list[int]:
+        truth = [self._next_token(sequence, sequence.num_tokens + place) for place in range(len(right))]
+        return [token if is_right else token + 1 for token, is_right in zip(truth, right, strict=True)]
+
+    def _num_right(self, chunk: Chunk) -> int:
+        """How many guesses were right before the first that was not."""
+        right = self._right.get(chunk.sequence.id, [])[: len(chunk.draft)]
+        return [*right, False].index(False)
+
+    def _confirm(self, chunk: Chunk, num_right: int) -> None:
+        if chunk.draft:
+            self.scheduler.confirm(chunk, num_right)
 
     def _end(self, sequence: Sequence) -> None:
         assert sequence.num_completion_tokens == self.orders[sequence.id].num_new_tokens
