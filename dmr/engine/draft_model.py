@@ -11,6 +11,8 @@ from collections.abc import Sequence as SequenceOf
 
 from dmr import _core
 from dmr.engine.kv_cache import num_shared
+from dmr.engine.loading import context_costs, usable_for
+from dmr.engine.memory import ContextPlanner
 from dmr.engine.speculation import MAX_SEQUENCES, DraftFailed, Drafts, DraftWish
 from dmr.errors import ModelLoadFailed
 
@@ -63,8 +65,13 @@ class DraftModel:
             options.max_batch = min(MAX_BATCH, context_size)
             options.max_sequences = min(MAX_SEQUENCES, options.max_batch)
             options.num_threads = num_threads
+            usable = usable_for(model, (path,), num_gpu_layers)
+            planner = ContextPlanner(context_costs(model, path), usable, options.max_batch, options.max_sequences)
+            reason = planner.lack_for(context_size)
+            if reason:
+                raise ModelLoadFailed(f"The draft model {path} cannot be used: {reason}")
             context = _core.Context(model, options)
-        except (_core.Error, ValueError, TypeError) as error:
+        except (_core.Error, ValueError, TypeError, OSError) as error:
             raise ModelLoadFailed(f"The draft model {path} cannot be loaded: {error}") from error
         if not context.can_truncate:
             raise ModelLoadFailed(f"The draft model {path} cannot be used: its memory cannot take back a guess.")

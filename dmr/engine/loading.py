@@ -43,12 +43,9 @@ class LoadedModel(NamedTuple):
 
     def usable_memory(self, settings: EngineSettings) -> tuple[Free | None, Free | None]:
         """What a context may take now, and what of it as long as the weights stay in memory; None = any."""
-        num_layers = settings.num_gpu_layers
-        offloaded = 1.0 if num_layers < 0 else min(1.0, num_layers / (self.model.num_layers + 1))
-        devices = _core.devices()
         return (
-            usable_memory(free_memory(), devices, offloaded, settings.context_bytes),
-            usable_memory(free_memory(self.weights), devices, offloaded, settings.context_bytes),
+            usable_for(self.model, (), settings.num_gpu_layers, settings.context_bytes),
+            usable_for(self.model, self.weights, settings.num_gpu_layers, settings.context_bytes),
         )
 
     def pooling(self, generates: bool) -> str:
@@ -74,7 +71,7 @@ def load_model(spec: EngineSpec, progress: Callable[[float], bool]) -> LoadedMod
         model = _core.Model(list(spec.weights), num_gpu_layers=spec.settings.num_gpu_layers, progress=progress)
         override = spec.chat_template
         template = Path(override).read_text(encoding="utf-8") if override else model.chat_template
-        arrays = read_layer_arrays(Path(spec.weights[0]))
+        costs = context_costs(model, spec.weights[0])
     except (_core.Error, ValueError, OSError) as error:
         raise ModelLoadFailed(str(error)) from error
     metadata = model.metadata
@@ -88,14 +85,30 @@ def load_model(spec: EngineSpec, progress: Callable[[float], bool]) -> LoadedMod
         metadata.get(_RERANK_TEMPLATE),
         metadata.get(f"{architecture}.attention.causal") != "false",
         spec.weights,
-        model_costs(
-            metadata,
-            arrays,
-            num_vocabulary=model.num_vocabulary,
-            is_recurrent=model.is_recurrent,
-            is_hybrid=model.is_hybrid,
-        ),
+        costs,
     )
+
+
+def context_costs(model: _core.Model, first_file: str) -> ModelCosts:
+    """Raises ValueError and OSError: the file is another one by now."""
+    return model_costs(
+        model.metadata,
+        read_layer_arrays(Path(first_file)),
+        num_vocabulary=model.num_vocabulary,
+        is_recurrent=model.is_recurrent,
+        is_hybrid=model.is_hybrid,
+    )
+
+
+def usable_for(
+    model: _core.Model, weights: tuple[str, ...], num_gpu_layers: int, context_bytes: int = 0
+) -> Free | None:
+    """What a context over the model may take now, while these files stay in memory; None = any.
+
+    `context_bytes`: what somebody has set; 0 = nothing.
+    """
+    offloaded = 1.0 if num_gpu_layers < 0 else min(1.0, num_gpu_layers / (model.num_layers + 1))
+    return usable_memory(free_memory(weights), _core.devices(), offloaded, context_bytes)
 
 
 def describe(

@@ -89,6 +89,10 @@ class ContextPlanner:
             )
         return self._plan(context_size, context_size)
 
+    def lack_for(self, context_size: int) -> str:
+        """What is to be said of a context that does not fit; empty: it does."""
+        return "" if self._fits(context_size, self._free) else self._failure(context_size).message
+
     def chosen(self, full_size: int) -> ContextPlan:
         """As many tokens of `full_size` as fit. Raises ModelLoadFailed: not even the fewest do."""
         if self._fits(full_size, self._beside_weights):

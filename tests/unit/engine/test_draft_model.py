@@ -12,6 +12,7 @@ from tiny_models import model_file
 from dmr import _core
 from dmr.engine import draft_model
 from dmr.engine.draft_model import DraftModel
+from dmr.engine.free_memory import Free
 from dmr.engine.speculation import MAX_SEQUENCES, Drafts, DraftWish
 from dmr.errors import ModelLoadFailed
 
@@ -142,6 +143,14 @@ def test_models_that_cannot_guess(folder: Path, model: _core.Model, name: str, r
     path = folder / "missing.gguf" if name == "missing" else model_file(name, folder)
     with pytest.raises(ModelLoadFailed, match=reason):
         DraftModel.load(str(path), model, 256, 1, -1)
+
+
+def test_what_memory_has_no_room_for_is_refused(
+    folder: Path, model: _core.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draft_model, "usable_for", lambda *arguments: Free(1 << 20, "the machine's memory"))
+    with pytest.raises(ModelLoadFailed, match=r"cannot be used: A context of 256 tokens needs .*, and 1 MiB"):
+        make(folder, model, 256)
 
 
 def test_another_vocabulary_is_refused(folder: Path, model: _core.Model) -> None:
