@@ -277,8 +277,8 @@ class Context:
         """Forget positions. False: this memory cannot remove a part (recurrent)."""
 
     def copy(self, source: int, target: int, begin: int = 0, end: int = -1) -> None:
-        """Let an empty sequence share positions of another. Raises ValueError: the target is not empty, or a part of
-        a sequence when streams are separate."""
+        """Let a sequence that is empty from `begin` on share positions of another. Raises ValueError: it is not, or a
+        part of a sequence when streams are separate."""
 
     def keep(self, sequence: int) -> None:
         """Forget all other sequences."""

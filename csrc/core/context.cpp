@@ -270,7 +270,9 @@ void Context::copy(SequenceId source, SequenceId target, int32_t begin, int32_t 
     require(options_.unified || (begin <= 0 && end < 0), "separate streams copy whole sequences only");
     if (source != target) {
         // Cells of its own at the same positions would stay beside the shared ones.
-        require(position_max(target) < 0, "sequence " + std::to_string(target) + " is not empty");
+        require(position_max(target) < std::max(begin, 0), "sequence " + std::to_string(target) +
+                                                               " is not empty from " +
+                                                               std::to_string(std::max(begin, 0)) + " on");
         llama_memory_seq_cp(llama_get_memory(handle_), source, target, begin, end);
     }
 }

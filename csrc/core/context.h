@@ -81,7 +81,7 @@ class Context {
 
     // Positions [begin, end); end < 0 = to the end. False: this memory cannot remove a part (recurrent).
     bool remove(SequenceId sequence, int32_t begin, int32_t end);
-    // The target must be empty; it shares the cells, so that a shift of one moves both.
+    // The target must be empty from `begin` on; it shares the cells, so that a shift of one moves both.
     void    copy(SequenceId source, SequenceId target, int32_t begin, int32_t end);
     void    keep(SequenceId sequence);  // forgets all others
     void    shift(SequenceId sequence, int32_t begin, int32_t end, int32_t delta);

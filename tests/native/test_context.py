@@ -144,6 +144,24 @@ def test_part_of_a_prefix_is_copied_when_cells_are_shared(random_model: _core.Mo
     assert greedy(context, 1, PROMPTS[1][4:], 6) == alone(random_model, PROMPTS[1:2], 6)[0]
 
 
+def test_parts_of_one_sequence_are_put_together_again(random_model: _core.Model) -> None:
+    """As restoring pieces does."""
+    context = make_context(random_model, max_sequences=3)
+    prefill(context, 0, PROMPTS[1])
+    context.copy(0, 1, 0, 3)
+    context.copy(0, 2, 3, 6)
+    state = context.save(2)
+    context.remove(2)
+    context.remove(0, 3)
+    assert context.restore(2, state)
+    context.copy(2, 1, 3, 6)
+    context.remove(2)
+    assert (context.position_min(1), context.position_max(1)) == (0, 5)
+    assert greedy(context, 1, PROMPTS[1][6:], 6) == alone(random_model, PROMPTS[1:2], 6)[0]
+    with pytest.raises(ValueError, match="not empty from 3 on"):
+        context.copy(0, 1, 3)
+
+
 def test_part_of_a_stream_cannot_be_copied(random_model: _core.Model) -> None:
     context = make_context(random_model, max_sequences=2, unified=False)
     prefill(context, 0, PROMPTS[1])
