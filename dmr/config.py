@@ -36,6 +36,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     queue_share: float = 0.5  # of the places to wait, that one client may take
     queue_timeout: float = 600.0  # seconds that a request may wait for its first step; 0 = for ever
     request_timeout: float = 0.0  # seconds that a request may take in the engine; 0 = any time
+    host_cache_bytes: int = -1  # bytes of memory for saved KV cells; 0 = none, negative = a share of what is free
     num_gpu_layers: int = -1  # negative = all
     context_bytes: int = 0  # that a context may take, cells and buffers; 0 = what is free
     speculation: str = "auto"  # where guesses of the next tokens come from: see `SPECULATIONS`
@@ -96,6 +97,7 @@ _VARIABLES: Mapping[str, _Variable] = {
     "DMR_QUEUE_SHARE": _Variable("engine.queue_share", float, 0.01, 1),
     "DMR_QUEUE_TIMEOUT": _Variable("engine.queue_timeout", float, 0, 86400),
     "DMR_REQUEST_TIMEOUT": _Variable("engine.request_timeout", float, 0, 86400),
+    "DMR_HOST_CACHE": _Variable("engine.host_cache_bytes", int, -1),
     "DMR_GPU_LAYERS": _Variable("engine.num_gpu_layers", int),
     "DMR_CONTEXT_BYTES": _Variable("engine.context_bytes", int, 0, 1 << 50),
     "DMR_SPECULATION": _Variable("engine.speculation", str),

@@ -110,9 +110,8 @@ class Cells:
             run = run.parent
 
     def grow_old(self, run: Run) -> None:
-        """A parked holder of the run has to go: what is used from now on is worth more than what was used before."""
-        if run.num_holders == 1:
-            self._age = max(self._age, run.priority)
+        """The run has to go: what is used from now on is worth more than what was used before."""
+        self._age = max(self._age, run.priority)
 
     def value(self, run: Run | None) -> tuple[int, int]:
         """What is lost with a parked holder: the cells that it alone has, by their worth; and when it was used."""

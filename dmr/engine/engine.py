@@ -170,6 +170,18 @@ class Engine:
         self._scheduler.preempt_all()
         self._runner.forget_all()
 
+    def tidy(self) -> bool:
+        """Use a moment in which there is nothing to compute; False = nothing is left to do."""
+        operations = self._scheduler.idle_operations()
+        if operations:
+            try:
+                self._runner.run(Schedule([], operations), {})
+            except StepFailed:
+                logger.exception("the native memory failed")
+                self._scheduler.preempt_all()
+                self._runner.forget_all()
+        return bool(operations)
+
     def check_integrity(self) -> None:
         """Raises AssertionError when something is left behind. For idle moments and tests."""
         self._scheduler.check_integrity()

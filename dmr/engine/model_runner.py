@@ -13,9 +13,11 @@ from dmr import _core
 from dmr.config import EngineSettings
 from dmr.engine.core_budget import CoreBudget
 from dmr.engine.draft_model import DraftModel
+from dmr.engine.host_cache import HostCache
+from dmr.engine.kv_cache import KVCache, Sharing
 from dmr.engine.loading import LoadedModel, ModelVocabulary, cannot_generate, describe, load_model
 from dmr.engine.memory import ContextPlan
-from dmr.engine.native_memory import NativeMemory
+from dmr.engine.native_memory import NativeMemory, host_cache_size, sharing_of
 from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
 from dmr.engine.speculation import Drafts, DraftWish
@@ -24,6 +26,7 @@ from dmr.types import SamplingParams, TokenLogprob, TokenProbability
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
 
 MAX_SLOTS = 256  # llama.cpp's LLAMA_MAX_SEQ
+LEAST_MEASURED = 32  # tokens of a step whose cost is theirs, not that of reading the weights
 
 logger = logging.getLogger(__name__)
 
@@ -94,10 +97,9 @@ class ModelRunner(ModelVocabulary):
         self._draft_model: DraftModel | None = None
         self.max_num_seqs = min(settings.max_num_seqs, context.max_sequences)
         self.num_slots = context.max_sequences
-        # A recurrent state stands at one position only: there is no beginning of it to share.
-        # A sliding window forgets early cells, also where they are shared.
-        self.shares_prefixes = not (model.is_recurrent or model.is_hybrid or model.sliding_window)
+        self.sharing = sharing_of(model)
         self.can_speculate = context.can_truncate and settings.speculation != "off"
+        self.host_cache_bytes = 0  # that saved states may take
         self.max_batch_tokens = context.max_batch
         self.max_outputs = context.max_outputs
         self.num_cells = context.context_size
@@ -139,6 +141,7 @@ class ModelRunner(ModelVocabulary):
             return None
         runner = cls(model, context, settings, loaded.template)
         runner._full_context_size = plan.full_size
+        runner.host_cache_bytes = host_cache_size(settings.host_cache_bytes, loaded.weights)
         if cores is not None and runner._core_budget is not None:
             runner._core_budget = cores
         if runner.can_speculate and settings.draft_model and settings.speculation != "ngram":
@@ -148,6 +151,13 @@ class ModelRunner(ModelVocabulary):
     @property
     def has_draft_model(self) -> bool:
         return self._draft_model is not None
+
+    def make_kv_cache(self, max_parked_cells: int | None = None) -> KVCache:
+        """The books of an empty native memory. `max_parked_cells`: see KVCache."""
+        host = None
+        if self.host_cache_bytes:
+            host = HostCache(self.host_cache_bytes, self._memory.costs, saves_whole=self.sharing is Sharing.AT_END)
+        return KVCache(self.num_cells, self.num_slots, self.sharing, max_parked_cells=max_parked_cells, host=host)
 
     def info(self) -> EngineInfo:
         tasks = ("generate", "embed")
@@ -171,6 +181,8 @@ class ModelRunner(ModelVocabulary):
 
     def run(self, schedule: Schedule, generators: dict[int, Generator]) -> StepOutput:
         """Compute the chunks; the next token of each sequence whose chunk wants one, and what prompts are scored.
+
+        Without chunks, only what is asked of the native memory is done.
 
         Raises:
             NoRoom: nothing was computed.
@@ -198,15 +210,21 @@ class ModelRunner(ModelVocabulary):
         self._adapt_threads()
         try:
             self._memory.perform(schedule.operations)
+            if not schedule.chunks:
+                return StepOutput({}, {}, {})
             began = time.perf_counter()
             result = _core.step(self._context, batch, rows, self._pool)
-            self.native_seconds += time.perf_counter() - began
+            seconds = time.perf_counter() - began
+            self.native_seconds += seconds
             if result.status == _core.DecodeStatus.NO_ROOM:
                 raise NoRoom
             if result.status == _core.DecodeStatus.ABORTED:
                 raise Interrupted
         except (_core.Error, ValueError) as error:
             raise StepFailed(str(error)) from error
+        num_tokens = sum(chunk.num_tokens for chunk in schedule.chunks)
+        if num_tokens >= LEAST_MEASURED:
+            self._memory.costs.observe_step(num_tokens, seconds)
         # The samplers have gone on: from here on a failure is one sequence's own, or the others would lose tokens.
         scores: dict[int, list[TokenLogprob]] = {}
         score_errors: dict[int, str] = {}

@@ -128,6 +128,10 @@ class Scheduler:
         self.waiting.charge(chunk.sequence, num_right)
         chunk.sequence.num_computed_tokens += num_right
 
+    def idle_operations(self) -> list[Operation]:
+        """What the native memory may do while there is nothing to compute; empty = nothing is left."""
+        return self._kv_cache.idle_operations()
+
     def take_back(self, schedule: Schedule) -> None:
         """Nothing of this step was computed, and the native memory is as it was before."""
         for chunk in schedule.chunks:
@@ -256,7 +260,7 @@ class Scheduler:
         self.running.append(sequence)
 
     def _next_to_admit(self) -> Admission | None:
-        """The first that waits and fits. Only who waits for another's prefix is passed over.
+        """The first that waits and fits. Only who waits for a prefix is passed over, another's or one that was saved.
 
         Nobody joins a suspect: when its next step fails again, nobody else can have been the cause.
         """
@@ -266,8 +270,12 @@ class Scheduler:
             return None
         for sequence in self.waiting.heads(MAX_LOOKED_AT):
             match = self._kv_cache.match(sequence)
-            if self._kv_cache.under_way(sequence, match) is None:
-                return Admission(sequence, match) if self._has_room(sequence, match) else None
+            if self._kv_cache.under_way(sequence, match) is not None:
+                continue
+            if not self._has_room(sequence, match):
+                return None
+            if not self._kv_cache.fetch(sequence, match):
+                return Admission(sequence, match)
         return None
 
     def _fits(self, sequence: Sequence, match: Match) -> bool:
@@ -287,6 +295,7 @@ class Scheduler:
 
     def _take_prompt(self, chunks: list[Chunk], sequence: Sequence, budget: int) -> int:
         num_tokens = min(sequence.num_uncomputed_tokens, budget, self._kv_cache.num_free_cells)
+        num_tokens = self._kv_cache.stop_at_checkpoint(sequence, num_tokens)
         if sequence.wants_scores and num_tokens > 0:
             num_tokens = min(num_tokens, 1 + self._num_outputs_left)
             self._num_outputs_left -= num_tokens - 1

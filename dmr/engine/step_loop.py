@@ -86,6 +86,12 @@ class StepLoop:
                 self._publish(publish)
             if not self._engine.has_work:
                 self._engine.check_integrity()
+                self._tidy()
+
+    def _tidy(self) -> None:
+        """Until something comes."""
+        while not (self._arrived or self._aborted or self._stopping) and self._engine.tidy():
+            pass
 
     def _step(self) -> None:
         try:

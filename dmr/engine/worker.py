@@ -29,7 +29,6 @@ from dmr.engine.embed_runner import EmbedRunner
 from dmr.engine.embedder import Embedder
 from dmr.engine.engine import Deliver, Engine, Request, Runner
 from dmr.engine.intake import Intake
-from dmr.engine.kv_cache import KVCache
 from dmr.engine.loading import ModelTokenizer, cannot_generate, describe, load_model
 from dmr.engine.model_runner import Generator, ModelRunner, StepOutput, num_usable_cores
 from dmr.engine.outbox import Outbox
@@ -249,7 +248,7 @@ def make_engine(
     steps: Runner, runner: ModelRunner, settings: EngineSettings, deliver: Deliver, drafts: DraftSource | None = None
 ) -> Engine:
     """An engine that computes its steps with `steps`, and its guesses with `drafts`; both stand for `runner`."""
-    kv_cache = KVCache(runner.num_cells, runner.num_slots, runner.shares_prefixes)
+    kv_cache = runner.make_kv_cache()
     scheduler = Scheduler(kv_cache, runner.max_num_seqs, runner.max_batch_tokens, runner.max_outputs)
     pacer = PrefillPacer(settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens)
     speculation = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 
-from dmr.engine.kv_cache import Copy, Operation, Trim
+from dmr.engine.kv_cache import Copy, Operation, Restore, Save, Trim
 
 
 class Cell:
@@ -13,7 +14,13 @@ class Cell:
 
 
 class CellMemory:
-    def __init__(self) -> None:
+    """A token's state is ten bytes long. `fails` may let a transfer fail."""
+
+    def __init__(self, *, is_whole: bool = False) -> None:
+        """`is_whole`: what a slot holds can only be shared and cleared as a whole."""
+        self.is_whole = is_whole
+        self.fails: Callable[[Operation], bool] = lambda operation: False
+        self.num_restored = 0
         self._slots: dict[int, list[Cell]] = {}
 
     @property
@@ -33,10 +40,14 @@ class CellMemory:
                 assert not self._slots.get(operation.target), "a copy onto cells"
                 source = self._slots[operation.source]
                 assert len(source) >= operation.num_tokens, "a copy of cells that are not there"
+                assert not self.is_whole or len(source) == operation.num_tokens, "a copy of a part"
                 self._slots[operation.target] = source[: operation.num_tokens]
             elif isinstance(operation, Trim):
                 assert len(self._slots[operation.slot]) > operation.num_tokens, "a cut beyond the end"
+                assert not self.is_whole, "a part is cut off"
                 del self._slots[operation.slot][operation.num_tokens :]
+            elif isinstance(operation, (Save, Restore)):
+                self._transfer(operation)
             else:
                 self._slots.pop(operation.slot, None)
 
@@ -54,3 +65,26 @@ class CellMemory:
 
     def clear(self) -> None:
         self._slots.clear()
+
+    def _transfer(self, transfer: Save | Restore) -> None:
+        assert self.is_whole == (transfer.scratch is None), "saved in the wrong way"
+        assert transfer.scratch is None or not self._slots.get(transfer.scratch), "the scratch slot is in use"
+        cells = self._slots.get(transfer.slot, [])
+        if self.fails(transfer):
+            return
+        if isinstance(transfer, Save):
+            assert len(cells) >= transfer.end, "cells are saved that are not there"
+            assert not self.is_whole or (transfer.begin, transfer.end) == (0, len(cells)), "a part is saved"
+            tokens = [cell.token for cell in cells[transfer.begin : transfer.end]]
+            transfer.saved.state = json.dumps([transfer.begin, tokens]).encode().ljust(10 * len(tokens))
+        else:
+            assert transfer.saved.state is not None, "a state is restored that was never saved"
+            if len(cells) != transfer.begin:
+                return
+            begin, tokens = json.loads(transfer.saved.state)
+            self._slots[transfer.slot] = cells + [
+                Cell(t) for t in tokens[transfer.begin - begin : transfer.end - begin]
+            ]
+            assert len(self._slots[transfer.slot]) == transfer.end, "the state has not what is restored of it"
+            self.num_restored += transfer.end - transfer.begin
+        transfer.is_done = True

@@ -11,7 +11,7 @@ from unit.engine.native_bench import NativeBench
 from dmr import _core
 from dmr.engine.engine import Engine, Request
 from dmr.engine.intake import Intake
-from dmr.engine.kv_cache import KVCache
+from dmr.engine.kv_cache import KVCache, Sharing
 from dmr.engine.model_runner import ModelRunner
 from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Scheduler
@@ -103,7 +103,7 @@ class MixedBench(NativeBench):
     ) -> None:
         runner.forget_all()
         self.intake = Intake(runner)
-        self.kv_cache = KVCache(runner.num_cells, runner.num_slots, shares_prefixes)
+        self.kv_cache = KVCache(runner.num_cells, runner.num_slots, runner.sharing if shares_prefixes else Sharing.NONE)
         self.scheduler = Scheduler(self.kv_cache, runner.max_num_seqs, runner.max_batch_tokens, runner.max_outputs)
         pacer = PrefillPacer(0.1, smallest=16, largest=16)  # the machine's speed is not to matter
         self.messages: dict[Request, list[EngineMessage]] = defaultdict(list)
@@ -169,8 +169,7 @@ class MixedBench(NativeBench):
         """Each slot holds exactly what the books say."""
         memory, context = self._runner._memory, self._runner._context
         memory.perform(self.kv_cache.take_operations())
-        held = {slot: holding.num_tokens for slot, holding in self.kv_cache._active.items()}
-        held |= {slot: holding.num_tokens for slot, holding in self.kv_cache._parked.items()}
+        held = self.kv_cache.num_held_by_slot()
         assert native_lengths(context) == [held.get(slot, 0) for slot in range(context.max_sequences)]
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from unit.engine.cell_memory import CellMemory
 
-from dmr.engine.kv_cache import KVCache
+from dmr.engine.kv_cache import KVCache, Sharing
 from dmr.engine.scheduler import Chunk, Schedule, Scheduler
 from dmr.engine.sequence import Sequence
 
@@ -27,7 +27,7 @@ class World:
     """Does what an engine does with a scheduler, and checks what must hold after each act."""
 
     def __init__(self, num_cells: int, num_slots: int, max_batch: int, max_outputs: int, parks: bool = True) -> None:
-        self.kv_cache = KVCache(num_cells, 2 * num_slots, shares_prefixes=parks)
+        self.kv_cache = KVCache(num_cells, 2 * num_slots, sharing=Sharing.ANYWHERE if parks else Sharing.NONE)
         self.scheduler = Scheduler(self.kv_cache, num_slots, max_batch, max_outputs)
         self.max_batch = max_batch
         self.max_outputs = max_outputs

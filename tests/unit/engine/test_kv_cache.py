@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dmr.engine.kv_cache import LEAST_EVICTED, LEAST_SHARED, NO_MATCH, Clear, Copy, KVCache, Match, Trim
+from dmr.engine.kv_cache import NO_MATCH, Clear, Copy, KVCache, Match, Sharing, Trim
+from dmr.engine.pool import LEAST_EVICTED, LEAST_SHARED
 from dmr.engine.sequence import Sequence
 
 
@@ -29,7 +30,7 @@ def test_a_sequence_without_tokens_or_room_cannot_be_made(num_tokens: int, max_l
 
 def test_cells_come_and_go_with_their_slot() -> None:
     cache = KVCache(num_cells=10, num_slots=2)
-    first, second = sequence(0), sequence(1)
+    first, second = sequence(0, 6), sequence(1)
     cache.open(first)
     cache.open(second)
     assert (first.slot, second.slot, cache.has_free_slot) == (0, 1, False)
@@ -140,7 +141,7 @@ def test_too_little_is_not_shared() -> None:
 
 
 def test_a_memory_that_cannot_share_parks_nothing() -> None:
-    cache = KVCache(num_cells=100, num_slots=4, shares_prefixes=False)
+    cache = KVCache(num_cells=100, num_slots=4, sharing=Sharing.NONE)
     cache.close(computed(cache, 0, BEGINNING))
     assert cache.take_operations() == [Clear(0)]
     assert cache.match(Sequence(1, 0, list(BEGINNING), 50)) == NO_MATCH
@@ -270,7 +271,7 @@ def test_who_is_computing_more_of_a_prompt_is_named() -> None:
 
 
 def test_nobody_waits_for_what_cannot_be_shared() -> None:
-    cache = KVCache(num_cells=200, num_slots=4, shares_prefixes=False)
+    cache = KVCache(num_cells=200, num_slots=4, sharing=Sharing.NONE)
     cache.open(Sequence(0, 0, [*BEGINNING, 1], 50))
     assert cache.under_way(Sequence(1, 0, [*BEGINNING, 2], 50), NO_MATCH) is None
 

@@ -37,7 +37,7 @@ NUM_CELLS = 120
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_evictions() -> Iterator[None]:
-    with mock.patch("dmr.engine.kv_cache.LEAST_EVICTED", 5):
+    with mock.patch("dmr.engine.pool.LEAST_EVICTED", 5):
         yield
 
 
