@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .bert import EMBED_CONTEXT, EMBED_SIZE, write_embed_model, write_rerank_model
 from .llama import RANDOM_CONTEXT, SCRIPT_CONTEXT, write_random_model, write_script_model, write_think_model
+from .memories import MEMORY_CONTEXT, WINDOW, write_hybrid_model, write_recurrent_model, write_window_model
 from .script import (
     SCRIPT_ANSWER,
     SCRIPT_ANSWER_TOKENS,
@@ -29,6 +30,7 @@ from .script import (
 __all__ = [
     "EMBED_CONTEXT",
     "EMBED_SIZE",
+    "MEMORY_CONTEXT",
     "MODELS",
     "RANDOM_CONTEXT",
     "SCRIPT_ANSWER",
@@ -41,19 +43,26 @@ __all__ = [
     "SCRIPT_TOOL_ARGUMENTS",
     "SCRIPT_TOOL_CALL",
     "THINK_REASONING",
+    "WINDOW",
     "ToolCall",
     "model_file",
     "write_embed_model",
+    "write_hybrid_model",
     "write_random_model",
+    "write_recurrent_model",
     "write_rerank_model",
     "write_script_model",
     "write_think_model",
+    "write_window_model",
 ]
 
 MODELS: dict[str, Callable[[Path], None]] = {
     "tiny-script": write_script_model,
     "tiny-think": write_think_model,
     "tiny-random": write_random_model,
+    "tiny-window": write_window_model,
+    "tiny-recurrent": write_recurrent_model,
+    "tiny-hybrid": write_hybrid_model,
     "tiny-embed": write_embed_model,
     "tiny-rerank": write_rerank_model,
     # For coding agents: each is asked to run a command by the name that one of them gives its shell.

@@ -20,7 +20,8 @@ import gguf
 import numpy as np
 
 from . import script
-from .gguf_file import Array, Noise, write_gguf
+from .chat_file import write_chat_model
+from .gguf_file import Array, Noise
 from .script import WEATHER, ToolCall, Vocabulary
 
 SCRIPT_CONTEXT = 131072
@@ -40,29 +41,12 @@ def _write_llama(
     layers: list[dict[str, Array]],
     ends: dict[str, Array],
 ) -> None:
-    metadata = {
-        "general.name": name,
-        ".vocab_size": len(vocabulary),
-        ".embedding_length": WIDTH,
-        ".block_count": len(layers),
-        ".attention.layer_norm_rms_epsilon": 1e-6,
-        **sizes,
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": vocabulary.tokens,
-        "tokenizer.ggml.token_type": vocabulary.types,
-        "tokenizer.ggml.merges": vocabulary.merges,
-        "tokenizer.ggml.bos_token_id": vocabulary.id_of(script.END_OF_TEXT),
-        "tokenizer.ggml.eos_token_id": vocabulary.id_of(script.END),
-        "tokenizer.ggml.padding_token_id": vocabulary.id_of(script.END_OF_TEXT),
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.chat_template": template,
-    }
+    sizes = {".embedding_length": WIDTH, ".block_count": len(layers), **sizes}
     tensors = {**ends, "output_norm.weight": np.ones(WIDTH)}
     for i, layer in enumerate(layers):
         norms = {"attn_norm": np.ones(WIDTH), "ffn_norm": np.ones(WIDTH)}
         tensors |= {f"blk.{i}.{key}.weight": tensor for key, tensor in {**layer, **norms}.items()}
-    write_gguf(path, "llama", metadata, tensors)
+    write_chat_model(path, "llama", name, template, vocabulary, sizes, tensors)
 
 
 def _identities(vocabulary: Vocabulary, spoken: set[bytes]) -> Array:
