@@ -42,6 +42,7 @@ Sampler::Sampler(std::shared_ptr<Model> model, SamplerOptions options)
         --options_.seed;  // that value would mean "any seed"
     }
     chain_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
+    collect_biases();
     build_chain();
     grammar_ = make_grammar();
     prefill_grammar();
@@ -80,26 +81,35 @@ bool Sampler::is_on(const std::string & stage) const {
 
 bool Sampler::looks_back() const { return options_.mirostat == 0 && (is_on("penalties") || is_on("dry")); }
 
-void Sampler::build_chain() {
-    const auto &                  o = options_;
-    std::vector<llama_logit_bias> biases;
-    for (const auto & [token, bias] : o.logit_bias) {
-        biases.push_back({token, bias});
-    }
+void Sampler::collect_biases() {
+    constexpr float forbidden = -std::numeric_limits<float>::infinity();
+    biases_.assign(options_.logit_bias.begin(), options_.logit_bias.end());
     int32_t      num_suppressed = 0;
     const auto * suppressed     = llama_vocab_get_suppress_tokens(model_->vocab(), &num_suppressed);
     for (int32_t i = 0; i < num_suppressed; ++i) {
-        biases.push_back({suppressed[i], -std::numeric_limits<float>::infinity()});
+        biases_.emplace_back(suppressed[i], forbidden);
     }
-    if (o.ignore_eos) {
+    if (options_.ignore_eos) {
         for (const Token token : model_->end_tokens()) {
-            biases.push_back({token, -std::numeric_limits<float>::infinity()});
+            biases_.emplace_back(token, forbidden);
         }
     }
-    if (!biases.empty()) {
-        add(llama_sampler_init_logit_bias(model_->num_vocabulary(), static_cast<int32_t>(biases.size()),
-                                          biases.data()));
+}
+
+// The row itself where there are no biases, else a copy of ours: cheaper than candidates for the whole vocabulary.
+const float * Sampler::biased(const float * logits) {
+    if (biases_.empty()) {
+        return logits;
     }
+    biased_logits_.assign(logits, logits + model_->num_vocabulary());
+    for (const auto & [token, bias] : biases_) {
+        biased_logits_[static_cast<size_t>(token)] += bias;
+    }
+    return biased_logits_.data();
+}
+
+void Sampler::build_chain() {
+    const auto & o = options_;
     if (o.mirostat == 1) {
         add(llama_sampler_init_temp(o.temperature));
         add(llama_sampler_init_mirostat(model_->num_vocabulary(), o.seed, o.mirostat_tau, o.mirostat_eta, 100));
@@ -246,12 +256,11 @@ void Sampler::observe(const std::vector<Token> & tokens) {
     }
 }
 
-// The likeliest token of the raw row is the answer, whatever truncation would do before.
+// The likeliest token is the answer, whatever truncation would do before.
 bool Sampler::is_plain_greedy() const {
     const auto & o = options_;
     return o.temperature <= 0.0F && o.dynatemp_range == 0.0F && o.mirostat == 0 && o.adaptive_target < 0.0F &&
-           is_on("temperature") && !is_on("xtc") && !is_on("adaptive_p") && !is_on("infill") && !looks_back() &&
-           o.logit_bias.empty() && !o.ignore_eos;
+           is_on("temperature") && !is_on("xtc") && !is_on("adaptive_p") && !is_on("infill") && !looks_back();
 }
 
 Sampled Sampler::sample(const float * logits) {
@@ -296,21 +305,17 @@ Token Sampler::choose(const float * logits) {
     if (forced >= 0 && (grammar_ == nullptr || grammar_allows(forced))) {
         return forced;
     }
-    int32_t    num_suppressed = 0;
-    const bool suppresses =
-        llama_vocab_get_suppress_tokens(model_->vocab(), &num_suppressed) != nullptr && num_suppressed > 0;
-    const Token token = is_plain_greedy() && !suppresses ? likeliest : [&] {
-        select_top(logits, model_->num_vocabulary(), preselects_top_k_ ? options_.top_k : model_->num_vocabulary(),
-                   candidates_);
-        return draw();
-    }();
+    const int32_t count = model_->num_vocabulary();
+    const float * row   = biased(logits);
+    const Token   token = is_plain_greedy() ? likeliest_of(row, row == logits ? likeliest : argmax(row, count))
+                                            : draw_from(row, preselects_top_k_ ? options_.top_k : count);
     if (token < 0) {
         throw Error("the logit biases forbid every token");
     }
     if (grammar_ == nullptr || grammar_allows(token)) {
         return token;
     }
-    select_top(logits, model_->num_vocabulary(), model_->num_vocabulary(), candidates_);
+    select_top(logits, count, count, candidates_);
     llama_token_data_array all{candidates_.data(), candidates_.size(), -1, false};
     llama_sampler_apply(grammar_.get(), &all);
     const bool any = std::any_of(candidates_.begin(), candidates_.end(), [](const llama_token_data & candidate) {
@@ -319,8 +324,21 @@ Token Sampler::choose(const float * logits) {
     if (!any) {
         throw GrammarError("the grammar allows no token here");
     }
+    for (const auto & [id, bias] : biases_) {
+        candidates_[static_cast<size_t>(id)].logit += bias;  // all are there, in the order of their ids
+    }
     const Token allowed = draw();
     return allowed >= 0 ? allowed : end_of_grammar();
+}
+
+// -1 when the biases forbid each token.
+Token Sampler::likeliest_of(const float * row, Token likeliest) {
+    return likeliest >= 0 && row[likeliest] > -std::numeric_limits<float>::infinity() ? likeliest : -1;
+}
+
+Token Sampler::draw_from(const float * row, int32_t num_candidates) {
+    select_top(row, model_->num_vocabulary(), num_candidates, candidates_);
+    return draw();
 }
 
 // The biases forbid all that the grammar allows: `ignore_eos` does at the end of every grammar.

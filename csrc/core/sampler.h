@@ -46,6 +46,7 @@ class Sampler {
     };
     using Handle = std::unique_ptr<llama_sampler, Free>;
 
+    void   collect_biases();
     void   build_chain();
     void   build_stages();
     void   add_stage(const std::string & name);
@@ -59,17 +60,23 @@ class Sampler {
     bool   is_plain_greedy() const;
     Token  choose(const float * logits);
     Token  draw();
+    Token  draw_from(const float * row, int32_t num_candidates);
     Token  end_of_grammar();
-    bool   grammar_allows(Token token);
 
-    std::shared_ptr<Model>        model_;
-    SamplerOptions                options_;
-    Handle                        chain_;
-    Handle                        grammar_;
-    std::unique_ptr<ThoughtLimit> thought_limit_;  // null = none
-    bool                          preselects_top_k_ = false;
-    bool                          is_broken_        = false;
-    std::vector<llama_token_data> candidates_;
+    const float * biased(const float * logits);
+    static Token  likeliest_of(const float * row, Token likeliest);
+    bool          grammar_allows(Token token);
+
+    std::shared_ptr<Model>               model_;
+    SamplerOptions                       options_;
+    Handle                               chain_;
+    Handle                               grammar_;
+    std::unique_ptr<ThoughtLimit>        thought_limit_;  // null = none
+    bool                                 preselects_top_k_ = false;
+    bool                                 is_broken_        = false;
+    std::vector<llama_token_data>        candidates_;
+    std::vector<std::pair<Token, float>> biases_;  // what is added to logits; minus infinity forbids
+    std::vector<float>                   biased_logits_;
 };
 
 }  // namespace dmr
