@@ -19,11 +19,13 @@ from pathlib import Path
 from .figures import RoundFailed
 from .measuring import Plan, measure
 from .peer import SETTINGS
+from .plot import draw
 from .processes import DidNotStart
 from .report import figure_table, markdown_report, plain, terminal_report
 from .results import load_all, save
 from .row import DEFAULTS, STREAMS, UNIFIED
 from .rows import ROWS
+from .text_check import check_texts
 
 SHORT_PAIRS, FULL_PAIRS = 3, 5
 
@@ -83,9 +85,21 @@ def read_plan(options: argparse.Namespace) -> Plan:
 
 
 def report(folder: Path) -> None:
+    """Table and picture of everything that is in a folder."""
     results = load_all(folder)
-    (folder / "table.md").write_text(markdown_report(ROWS, results), encoding="utf-8")
-    print(terminal_report(ROWS, results))
+    plots = []
+    if "sweep" in results:
+        try:
+            plots.append(draw(results["sweep"], folder))
+        except ImportError:
+            say("No picture is drawn: matplotlib is not installed (pip install 'dmr[bench]').")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(markdown_report(ROWS, results, plots), encoding="utf-8")
+    say(terminal_report(ROWS, results))
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -93,15 +107,15 @@ def run(options: argparse.Namespace) -> None:
     began = time.monotonic()
     for name in chosen(options):
         row = ROWS[name]
-        print(f"row {name}: {row.title}", flush=True)
+        say(f"row {name}: {row.title}")
         try:
-            result = measure(row, plan, lambda line: print(line, flush=True))
+            result = measure(row, plan, say) if row.run else check_texts(plan, say)
         except (RoundFailed, DidNotStart, ValueError) as error:
-            print(f"  left out: {error}", flush=True)
+            say(f"  left out: {error}")
             continue
         save(result, options.out)
-        print(plain(figure_table(row, result)), flush=True)
-    print(f"\n{time.monotonic() - began:.0f} s\n")
+        say(plain(figure_table(row, result)))
+    say(f"\n{time.monotonic() - began:.0f} s\n")
 
 
 def main() -> None:

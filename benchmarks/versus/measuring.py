@@ -99,6 +99,7 @@ def measure(row: Row, plan: Plan, say: Say) -> RowResult:
 
 
 def measure_round(row: Row, side: Side, others: Sequence[Side], number: int, folder: Path) -> Round:
+    assert row.run is not None
     seed = f"row {row.name} pair {number}"
     load = load_average()
     figures: Figures = {}

@@ -31,6 +31,9 @@ class Load(Protocol):
 
     async def tokenize(self, text: str) -> list[int]: ...
 
+    async def choices(self, prompt: str, num_tokens: int) -> list[tuple[str, float]]:
+        """Of llama-server only: each token of the answer at temperature 0, and by how many nats it led."""
+
 
 class Setup(NamedTuple):
     """How both sides are started. Tokens."""
@@ -62,7 +65,8 @@ class Row(NamedTuple):
     name: str
     title: str
     setup: Setup
-    run: Callable[[Load, str], Awaitable[Figures]]  # the second one is a seed, another for each round
+    # The second argument is a seed, another for each pair of rounds. None: measured in a way of its own (text_check).
+    run: Callable[[Load, str], Awaitable[Figures]] | None
     metrics: tuple[Metric, ...]
     targets: tuple[Target, ...] = ()
     in_short_set: bool = True

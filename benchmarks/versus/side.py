@@ -67,6 +67,14 @@ class HttpLoad:
         tokens: list[int] = answer["tokens"]
         return tokens
 
+    async def choices(self, prompt: str, num_tokens: int) -> list[tuple[str, float]]:
+        url, _ = self._endpoints[0]
+        body = {"prompt": prompt, "max_tokens": num_tokens, "temperature": 0, "ignore_eos": True, "logprobs": 2}
+        answer = await asyncio.to_thread(_post, url + "/v1/completions", body)
+        content = answer["choices"][0]["logprobs"]["content"]
+        likeliest = [[other["logprob"] for other in entry["top_logprobs"]] for entry in content]
+        return [(entry["token"], best[0] - best[1]) for entry, best in zip(content, likeliest, strict=True)]
+
 
 def _post(url: str, body: dict[str, Any]) -> Any:
     """Raises RoundFailed."""
@@ -124,7 +132,7 @@ class Side:
 async def _warm(running: Running, embeds: bool) -> None:
     load = HttpLoad(running.endpoints)
     for model in range(len(running.endpoints)):
-        check([await load.embed(["warm"] * 8) if embeds else await load.complete("Once upon", 8, model=model)])
+        check([await load.embed(["warm"] * 8) if embeds else await load.complete("=== ===", 8, model=model)])
 
 
 def peer_side(name: str, binary: Path, models: Sequence[Path], setup: Setup, num_threads: int, folder: Path) -> Side:
