@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/native
 LITELLM := build/litellm
+PEER := build/peer
 STARTER_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 NODE_CLIENTS := tests/node/clients/node_modules/.package-lock.json
 NODE_AGENTS := tests/node/agents/node_modules/.package-lock.json
@@ -28,7 +29,8 @@ COMPILE = trap 'exit 130' INT; mkdir -p build && { $(1) 2>&1 | tee build/pip.log
 	|| { tail -n 40 build/pip.log; echo "make: the build failed; everything it said is in build/pip.log" >&2; exit 1; }; }
 EDITABLE = $(BIN)/python -m pip install -v --no-build-isolation --no-deps -C build-dir=$(BUILD) -e .
 
-.PHONY: help dev build model serve clients test test-agents test-litellm lint format wheel test-wheel docs clean
+.PHONY: help dev build model serve clients test test-agents test-litellm bench-peer bench bench-full lint format wheel
+.PHONY: test-wheel docs clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +98,27 @@ $(LITELLM)/complete: pyproject.toml
 
 test-litellm: dev model $(LITELLM)/complete ## bring LiteLLM and Instructor (350 MB) and run them against a real server
 	@$(BIN)/python -m pytest -m litellm
+
+# llama-server of the sources that the extension is built from. Ninja finds out by itself what has changed.
+$(PEER)/build.ninja: benchmarks/peer/CMakeLists.txt third_party/llama_cpp.txt | $(VENV)/tools
+	@echo "==> llama-server, to measure against (the first time this takes minutes)"
+	@source="$${LLAMA_CPP_DIR:-$$($(BIN)/python third_party/llama_cpp.py build/third_party)}" && \
+	$(BIN)/cmake -S benchmarks/peer -B $(PEER) -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
+	  -DLLAMA_CPP_DIR="$$source" > /dev/null
+	@touch $@
+
+bench-peer: $(PEER)/build.ninja ## build llama-server, to measure against
+	@$(BIN)/cmake --build $(PEER)
+
+$(VENV)/bench: $(VENV)/complete
+	@$(BIN)/python -m pip install --quiet 'dmr[bench]'
+	@touch $@
+
+bench: dev model bench-peer $(VENV)/bench ## measure against llama-server: the short set; BENCH="--rows 2,6" chooses
+	@$(BIN)/python -m benchmarks.versus $(BENCH)
+
+bench-full: dev model bench-peer $(VENV)/bench ## the long set, into benchmarks/results; may take an hour
+	@$(BIN)/python -m benchmarks.versus --full --out benchmarks/results $(BENCH)
 
 lint: dev ## check style, types, import arrows and C++ formatting
 	$(BIN)/ruff check
