@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ def ratio_to(result: RowResult, setting: str, metric: str) -> Ratio | None:
     ours = {round.number: round.figures[metric] for round in result.of(DMR) if metric in round.figures}
     theirs = {round.number: round.figures[metric] for round in result.of(setting) if metric in round.figures}
     ratios = [_divided(ours[number], theirs[number]) for number in ours.keys() & theirs.keys()]
-    return Ratio(median(ratios), min(ratios), max(ratios)) if ratios else None
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
 
 
 def _divided(ours: float, theirs: float) -> float:
