@@ -160,19 +160,54 @@ class ManagerClient:
             raise _manager_gone() from None
 
 
+class Readiness:
+    """Lets a loop that serves many requests take from one what is there, without waiting for more.
+
+    Nothing of it may be asked before the request's first message has come.
+    """
+
+    def __init__(self) -> None:
+        self._connection: Connection | None = None
+
+    def follow(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def fileno(self) -> int:
+        """Readable when there is more."""
+        return self._followed.fileno()
+
+    def dont_wait(self) -> None:
+        """From now on the iterator yields None as soon as it has given what is there."""
+        self._followed.dont_wait()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the last None said so; other signs of silence say nothing."""
+        return self._followed.is_drained
+
+    @property
+    def _followed(self) -> Connection:
+        assert self._connection is not None, "there is no connection yet"
+        return self._connection
+
+
 class EngineClient:
     """Requests to one engine, each on a connection of its own."""
 
     def __init__(self, socket_path: str) -> None:
         self._path = socket_path
 
-    def generate(self, request: EngineRequest) -> Generator[EngineMessage | None, None, None]:
+    def generate(
+        self, request: EngineRequest, readiness: Readiness | None = None
+    ) -> Generator[EngineMessage | None, None, None]:
         """The engine's messages as they come, None after each `TICK` of silence. Closing the iterator is the abort.
+
+        `readiness` is told of the connection.
 
         Raises:
             EngineCrashed: the engine is gone; it may have been before the request was sent.
         """
-        return self._converse(request, engine_message_decoder)
+        return self._converse(request, engine_message_decoder, readiness)
 
     def ask(self, query: EngineQuery, expected: type[EngineAnswer]) -> Generator[EngineAnswer | None, None, None]:
         """The one answer of a query that generates nothing; None after each `TICK` of silence before it.
@@ -192,7 +227,10 @@ class EngineClient:
                     return
 
     def _converse(
-        self, query: EngineQuery, decoder: msgspec.msgpack.Decoder[Message]
+        self,
+        query: EngineQuery,
+        decoder: msgspec.msgpack.Decoder[Message],
+        readiness: Readiness | None = None,
     ) -> Generator[Message | None, None, None]:
         try:
             connection = Connection(self._path, TICK)
@@ -203,6 +241,8 @@ class EngineClient:
                 connection.send(query)
             except OSError:
                 raise EngineUnreachable("The engine is not there.") from None
+            if readiness is not None:
+                readiness.follow(connection)
             yield from connection.frames(decoder)
         finally:
             connection.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import threading
 from typing import Union
 
 import msgspec
@@ -12,8 +14,7 @@ import msgspec
 from dmr.types import TokenLogprob
 from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, WireError, pack
 
-KERNEL_BUFFER = 32 << 10  # bytes of one connection that the kernel is asked to take
-HELD_FROM = 16 << 10  # bytes that may wait beside the kernel's; from there on outputs are joined
+KERNEL_BUFFER = 32 << 10  # bytes of one connection that the kernel is asked to take; from there on outputs are joined
 
 
 class _Growing:
@@ -66,43 +67,92 @@ class HeldMessages:
 
 
 class Outbox:
-    """Belongs to the event loop. However slow its client is, it holds no more than the client's own answer."""
+    """The messages of one request, sent by the thread that makes them: to wake another costs more than to send.
+
+    However slow the client is, that thread never waits, and no more is held than the client's own answer. What could
+    not be sent at once is sent from the event loop.
+    """
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-        self._transport = writer.transport
-        self._transport.set_write_buffer_limits(high=HELD_FROM)
-        connection: socket.socket = writer.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
+        """On the event loop. Nothing is sent before `open`."""
+        self._loop = asyncio.get_running_loop()
+        # A descriptor of our own: the transport may close its at any time, and another connection could get its number.
+        self._socket = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
+        self._lock = threading.Lock()  # of all that follows
+        self._is_open = False
+        self._is_closed = False
+        self._unsent = memoryview(b"")
         self._held = HeldMessages()
-        self._flushing: asyncio.Task[None] | None = None
         self._has_ended = False
-        self.is_sent = asyncio.Event()  # the last message is on its way
+        self.is_sent = asyncio.Event()  # the last message is on its way; set on the event loop
+
+    def open(self, first: EngineMessage) -> None:
+        """Send the first message, and what has come since. On the event loop."""
+        with self._lock:
+            self._is_open = True
+            self._send([first, *self._held.take()])
 
     def put(self, messages: list[EngineMessage]) -> None:
-        """Send what one step gave, or keep it until the client has taken what came before."""
-        self._has_ended = self._has_ended or isinstance(messages[-1], (EngineCompleted, WireError))
-        if self._flushing is None and self._transport.get_write_buffer_size() <= HELD_FROM:
-            self._send(messages)
-            return
-        for message in messages:
-            self._held.add(message)
-        if self._flushing is None:
-            self._flushing = asyncio.ensure_future(self._flush())
+        """Send what one step gave, or keep it until the client has taken what came before. Any thread; never waits."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._has_ended = self._has_ended or isinstance(messages[-1], (EngineCompleted, WireError))
+            if self._is_open and not self._unsent:
+                self._send(messages)
+            else:
+                for message in messages:
+                    self._held.add(message)
 
     def close(self) -> None:
-        """Nobody wants what is left."""
-        if self._flushing is not None:
-            self._flushing.cancel()
+        """Nobody wants what is left. On the event loop."""
+        with self._lock:
+            self._is_closed = True
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+
+    @property
+    def num_held_bytes(self) -> int:
+        """Of what is packed and not sent."""
+        return len(self._unsent)
+
+    @property
+    def num_held_messages(self) -> int:
+        return len(self._held)
 
     def _send(self, messages: list[EngineMessage]) -> None:
-        self._transport.write(pack(messages[0]) if len(messages) == 1 else b"".join(map(pack, messages)))
-        if self._has_ended and not self._held:
-            self.is_sent.set()
+        """With the lock, and nothing unsent."""
+        self._unsent = memoryview(pack(messages[0]) if len(messages) == 1 else b"".join(map(pack, messages)))
+        self._push()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
+            if self._unsent:
+                self._loop.call_soon_threadsafe(self._wait_for_room)
+            elif self._has_ended:
+                self._loop.call_soon_threadsafe(self.is_sent.set)
 
-    async def _flush(self) -> None:
-        with contextlib.suppress(ConnectionError):  # it has left, which is noticed elsewhere
-            while self._held:
-                await self._writer.drain()
+    def _push(self) -> None:
+        try:
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # the client has left, which is noticed elsewhere
+            self._unsent = memoryview(b"")
+
+    def _wait_for_room(self) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._loop.add_writer(self._socket, self._go_on)
+
+    def _go_on(self) -> None:
+        """There is room again."""
+        with self._lock:
+            self._push()
+            if self._unsent:
+                return
+            self._loop.remove_writer(self._socket)
+            if self._held:
                 self._send(self._held.take())
-        self._flushing = None
+            elif self._has_ended:
+                self.is_sent.set()

@@ -145,14 +145,15 @@ class Server:
             raise Unsupported(self._refusal)
         loop = asyncio.get_running_loop()
         request = await loop.run_in_executor(self._executor, self._intake.prepare, message)
-        self._steps.submit(request)
-        # No message of the request can overtake this one: they come through this same loop.
-        writer.write(pack(EngineStarted(request.num_prompt_tokens, request.num_dropped_tokens)))
         outbox = self._outboxes[request] = Outbox(writer)
-        if not await _first_of(outbox.is_sent.wait(), reader):
-            self._steps.abort(request)
-        outbox.close()
-        del self._outboxes[request]
+        try:
+            self._steps.submit(request)
+            outbox.open(EngineStarted(request.num_prompt_tokens, request.num_dropped_tokens))
+            if not await _first_of(outbox.is_sent.wait(), reader):
+                self._steps.abort(request)
+        finally:
+            outbox.close()
+            del self._outboxes[request]
 
     async def _embed(
         self, message: EngineEmbed | EngineRerank, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -169,14 +170,19 @@ class Server:
             embedder.abort(job)
 
     def publish(self, deliveries: list[Delivery]) -> None:
-        """Hand out a step's messages, one write for each connection. On the event loop."""
+        """Hand out a step's messages, one write for each connection. Any thread; never waits."""
         by_request: dict[Request, list[EngineMessage]] = {}
         for request, message in deliveries:
             by_request.setdefault(request, []).append(message)
         for request, messages in by_request.items():
             outbox = self._outboxes.get(request)
-            if outbox is not None:
+            if outbox is None:
+                continue
+            try:
                 outbox.put(messages)
+            except Exception:
+                logger.exception("what a step gave could not be told")
+                outbox.put([WireError.of(InternalError("The engine failed."))])
 
 
 async def _first_of(done: Awaitable[object], reader: asyncio.StreamReader) -> bool:
@@ -276,13 +282,8 @@ async def run_engine(spec: EngineSpec, status: StatusPipe, life_line: asyncio.St
         return not stopped.is_set()
 
     server, steps, embedder, info = await loop.run_in_executor(None, build, spec, report)
-
-    def publish(deliveries: list[Delivery]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
-            loop.call_soon_threadsafe(server.publish, deliveries)
-
     if steps is not None:
-        threading.Thread(target=run_steps, args=(steps, publish), name="steps", daemon=True).start()
+        threading.Thread(target=run_steps, args=(steps, server.publish), name="steps", daemon=True).start()
     threading.Thread(target=run_embedder, args=(embedder,), name="embedder", daemon=True).start()
     listener = await asyncio.start_unix_server(server.serve, spec.socket, backlog=1024)
     status.send(EngineReady(info))

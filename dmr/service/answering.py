@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 from dmr.chat.prompt import RenderedPrompt
-from dmr.client import EngineClient, Lease
+from dmr.client import EngineClient, Lease, Readiness
 from dmr.errors import Unsupported
 from dmr.service.best_of import likeliest
 from dmr.service.leasing import wait_for
@@ -35,7 +35,7 @@ class Answering:
         self._templates = Templates()
 
     def answer(
-        self, request: GenerateRequest, check: Check | None, lease: Lease, load: float
+        self, request: GenerateRequest, check: Check | None, lease: Lease, load: float, readiness: Readiness
     ) -> Generator[Event, None, None]:
         """`load`: the seconds it took to get the lease."""
         _check_generates(request, lease.info)
@@ -45,7 +45,7 @@ class Answering:
         reading = Reading(
             ready.prepared, request.stop, check, num_dropped_messages=ready.num_dropped_messages, load=load
         )
-        events: Iterator[Event] = reading.events(engine.generate(message))
+        events: Iterator[Event] = reading.events(engine.generate(message, readiness))
         if message.num_choices > request.num_choices:
             events = likeliest(events, request, message.num_choices, reading.likelihood)
         yield from events

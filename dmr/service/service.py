@@ -9,9 +9,10 @@ from typing import BinaryIO, TypeVar, Union
 import msgspec
 
 from dmr import _core
-from dmr.client import EngineClient, Lease, ManagerClient
+from dmr.client import EngineClient, Lease, ManagerClient, Readiness
 from dmr.config import Settings
 from dmr.errors import DmrError, InternalError
+from dmr.service.answer import Answer
 from dmr.service.answering import Answering
 from dmr.service.capabilities import Capabilities, check_template
 from dmr.service.defaults import DefaultsByName, default_context, with_defaults
@@ -85,16 +86,20 @@ class Service:
 
     # --- what models do ----------------------------------------------------------------------------------------------
 
-    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+    def generate(self, request: GenerateRequest) -> Answer:
         """Answer a request, event by event.
 
         Raises:
-            Overloaded, EngineCrashed, ContextLengthExceeded, Unsupported
+            Overloaded, TooManyRequests, DeadlineExceeded, EngineCrashed, ContextLengthExceeded, Unsupported
         """
+        readiness = Readiness()
+        return Answer(self._generate(request, readiness), readiness)
+
+    def _generate(self, request: GenerateRequest, readiness: Readiness) -> Generator[Event, None, None]:
         full, check = checked_schemas(self._with_defaults(request))
 
         def work(lease: Lease, load: float) -> Generator[Event, None, None]:
-            return self._answering.answer(full, check, lease, load)
+            return self._answering.answer(full, check, lease, load, readiness)
 
         yield from self._leasing.use(_wish_of(full), work)
 

@@ -16,6 +16,7 @@ from dmr.errors import DmrError, EngineCrashed, InternalError, InvalidRequest, P
 MAX_FRAME_BYTES = 1 << 30
 CONNECT_TIMEOUT = 10.0  # seconds
 SEND_TIMEOUT = 60.0  # seconds in which the other side must have taken a whole message
+_READ_SIZE = 1 << 16  # bytes
 _LENGTH = struct.Struct(">I")
 
 
@@ -97,6 +98,9 @@ class Connection:
             raise
         self._timeout = timeout
         self._buffer = bytearray()
+        self._waits = True
+        self._has_read_all = False  # the last read took all there was
+        self.is_drained = False  # `frames` has said so last: it gave all there was
 
     def send(self, message: msgspec.Struct) -> None:
         """Raises OSError when the other side is gone or takes nothing, and what `pack` raises."""
@@ -106,7 +110,7 @@ class Connection:
         self._socket.settimeout(self._timeout)
 
     def frames(self, decoder: msgspec.msgpack.Decoder[Message]) -> Iterator[Message | None]:
-        """Messages as they come; None after each time-out.
+        """Messages as they come; None after each time-out, or where it would have to wait and shall not.
 
         Raises:
             EngineCrashed: the other side has gone.
@@ -115,16 +119,33 @@ class Connection:
         while True:
             while (body := self._take_frame()) is not None:
                 yield _decode(body, decoder)
+            if self._has_read_all and not self._waits:  # another read would only tell that
+                self._has_read_all = False
+                self.is_drained = True
+                yield None
             try:
-                data = self._socket.recv(1 << 16)
-            except TimeoutError:
+                data = self._socket.recv(_READ_SIZE)
+            except (TimeoutError, BlockingIOError):
+                self.is_drained = True
                 yield None
                 continue
             except OSError:
                 data = b""
             if not data:
                 raise EngineCrashed("The process that served this request has died. The next request starts it anew.")
+            self._has_read_all = len(data) < _READ_SIZE
+            self.is_drained = False
             self._buffer += data
+
+    def fileno(self) -> int:
+        """Readable when `frames` has more to give, or the other side has gone."""
+        return self._socket.fileno()
+
+    def dont_wait(self) -> None:
+        """From now on `frames` gives what is there; None when that was all."""
+        self._waits = False
+        self._timeout = 0.0
+        self._socket.setblocking(False)
 
     def close(self) -> None:
         self._socket.close()

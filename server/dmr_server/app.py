@@ -16,12 +16,13 @@ from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.dialect import Dialect, send_error
 from dmr_server.errors import ClientGone, MethodNotAllowed, RouteNotFound
 from dmr_server.generation import Stamps
-from dmr_server.middleware import ChooseDialect, CleanPath, ModelName, ModelsForAnthropic, RequestId
+from dmr_server.middleware import ChooseDialect, CleanPath, ModelName, ModelsForAnthropic, RequestId, Sending
 from dmr_server.ollama import resources as ollama
 from dmr_server.ollama.wire import OllamaDialect
 from dmr_server.openai import resources as openai
 from dmr_server.openai.wire import OpenAIDialect
 from dmr_server.openapi import OpenApi
+from dmr_server.refusal import Refusal
 from dmr_server.responses import resources as responses
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ DIALECTS: Mapping[str, Dialect] = {
 
 def create_app(service: Service, settings: Settings, stamps: Stamps | None = None) -> App:
     """The WSGI app over a service."""
-    app: App = falcon.App(middleware=[RequestId(), CleanPath(), ModelsForAnthropic(), ChooseDialect(DIALECTS)])
+    sending = Sending(settings.write_timeout)
+    app: App = falcon.App(
+        middleware=[RequestId(), CleanPath(), ModelsForAnthropic(), sending, ChooseDialect(DIALECTS), Refusal()]
+    )
     app.router_options.converters["model"] = ModelName
     for template, resource in routes(service, settings, stamps or Stamps()).items():
         app.add_route(template, resource)

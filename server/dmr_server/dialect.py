@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import falcon
 import msgspec
 
 from dmr.errors import DmrError, InternalError
-from dmr.types import Completed, Completion, Event, GenerateRequest, Tick, collect
+from dmr.types import Completed, Completion, Event, GenerateRequest, Started, Tick, collect
 from dmr_server.errors import ClientGone, retry_headers
+from dmr_server.streaming import Streamer, can_be_sent
 
 if TYPE_CHECKING:
     from dmr.service import Service
 
 log = logging.getLogger("dmr.server")
 
+OPENING_TIME = 10.0  # seconds that the status line of a stream waits for its first piece of text
 PEEK_INTERVAL = 0.5  # seconds between two looks at a client while events keep coming
 COMMENT_INTERVAL = 15.0  # seconds of silence after which a stream says that it lives; proxies cut at 30 and more
 EVENT_STREAM = "text/event-stream"
@@ -72,6 +75,7 @@ class Client:
     """
 
     def __init__(self, environ: dict[str, Any], clock: Callable[[], float] = time.monotonic) -> None:
+        self.environ = environ
         self._connection: socket.socket | None = environ.get("gunicorn.socket")
         self._clock = clock
         self._next_look = clock() + PEEK_INTERVAL
@@ -100,11 +104,11 @@ def respond(req: falcon.Request, resp: falcon.Response, service: Service, exchan
         resp.content_type = falcon.MEDIA_JSON
         resp.data = exchange.to_result(_whole(events, client))
         return
-    first = _admitted(events, client)
+    first = _opening(events, client)
     encoder = exchange.encoder()
     resp.content_type = encoder.media_type
     resp.set_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-    resp.stream = EventStream(first, events, encoder, client)
+    resp.stream = EventStream(first, events, encoder, client, streamer=getattr(req.context, "streamer", None))
 
 
 T = TypeVar("T")
@@ -138,12 +142,23 @@ def _close(events: Iterator[Any]) -> None:
         close()
 
 
-def _admitted(events: Iterator[Event], client: Client) -> Event:
+def _opening(events: Iterator[Event], client: Client, clock: Callable[[], float] = time.monotonic) -> list[Event]:
+    """The first events: up to the first that shows that the answer comes, or those of the first seconds.
+
+    What goes wrong before is raised, and gets a true status: official clients repeat by status only.
+    """
+    opening: list[Event] = []
+    deadline = math.inf
     try:
         for event in events:
             if not isinstance(event, Tick):
-                return event
-            client.check()
+                opening.append(event)
+                if not isinstance(event, Started):
+                    return opening
+                deadline = clock() + OPENING_TIME
+            elif clock() >= deadline:
+                return opening
+            client.check(now=isinstance(event, Tick))
         raise InternalError("The engine ended the request without an answer.")
     except BaseException:
         _close(events)
@@ -168,55 +183,110 @@ def _watched(events: Iterator[Event], client: Client) -> Iterator[Event]:
 
 
 class EventStream:
-    """The body of a streamed answer. `close()` aborts the request, also when nothing was read yet."""
+    """The body of a streamed answer. `close()` aborts the request, also when nothing was read yet.
+
+    It waits for its events in the thread that reads it; or, from the second piece on, a streamer sends it, if there is
+    one, the events can be had without waiting and the connection can be written to.
+    """
 
     def __init__(
         self,
-        first: Event,
+        first: list[Event],
         events: Iterator[Event],
         encoder: Encoder,
         client: Client,
         clock: Callable[[], float] = time.monotonic,
+        streamer: Streamer | None = None,
     ) -> None:
         self._events = events
         self._encoder = encoder
+        self._client = client
         self._clock = clock
-        self._frames = self._encode(first, _watched(events, client))
+        self._streamer = streamer if hasattr(events, "dont_wait") else None
+        self._connection = can_be_sent(client.environ)
+        self._waits = True
+        self._last_sent = clock()
+        self._opened = False
+        self._is_complete = any(isinstance(event, Completed) for event in first)
+        self._is_last = self._is_complete  # nothing is waited for any more
+        self._frames = self._encode(first)
+        self.has_ended = False
 
     def __iter__(self) -> EventStream:
         return self
 
     def __next__(self) -> bytes:
-        return next(self._frames)
+        if self._opened and self._streamer is not None and self._connection is not None:
+            self._waits = False
+            cast(Any, self._events).dont_wait()
+            self._streamer.send(self, self._connection, self._client.environ["SERVER_PROTOCOL"] != "HTTP/1.0")
+            raise StopIteration
+        for frame in self._frames:
+            if frame or not self._opened:  # the first even if it is empty: it sends the headers
+                self._opened = True
+                return frame
+        raise StopIteration
 
     def close(self) -> None:
         self._frames.close()
         _close(self._events)
 
-    def _encode(self, first: Event, rest: Iterator[Event]) -> Generator[bytes, None, None]:
-        last_sent = self._clock()
+    def fileno(self) -> int:
+        return int(cast(Any, self._events).fileno())
+
+    def take(self) -> bytes:
+        """What there is by now, without waiting."""
+        frames: list[bytes] = []
+        for frame in self._frames:
+            if frame:
+                frames.append(frame)
+            if not self._is_last and cast(Any, self._events).is_drained:
+                return b"".join(frames)
+        self.has_ended = True
+        return b"".join(frames)
+
+    def look(self) -> bytes:
+        """What a silence asks for. Ends when the client has left."""
         try:
-            yield self._encoder.encode(first)  # even if empty: it sends the headers
-            for event in rest:
+            self._client.check()
+        except ClientGone:
+            log.debug("the client left during a streamed answer")
+            self.has_ended = True
+        return self._comment()
+
+    def _encode(self, first: list[Event]) -> Generator[bytes, None, None]:
+        """A frame for each event; b"" where there is nothing to say."""
+        try:
+            yield b"".join(map(self._encoder.encode, first))
+            for event in self._events:
+                # Whom nobody waits for is looked at now and then.
+                self._client.check(now=self._waits and isinstance(event, Tick))
+                if isinstance(event, Completed):
+                    self._is_complete = self._is_last = True
                 frame = self._encoder.encode(event)
-                if (
-                    not frame
-                    and isinstance(event, Tick)
-                    and self._clock() - last_sent >= self._encoder.comment_interval
-                ):
-                    frame = self._encoder.comment()
                 if frame:
-                    last_sent = self._clock()
-                    yield frame
+                    self._last_sent = self._clock()
+                yield frame or (self._comment() if isinstance(event, Tick) else b"")
+            if not self._is_complete:
+                raise InternalError("The engine ended the request before the answer was complete.")
         except ClientGone:
             log.debug("the client left during a streamed answer")
         except DmrError as error:
+            self._is_last = True
             yield self._encoder.error(error)
         except Exception:
             log.exception("a streamed answer failed")
+            self._is_last = True
             yield self._encoder.error(InternalError("Something went wrong here; the server's log has the details."))
         finally:
             _close(self._events)
+
+    def _comment(self) -> bytes:
+        """What says that the stream lives, after a long silence."""
+        if self._clock() - self._last_sent < self._encoder.comment_interval:
+            return b""
+        self._last_sent = self._clock()
+        return self._encoder.comment()
 
 
 def send_error(req: falcon.Request, resp: falcon.Response, dialect: Dialect, error: DmrError) -> None:

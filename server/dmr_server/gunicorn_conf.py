@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from typing import Any
 
@@ -17,15 +18,16 @@ try:
 except DmrError as error:
     raise SystemExit(f"dmr: {error.message}") from None
 
+MAX_FILES = 65536
 LOG_LEVELS = {"debug": "debug", "info": "info", "warn": "warning", "warning": "warning", "error": "error"}
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 wsgi_app = "dmr_server.wsgi:app"
-worker_class = "gthread"
+worker_class = "dmr_server.thread_worker.Worker"
 workers = settings.num_workers
 threads = settings.num_threads
 worker_connections = max(1000, 2 * settings.num_threads)
-timeout = 60  # seconds without a heartbeat; gthread's main thread beats it, however long its answers take
+timeout = 60  # seconds without a heartbeat; the worker's main thread beats it, however long its answers take
 graceful_timeout = max(1, round(settings.grace_period))
 keepalive = 75  # seconds; longer than clients' pools keep a connection, so that it is they who close it
 control_socket_disable = True
@@ -38,8 +40,17 @@ proc_name = "dmr"
 
 def on_starting(server: Any) -> None:
     """The manager first: without it no worker can serve anything."""
+    _allow_files()
     manager_process.current = ManagerProcess(settings.runtime_dir, settings.grace_period)
     manager_process.current.start()
+
+
+def _allow_files() -> None:
+    """As many open files as this user may have, for all of our processes: each request takes several."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def when_ready(server: Any) -> None:

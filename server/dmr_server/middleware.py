@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import struct
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +14,7 @@ import falcon
 from falcon.routing import BaseConverter
 
 from dmr_server.dialect import Dialect
+from dmr_server.streaming import Streamer
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SLASHES = re.compile(r"//+")
@@ -68,6 +71,21 @@ class RequestId:
         req.context.request_id = asked if _SANE_ID.fullmatch(asked) else f"req_{uuid.uuid4().hex}"
         # "request-id" is the name in Anthropic's API.
         resp.set_headers({"x-request-id": req.context.request_id, "request-id": req.context.request_id})
+
+
+class Sending:
+    """How answers go out: who sends the streams, and how long a client may take nothing."""
+
+    def __init__(self, write_timeout: float) -> None:
+        self._streamer = Streamer(write_timeout)
+        whole = int(write_timeout)
+        self._timeout = struct.pack("ll", whole, int((write_timeout - whole) * 1e6))
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        req.context.streamer = self._streamer
+        connection = req.env.get("gunicorn.socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, self._timeout)
 
 
 class ChooseDialect:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from fakes import FakeService, FakeStream, Step
 
 from dmr import errors
 from dmr.types import Completed, Finished, FinishReason, Started, TextDelta, Tick, Usage
-from dmr_server.dialect import COMMENT_INTERVAL, Client, EventStream
+from dmr_server.dialect import COMMENT_INTERVAL, Client, EventStream, _opening
 from dmr_server.errors import ClientGone, retry_headers, row_of
 from dmr_server.generation import Stamp
 from dmr_server.openai.chat import read_chat
@@ -75,7 +76,7 @@ def test_a_busy_stream_looks_now_and_then(pair: Pair) -> None:
 def stream_of(steps: list[Step], client: Client | None = None, **kwargs: Any) -> tuple[EventStream, FakeStream]:
     events = FakeStream(steps)
     encoder = read_chat({**BODY, "stream": True}, Stamp("id", 1)).encoder()
-    return EventStream(Started(5), events, encoder, client or Client({}), **kwargs), events
+    return EventStream([Started(5)], events, encoder, client or Client({}), **kwargs), events
 
 
 def test_closing_an_unread_stream_aborts_the_request() -> None:
@@ -159,6 +160,26 @@ def test_errors_before_the_first_byte_get_a_true_status(
     assert result.status_code == status
     assert result.json == {"error": {"message": error.message, "type": type, "param": error.param, "code": code}}
     assert service.streams[0].closed
+
+
+def test_what_goes_wrong_before_the_first_text_has_a_true_status_in_a_stream_too(
+    client: falcon.testing.TestClient, service: FakeService
+) -> None:
+    service.enqueue(Started(5), Tick(), Tick(), errors.EngineCrashed("no"))
+    result = client.simulate_post(CHAT, json={**BODY, "stream": True})
+    assert (result.status_code, result.headers["retry-after"]) == (503, "1")
+    assert service.streams[0].closed
+
+
+def test_a_stream_begins_with_its_first_text_or_after_a_while() -> None:
+    now = iter(itertools.count(0.0, 0.5))
+    steps = [Started(5), *[Tick()] * 1000]
+    events = FakeStream(steps)
+    assert _opening(events, Client({}), lambda: next(now)) == [Started(5)]
+    assert 15 <= events.num_played <= 25  # half a second each
+    events = FakeStream([Tick(), Started(5), Tick(), TextDelta(0, "a"), TextDelta(0, "b")])
+    assert _opening(events, Client({})) == [Started(5), TextDelta(0, "a")]
+    assert not events.closed
 
 
 SERVER_FAULTS = (

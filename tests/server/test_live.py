@@ -127,6 +127,7 @@ def test_chunks_are_sent_as_they_come(port: int) -> None:
     [("ticks", True), ("ticks", False), ("queued", True), ("queued", False), ("busy", True), ("busy", False)],
 )
 def test_a_client_that_leaves_is_noticed_within_a_second(port: int, model: str, stream: bool) -> None:
+    assert until(lambda: len(set(counts(port))) == 1, 5)  # the tests before have ended
     started, closed = counts(port)
     connection = open_chat(port, model, stream)
     assert until(lambda: counts(port)[0] == started + 1, 5)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from unit.scripted_peer import ScriptedPeer, scripted_peer
 
 from dmr import client
-from dmr.client import EngineClient, EngineUnreachable, ManagerClient
+from dmr.client import EngineClient, EngineUnreachable, ManagerClient, Readiness
 from dmr.errors import (
     Conflict,
     ContextLengthExceeded,
@@ -199,6 +200,21 @@ def test_the_engines_messages_with_ticks_in_silence(engine: ScriptedPeer) -> Non
     assert heard[0] == EngineStarted(2)
     assert heard.count(None) >= 2
     assert engine.requests == [REQUEST]
+    messages.close()
+    engine.wait_for_closed()
+
+
+def test_a_loop_takes_what_is_there(engine: ScriptedPeer) -> None:
+    engine.plays(EngineStarted(2), 0.1, EngineStarted(3))
+    readiness = Readiness()
+    messages = EngineClient(engine.path).generate(REQUEST, readiness)
+    assert next(message for message in messages if message is not None) == EngineStarted(2)
+    readiness.dont_wait()
+    assert next(messages) is None
+    assert readiness.is_drained
+    assert select.select([readiness.fileno()], [], [], 5)[0]
+    assert next(messages) == EngineStarted(3)
+    assert not readiness.is_drained
     messages.close()
     engine.wait_for_closed()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -243,6 +244,49 @@ def test_silence_brings_ticks_and_loses_nothing() -> None:
         other.sendall(STREAM[7:])
         assert [next(frames) for _ in MESSAGES] == MESSAGES
         assert next(frames) is None
+
+
+def test_who_does_not_wait_is_told_when_that_was_all() -> None:
+    with conversation() as (connection, other):
+        frames = connection.frames(engine_message_decoder)
+        other.sendall(pack(MESSAGES[0]))
+        assert next(frames) == MESSAGES[0]
+        connection.dont_wait()
+        for _ in range(3):
+            began = time.monotonic()
+            assert next(frames) is None
+            assert connection.is_drained
+            assert time.monotonic() - began < 1.0
+        assert not select.select([connection], [], [], 0)[0]
+        other.sendall(STREAM + STREAM[:7])
+        assert select.select([connection], [], [], 1)[0]
+        for message in MESSAGES:
+            assert next(frames) == message
+            assert not connection.is_drained, "more may be there"
+        assert next(frames) is None
+        assert connection.is_drained
+        other.sendall(STREAM[7:])
+        assert [next(frames) for _ in MESSAGES] == MESSAGES
+        other.close()
+        assert next(frames) is None
+        with pytest.raises(EngineCrashed):
+            next(frames)
+
+
+def test_who_does_not_wait_gets_what_is_more_than_one_read() -> None:
+    with conversation() as (connection, other):
+        connection.dont_wait()
+        sending = threading.Thread(target=lambda: other.sendall(pack(EngineOutput(0, "x" * 1_000_000)) * 2))
+        sending.start()
+        frames, heard = connection.frames(engine_message_decoder), 0
+        deadline = time.monotonic() + 10
+        while heard < 2 and time.monotonic() < deadline:
+            if next(frames) is not None:
+                heard += 1
+            elif connection.is_drained:
+                select.select([connection], [], [], 1)
+        sending.join()
+        assert heard == 2
 
 
 # --- what is no message ----------------------------------------------------------------------------------------------

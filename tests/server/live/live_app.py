@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
+import msgspec
 from fakes import FakeService, FakeStream, model_record
 
-from dmr.config import Settings
+from dmr.config import read_settings
 from dmr.types import (
     Completed,
     Event,
@@ -45,6 +46,7 @@ class LiveService(FakeService):
             "fast": lambda: itertools.chain([Started(5)], drip(3, 0), END),
             "drip": lambda: itertools.chain([Started(5)], drip(4, 0.2), END),
             "busy": lambda: itertools.chain([Started(5)], drip(10_000, 0.05), END),
+            "flood": lambda: itertools.chain([Started(5)], (TextDelta(0, "x" * 100_000) for _ in range(400)), END),
             "queued": ticks,
             "ticks": lambda: itertools.chain([Started(5)], ticks()),
         }
@@ -63,4 +65,4 @@ class LiveService(FakeService):
 
 
 service = LiveService([model_record("docker.io/ai/smollm2:latest")])
-app = create_app(cast(Any, service), Settings(max_body_bytes=1_000_000))
+app = create_app(cast(Any, service), msgspec.structs.replace(read_settings(), max_body_bytes=1_000_000))

@@ -1,11 +1,13 @@
 """dmr's own gunicorn configuration over the fakes."""
 
+import os
 import sys
 from pathlib import Path
 
-from dmr_server import manager_process
+from dmr_server import manager_process, thread_worker
 
 manager_process.COMMAND = (sys.executable, str(Path(__file__).with_name("fake_manager.py")))
+thread_worker.MAX_WAIT = float(os.environ.get("MAX_WAIT", "10"))
 
 from dmr_server.gunicorn_conf import *  # noqa: E402, F403
 

@@ -12,7 +12,7 @@ from unit.engine.scripted_runner import answer_to, text_of
 from unit.engine.test_worker_server import Worker, collect, text, worker
 
 from dmr.engine import outbox
-from dmr.engine.outbox import HELD_FROM, HeldMessages
+from dmr.engine.outbox import HeldMessages
 from dmr.types import FinishReason, SamplingParams, Timings, TokenLogprob, TokenProbability, Usage
 from dmr.wire import (
     Connection,
@@ -21,6 +21,7 @@ from dmr.wire import (
     EngineMessage,
     EngineOutput,
     EngineRequest,
+    EngineStarted,
     WireError,
     engine_message_decoder,
     pack,
@@ -72,7 +73,6 @@ def test_one_output_stays_as_it_is() -> None:
 @pytest.fixture
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "KERNEL_BUFFER", 1)  # the kernel takes a few KB all the same
-    monkeypatch.setattr(outbox, "HELD_FROM", 200)
 
 
 def ask(made: Worker, max_tokens: int, num_choices: int = 1) -> Connection:
@@ -105,8 +105,8 @@ def test_who_reads_late_gets_the_whole_answer_in_few_messages(worker: Worker) ->
     late = ask(worker, 400, num_choices=2)
     until_computed(worker)  # the engine does not wait for it
     (box,) = worker.server._outboxes.values()
-    assert len(box._held) <= 3, "what cannot be sent is not joined"
-    assert box._transport.get_write_buffer_size() < 2000
+    assert 1 < box.num_held_messages <= 3, "what cannot be sent is not joined"
+    assert box.num_held_bytes < 2000
     _, *outputs, last = read(late)
     assert len(outputs) < 400
     assert isinstance(last, EngineCompleted)
@@ -138,7 +138,7 @@ def test_who_leaves_unread_messages_is_forgotten(worker: Worker) -> None:
     worker.delay = 0.001
     gone = ask(worker, 400)
     deadline = time.monotonic() + 10
-    while not any(box._held for box in worker.server._outboxes.values()):
+    while not any(box.num_held_messages for box in worker.server._outboxes.values()):
         assert time.monotonic() < deadline
         time.sleep(0.005)
     gone.close()
@@ -165,15 +165,17 @@ def test_who_reads_at_once_waits_for_nothing(tmp_path: Path) -> None:
         reader, their_writer = await asyncio.open_connection(sock=theirs)
         box = outbox.Outbox(writer)
         messages: list[EngineMessage] = [EngineOutput(0, "a"), EngineOutput(0, "b")]
+        box.put([EngineOutput(0, "early")])  # it follows the first all the same
+        box.open(EngineStarted(3))
         box.put(messages)
+        await asyncio.sleep(0)
         assert not box.is_sent.is_set()
         box.put([COMPLETED])
-        assert box.is_sent.is_set()
-        expected = b"".join(map(pack, [*messages, COMPLETED]))
+        await asyncio.wait_for(box.is_sent.wait(), 5)
+        expected = b"".join(map(pack, [EngineStarted(3), EngineOutput(0, "early"), *messages, COMPLETED]))
         assert await asyncio.wait_for(reader.readexactly(len(expected)), 5) == expected
         box.close()
         for each in (writer, their_writer):
             each.close()
 
     asyncio.run(scene())
-    assert len(pack(EngineOutput(0, "word"))) * 100 < HELD_FROM

@@ -20,7 +20,7 @@ from dmr.engine.engine import Request
 from dmr.engine.intake import Intake
 from dmr.engine.model_runner import Generator, NewTokens
 from dmr.engine.sequence import Sequence
-from dmr.engine.step_loop import Delivery, StepLoop
+from dmr.engine.step_loop import StepLoop
 from dmr.engine.worker import Server, run_steps
 from dmr.errors import EngineCrashed, InternalError, InvalidRequest, Overloaded
 from dmr.types import SamplingParams
@@ -105,12 +105,9 @@ class Worker:
         time.sleep(self.delay)
         return choose(sequence)
 
-    def _publish(self, deliveries: list[Delivery]) -> None:
-        self.loop.call_soon_threadsafe(self.server.publish, deliveries)
-
     def _step(self) -> None:
         self._listening.wait(5)
-        self.steps.run(self._publish)
+        self.steps.run(self.server.publish)
 
     def _serve(self) -> None:
         async def main() -> None:
@@ -242,6 +239,15 @@ def test_a_failing_step_is_told_to_its_requests(worker: Worker) -> None:
     assert isinstance(started, EngineStarted)
     assert isinstance(error, WireError)
     assert isinstance(error.to_error(), InternalError)
+    assert text(collect(worker.generate(7, max_tokens=2))) == text_of(answer_to([7], 2))
+
+
+def test_what_cannot_be_told_is_one_requests_own_failure(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker.bench.runner.choose = lambda sequence: choose(sequence, text="\ud800")  # no character
+    started, error = collect(worker.generate(1))
+    assert isinstance(started, EngineStarted)
+    assert error == WireError("internal_error", "The engine failed.")
+    worker.bench.runner.choose = choose
     assert text(collect(worker.generate(7, max_tokens=2))) == text_of(answer_to([7], 2))
 
 

@@ -1,0 +1,35 @@
+"""Requests that are read only to be refused: there is no thread to answer them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import falcon
+
+from dmr.errors import Overloaded
+
+_here = threading.local()
+
+
+@contextmanager
+def refusing(retry_after: float) -> Iterator[None]:
+    """In this thread every request is refused."""
+    _here.retry_after = retry_after
+    try:
+        yield
+    finally:
+        del _here.retry_after
+
+
+class Refusal:
+    """Middleware; it comes after what chooses the dialect."""
+
+    def process_resource(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
+    ) -> None:
+        retry_after = getattr(_here, "retry_after", None)
+        if retry_after is not None:
+            raise Overloaded("The server answers as many requests as it can already.", retry_after=retry_after)

@@ -1,0 +1,156 @@
+"""gunicorn's worker with threads, with bounds: what happens when all of its threads are taken.
+
+A process that is full lets the others accept connections first. A request that comes all the same waits for a thread,
+but not for long; then it is refused in the form of the API it spoke to. Requests that only look are answered meanwhile
+by threads of their own, so that probes see a full server alive.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
+
+from dmr_server.refusal import refusing
+
+MAX_WAIT = 10.0  # seconds that a request waits for a thread
+MAX_SILENCE = 60  # seconds that a thread waits for the next bytes of a request
+PRECEDENCE = 0.02  # seconds that other processes have to accept what comes to a full one
+NUM_LOOKING = 8  # threads for requests that only look
+NUM_REFUSING = 4  # threads that say no
+NUM_CLOSING = 8  # threads that wait for the other end of a connection to close
+NUM_REMEMBERED = 64  # ends of requests that the pace is measured by
+
+log = logging.getLogger("gunicorn.error")
+
+
+class Waiting(NamedTuple):
+    conn: TConn
+    since: float
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """All of its own state belongs to the main thread."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._num_busy = 0  # threads that serve a request
+        self._num_looking = 0
+        self._waiting: deque[Waiting] = deque()
+        self._ends: deque[float] = deque(maxlen=NUM_REMEMBERED)
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        self._lookers = ThreadPoolExecutor(NUM_LOOKING, thread_name_prefix="looking")
+        self._closers = ThreadPoolExecutor(NUM_CLOSING, thread_name_prefix="closing")
+        self._refusers = ThreadPoolExecutor(NUM_REFUSING, thread_name_prefix="refusing")
+        return ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="serving")
+
+    def accept(self, listener: socket.socket) -> None:
+        if self._is_full:
+            time.sleep(PRECEDENCE)
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            log.error("No connection can be accepted: %s.", error.strerror)
+            time.sleep(10 * PRECEDENCE)
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """A connection that has, or will have, a request."""
+        if not self._is_full:
+            self._serve(conn)
+        elif self._num_looking < NUM_LOOKING and _only_looks(conn):
+            self._num_looking += 1
+            self._run(self._lookers, self.handle, conn, self._has_looked)
+        else:
+            self._waiting.append(Waiting(conn, time.monotonic()))
+
+    def murder_pending(self) -> None:
+        """Called at least once a second."""
+        super().murder_pending()
+        now = time.monotonic()
+        while self._waiting and now - self._waiting[0].since >= MAX_WAIT:
+            retry_after = self._seconds_to_wait(now)
+            conn = self._waiting.popleft().conn
+
+            def refuse(conn: TConn, retry_after: float = retry_after) -> Any:
+                with refusing(retry_after):
+                    return self.handle(conn)
+
+            self._run(self._refusers, refuse, conn, self.finish_request)
+
+    def handle(self, conn: TConn) -> Any:
+        with suppress(OSError):  # it has gone already
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", MAX_SILENCE, 0))
+        return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: TConn) -> Any:
+        try:
+            return super().handle_request(req, conn)
+        except BlockingIOError:  # it took nothing of its answer for too long
+            with suppress(OSError):
+                conn.sock.shutdown(socket.SHUT_RDWR)
+            raise BrokenPipeError(errno.EPIPE, "the client takes nothing") from None
+
+    def finish_request(self, conn: TConn, done: Future[Any]) -> None:
+        """Back on the main thread. To close a connection is to wait for its other end, which others must not."""
+        if done.cancelled() or done.exception() is not None or done.result() is not False:
+            super().finish_request(conn, done)
+            return
+        self._run(self._closers, lambda conn: conn.close(graceful=True), conn, self._has_closed)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._num_busy >= int(self.cfg.threads)
+
+    def _serve(self, conn: TConn) -> None:
+        self._num_busy += 1
+        self._run(self.tpool, self.handle, conn, self._has_served)
+
+    def _run(
+        self,
+        pool: ThreadPoolExecutor,
+        work: Callable[[TConn], Any],
+        conn: TConn,
+        then: Callable[[TConn, Future[Any]], None],
+    ) -> None:
+        future = pool.submit(work, conn)
+        future.add_done_callback(lambda done: self.method_queue.defer(then, conn, done))
+
+    def _has_served(self, conn: TConn, done: Future[Any]) -> None:
+        self._num_busy -= 1
+        self._ends.append(time.monotonic())
+        self.finish_request(conn, done)
+        while self._waiting and not self._is_full:
+            self._serve(self._waiting.popleft().conn)
+
+    def _has_looked(self, conn: TConn, done: Future[Any]) -> None:
+        self._num_looking -= 1
+        self.finish_request(conn, done)
+
+    def _has_closed(self, conn: TConn, done: Future[Any]) -> None:
+        self.nr_conns -= 1
+
+    def _seconds_to_wait(self, now: float) -> float:
+        """Until all that wait now have a thread, if requests go on to end as they did of late."""
+        if not self._ends or now <= self._ends[0]:
+            return MAX_WAIT
+        return len(self._waiting) * (now - self._ends[0]) / len(self._ends)
+
+
+def _only_looks(conn: TConn) -> bool:
+    """Whether a request has come that changes and computes nothing, by its method."""
+    try:
+        return bytes(conn.sock.recv(5, socket.MSG_PEEK | socket.MSG_DONTWAIT)).startswith((b"GET ", b"HEAD "))
+    except OSError:
+        return False

@@ -1,0 +1,278 @@
+"""One thread sends all streams: real sockets, scripted engines."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from dmr.client import Readiness
+from dmr.errors import EngineCrashed
+from dmr.service.answer import Answer
+from dmr.types import Completed, Event, Finished, FinishReason, Started, TextDelta, Tick, Usage
+from dmr.wire import Connection, EngineMessage, EngineOutput, WireError, engine_message_decoder, pack
+from dmr_server.dialect import Client, EventStream
+from dmr_server.streaming import LOOK_INTERVAL, Streamer, can_be_sent
+
+END = EngineOutput(0, "", finish_reason=FinishReason.STOP)
+
+
+class PlainEncoder:
+    """Text as it is; what else is told is told in one word."""
+
+    media_type = "text/plain"
+    comment_interval = 15.0
+
+    def encode(self, event: Event) -> bytes:
+        if isinstance(event, TextDelta):
+            return event.text.encode()
+        return b"" if isinstance(event, Tick) else f"[{type(event).__name__}]".encode()
+
+    def error(self, error: Exception) -> bytes:
+        return b"[error]"
+
+    def comment(self) -> bytes:
+        return b"[comment]"
+
+
+class Scene:
+    """An engine's end, a stream over it, a server's thread that sends it, and the client's end."""
+
+    def __init__(self, streamer: Streamer, protocol: str = "HTTP/1.1", comment_interval: float = 15.0) -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("")
+            listener.listen()
+            self._connection = Connection(listener.getsockname(), 5.0)
+            self.engine, _ = listener.accept()
+        self.ours, self.client = socket.socketpair()
+        self.client.settimeout(5.0)
+        self.threads: set[int] = set()
+        readiness = Readiness()
+        readiness.follow(self._connection)
+        encoder = PlainEncoder()
+        encoder.comment_interval = comment_interval
+        environ = {"gunicorn.socket": self.ours, "SERVER_PROTOCOL": protocol}
+        self.closed = threading.Event()
+        self.stream = EventStream(
+            [Started(5)], Answer(self._events(), readiness), encoder, Client(environ), streamer=streamer
+        )
+        self.written: list[bytes] = []  # by the server
+        self.thread = threading.Thread(target=self._serve)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def say(self, *messages: EngineMessage | str) -> None:
+        for message in messages:
+            self.engine.sendall(pack(EngineOutput(0, message) if isinstance(message, str) else message))
+
+    def read(self, expected: bytes) -> None:
+        data = b""
+        while len(data) < len(expected) and (more := self.client.recv(1 << 16)):
+            data += more
+        assert data == expected
+
+    def join(self) -> None:
+        self.thread.join(5.0)
+        assert not self.thread.is_alive(), "the server's thread is held"
+        assert self.closed.is_set()
+
+    def close(self) -> None:
+        for each in (self.engine, self.ours, self.client):
+            each.close()
+
+    def _serve(self) -> None:
+        """What the HTTP server does with a body."""
+        self.written += self.stream
+        self.stream.close()
+
+    def _events(self) -> Generator[Event, None, None]:
+        try:
+            for message in self._connection.frames(engine_message_decoder):
+                self.threads.add(threading.get_ident())
+                if message is None:
+                    yield Tick()
+                elif isinstance(message, WireError):
+                    raise message.to_error()
+                elif isinstance(message, EngineOutput) and message.finish_reason:
+                    yield Finished(0, message.finish_reason)
+                    yield Completed(Usage())
+                    return
+                elif isinstance(message, EngineOutput):
+                    yield TextDelta(0, message.text)
+        finally:
+            self._connection.close()
+            self.closed.set()
+
+
+@pytest.fixture
+def scenes() -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        streamer = Streamer(write_timeout=0.6)
+
+        def make(**options: Any) -> Scene:
+            scene = Scene(streamer, **options)
+            stack.callback(scene.close)
+            scene.start()
+            return scene
+
+        yield make
+
+
+def test_pieces_are_sent_as_they_come_by_another_thread(scenes: Any) -> None:
+    scene = scenes()
+    for text in ("one", "two", "three"):
+        scene.say(text)
+        scene.read(b"%X\r\n%b\r\n" % (len(text), text.encode()))
+    scene.say(END)
+    scene.read(b"15\r\n[Finished][Completed]\r\n")
+    scene.join()
+    assert scene.written == [b"[Started]"]  # the server sends the headers with it
+    assert scene.thread.ident not in scene.threads
+
+
+def test_what_came_together_is_sent_together(scenes: Any) -> None:
+    scene = scenes()
+    scene.say("first")
+    scene.read(b"5\r\nfirst\r\n")
+    scene.engine.sendall(b"".join(pack(EngineOutput(0, text)) for text in ("a", "b", "c")) + pack(END))
+    scene.read(b"18\r\nabc[Finished][Completed]\r\n")
+    scene.join()
+
+
+def test_an_old_client_gets_no_chunks(scenes: Any) -> None:
+    scene = scenes(protocol="HTTP/1.0")
+    scene.say("text", END)
+    scene.read(b"text[Finished][Completed]")
+    scene.join()
+
+
+def test_what_came_before_it_took_over_is_not_forgotten(scenes: Any) -> None:
+    streamer = Streamer(write_timeout=5.0)
+    scene = Scene(streamer)
+    scene.say("early", END)
+    scene.start()
+    scene.read(b"1A\r\nearly[Finished][Completed]\r\n")
+    scene.join()
+    scene.close()
+
+
+def test_many_streams_at_once(scenes: Any) -> None:
+    made = [scenes() for _ in range(40)]
+    for round_ in range(20):
+        for number, scene in enumerate(made):
+            scene.say(f"{number}.{round_} ")
+    for scene in made:
+        scene.say(END)
+    for number, scene in enumerate(made):
+        data = b""
+        while b"[Completed]" not in data:
+            data += scene.client.recv(1 << 16)
+        text = b"".join(part for part in data.split(b"\r\n")[1::2])
+        assert text == b"".join(b"%d.%d " % (number, r) for r in range(20)) + b"[Finished][Completed]"
+        scene.join()
+    assert len({thread for scene in made for thread in scene.threads}) == 1
+
+
+@pytest.mark.parametrize("how", ["error", "death"])
+def test_an_engine_that_fails_ends_the_stream(scenes: Any, how: str) -> None:
+    scene = scenes()
+    scene.say("text")
+    scene.read(b"4\r\ntext\r\n")
+    if how == "error":
+        scene.say(WireError.of(EngineCrashed("Oh.")))
+    else:
+        scene.engine.close()
+    scene.read(b"7\r\n[error]\r\n")
+    scene.join()
+
+
+def test_a_client_that_leaves_frees_the_engine(scenes: Any) -> None:
+    scene, other = scenes(), scenes()
+    scene.say("text")
+    scene.read(b"4\r\ntext\r\n")
+    began = time.monotonic()
+    scene.client.close()
+    scene.join()
+    assert time.monotonic() - began < LOOK_INTERVAL + 0.5
+    other.say("still here")
+    other.read(b"A\r\nstill here\r\n")
+    other.say(END)
+    other.join()
+
+
+def test_a_silence_is_commented(scenes: Any) -> None:
+    scene = scenes(comment_interval=0.1)
+    scene.read(b"9\r\n[comment]\r\n" * 2)
+    scene.say("text")
+    scene.read(b"4\r\ntext\r\n")
+    scene.say(END)
+    scene.join()
+
+
+def flood(scene: Scene) -> int:
+    """Say much more than any buffer holds; how many bytes the engine could say before it had to wait."""
+    scene.engine.setblocking(False)
+    data, num_sent = pack(EngineOutput(0, "x" * 1000)) * 100, 0
+    deadline = time.monotonic() + 0.3
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            num_sent += scene.engine.send(data)
+            deadline = time.monotonic() + 0.3
+    scene.engine.setblocking(True)
+    return num_sent
+
+
+def test_a_client_that_reads_nothing_is_cut_off_and_holds_nobody_up(scenes: Any) -> None:
+    """What it does not take stays with the engine, which joins it."""
+    scene, other = scenes(), scenes()
+    assert flood(scene) < 5_000_000
+    other.say("text")
+    other.read(b"4\r\ntext\r\n")
+    began = time.monotonic()
+    scene.join()
+    assert time.monotonic() - began < 3.0
+    with pytest.raises(OSError):
+        scene.ours.sendall(b"0\r\n\r\n")  # what the server writes at the end does not wait either
+    other.say(END)
+    other.join()
+
+
+def test_a_client_that_reads_slowly_gets_everything(scenes: Any) -> None:
+    scene = scenes(protocol="HTTP/1.0")
+    saying = threading.Thread(target=lambda: scene.say(*["x" * 50_000] * 40, END))
+    saying.start()
+    data = b""
+    while not data.endswith(b"[Completed]"):
+        time.sleep(0.02)  # longer in all than the client may take nothing
+        data += scene.client.recv(40_000)
+    saying.join()
+    scene.join()
+    assert data == b"x" * 2_000_000 + b"[Finished][Completed]"
+
+
+def test_a_defect_is_told_and_spares_the_others(scenes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, other = scenes(), scenes()
+    scene.say("text")
+    scene.read(b"4\r\ntext\r\n")
+    monkeypatch.setattr(scene.stream, "take", lambda: 1 / 0)
+    scene.say("more")
+    scene.join()
+    assert scene.client.recv(100) == b""
+    other.say("text", END)
+    other.join()
+
+
+def test_only_plain_connections_are_written_to() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        environ = {"gunicorn.socket": ours, "SERVER_PROTOCOL": "HTTP/1.1"}
+        assert can_be_sent(environ) is ours
+        assert can_be_sent({**environ, "SERVER_PROTOCOL": "HTTP/2.0"}) is None
+        assert can_be_sent({**environ, "gunicorn.socket": object()}) is None
+        assert can_be_sent({}) is None

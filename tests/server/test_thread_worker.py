@@ -1,0 +1,122 @@
+"""Real gunicorn with all of its threads taken, and with clients that hold on to what they have."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server.test_live import Server, counts, open_chat, request, until
+
+Start = Callable[..., int]
+CHAT = json.dumps({"model": "fast", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9})
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a server; its port."""
+    started: list[Server] = []
+
+    def make(**environ: str) -> int:
+        server = Server(tmp_path, **environ)
+        started.append(server)
+        port = int(server.wait_for(r"dmr listens on http://127\.0\.0\.1:(\d+)"))
+        server.wait_for("(Try: curl)")
+        return port
+
+    yield make
+    for server in started:
+        server.stop()
+        assert "Traceback" not in server.stderr
+
+
+@contextlib.contextmanager
+def held(port: int, num_streams: int) -> Iterator[list[socket.socket]]:
+    """So many streams that have begun and do not end."""
+    with contextlib.ExitStack() as stack:
+        streams = []
+        for _ in range(num_streams):
+            streams.append(stack.enter_context(open_chat(port, "busy", True)))
+            assert streams[-1].recv(12) == b"HTTP/1.1 200"
+        yield streams
+
+
+def post(port: int, path: str) -> tuple[http.client.HTTPResponse, dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("POST", path, CHAT, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    body = json.loads(response.read())
+    connection.close()
+    return response, body
+
+
+def test_what_finds_no_thread_is_refused_in_its_own_words(start: Start) -> None:
+    port = start(DMR_WORKER_THREADS="2", MAX_WAIT="1")
+    with held(port, 2):
+        began = time.monotonic()
+        response, body = post(port, "/v1/chat/completions")
+        assert 0.9 < time.monotonic() - began < 4.0
+        assert (response.status, body["error"]["code"]) == (503, "overloaded")
+        assert 1 <= int(response.headers["Retry-After"]) <= 30
+        response, body = post(port, "/v1/messages")
+        assert (response.status, body["error"]["type"]) == (529, "overloaded_error")
+        response, body = post(port, "/api/chat")
+        assert (response.status, "busy" in body["error"]) == (503, True)
+    assert until(lambda: post(port, "/v1/chat/completions")[0].status == 200, 5)
+
+
+def test_a_full_server_can_be_looked_at(start: Start) -> None:
+    port = start(DMR_WORKER_THREADS="1")
+    with held(port, 1):
+        for path in ("/health", "/v1/models", "/engines/ps") * 4:
+            began = time.monotonic()
+            assert request(port, "GET", path)[0] == 200
+            assert time.monotonic() - began < 2.0
+
+
+def test_who_waits_gets_the_next_thread(start: Start) -> None:
+    port = start(DMR_WORKER_THREADS="1", MAX_WAIT="8")
+    with held(port, 1) as (first,), open_chat(port, "fast", False) as second, open_chat(port, "fast", False) as third:
+        time.sleep(0.5)
+        first.close()
+        for waiting in (second, third):
+            assert waiting.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_full_process_lets_the_others_go_first(start: Start) -> None:
+    port = start(DMR_WORKERS="2", DMR_WORKER_THREADS="4", MAX_WAIT="30")
+    began = time.monotonic()
+    with held(port, 8):
+        assert time.monotonic() - began < 8.0
+
+
+def test_a_client_that_does_not_close_holds_up_nobody(start: Start) -> None:
+    port = start()
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            lazy = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            lazy.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert lazy.recv(12) == b"HTTP/1.1 200"
+        began = time.monotonic()
+        assert request(port, "GET", "/health")[0] == 200
+        assert time.monotonic() - began < 1.0
+
+
+def test_a_client_that_reads_nothing_is_cut_off(start: Start) -> None:
+    port = start(DMR_WRITE_TIMEOUT="1")
+    with open_chat(port, "flood", True) as stalled, open_chat(port, "flood", False) as other:
+        assert stalled.recv(12) == b"HTTP/1.1 200"
+        assert until(lambda: counts(port) == (2, 2), 20)
+        time.sleep(4.0)  # the whole answer is made before it is sent, so its request had ended then
+        for connection in (stalled, other):
+            received = 0
+            with contextlib.suppress(ConnectionResetError):
+                while data := connection.recv(1 << 20):
+                    received += len(data)
+            assert 0 < received < 30_000_000
