@@ -10,16 +10,22 @@ from collections.abc import Sequence
 from itertools import accumulate
 from operator import mul
 
-LEARNING_RATE = 0.2  # one odd step moves an estimate a little, a lasting change all the way
+COST_RATE = 0.3  # one odd step moves an estimate a little, a lasting change all the way
+ACCEPTANCE_RATE = 0.2  # the same for how often guesses are right
 PRIOR_RATE = 0.05  # the same for what is learned from all sequences together
 LARGEST_JUMP = 4.0  # times the estimate; what took longer was held up by something else
 FIRST_CHANCE, NEXT_CHANCE = 0.5, 0.8  # of a guess, as long as nothing is known: the first, and one after a right one
 LEAST_GAIN = 1.05  # times the speed without guesses: less is within what measuring gets wrong
+MOST_GUESSES = 64  # in one step, of all sequences
 EXACT_SIZES = 16  # tokens; steps of up to so many are told apart by each token
 PROBE_SHARE = 1 / 64  # of the time may go into finding out whether guesses pay by now
 PROBE_INTERVAL = 32  # steps between two tries at least
+HOPELESS = 0.9  # times the speed without guesses; where a try promises no more, the next one comes later
+MOST_PATIENCE = 8  # times later
 CHECK_INTERVAL = 64  # steps with guesses after which none are tried, and then more of them
 AGEING = 0.99  # what an estimate counts for after a step in which it was not measured
+RECENT = 8  # steps after which a size that was measured again tells that the device has become faster or slower
+PACE_RATE = 0.2  # of such a change that goes into what is known of all other sizes
 
 
 class StepCost:
@@ -49,19 +55,18 @@ class StepCost:
         place = bisect_left(self._sizes, size)
         seconds *= size / num_tokens
         if place < len(self._sizes) and self._sizes[place] == size:
-            known = self._seconds[place]
-            rate = max(LEARNING_RATE, 1 - AGEING ** (self._num_steps - self._measured[place]))
-            self._seconds[place] += rate * (min(seconds, LARGEST_JUMP * known) - known)
+            known, age = self._seconds[place], self._num_steps - self._measured[place]
+            ratio = min(seconds / known, LARGEST_JUMP)
+            if age <= RECENT:
+                change = 1 + PACE_RATE * (ratio - 1)
+                self._seconds = [each * change for each in self._seconds]
+            self._seconds[place] = known * (1 + max(COST_RATE, 1 - AGEING**age) * (ratio - 1))
             self._measured[place] = self._num_steps
         else:
             self._sizes.insert(place, size)
             self._seconds.insert(place, seconds)
             self._measured.insert(place, self._num_steps)
         self._num_steps += 1
-
-    def most_seconds(self, num_tokens: int) -> float:
-        """What it may take at worst: each token beyond the largest known size as much as each of that."""
-        return self.seconds(num_tokens) * max(1.0, num_tokens / max(1, self.largest))
 
     def seconds(self, num_tokens: int) -> float:
         """An estimate. Beyond the largest known size it is that one's, so that a larger one is worth a try."""
@@ -82,7 +87,7 @@ class Acceptance:
     def __init__(self, prior: Acceptance | None = None) -> None:
         """`prior`: what holds for a source of which nothing is known here."""
         self._prior = prior
-        self._rate = PRIOR_RATE if prior is None else LEARNING_RATE
+        self._rate = PRIOR_RATE if prior is None else ACCEPTANCE_RATE
         self._by_source: dict[int, list[float]] = {}
 
     def observe(self, source: int, num_drafted: int, num_right: int) -> None:
@@ -115,6 +120,7 @@ class SpeculationPolicy:
         self._credit = 0.0  # seconds that probes may cost
         self._num_with_guesses = 0  # steps, since the last one without
         self._num_without = 0  # steps, since the last one with guesses
+        self._patience = 1
 
     def choose(self, num_tokens: int, chances: Sequence[Sequence[float]], seconds_per_round: float = 0.0) -> list[int]:
         """How many guesses to verify for each of those that could have some.
@@ -126,7 +132,7 @@ class SpeculationPolicy:
         # Those likeliest to be right come first, and none before one that it stands on.
         order = sorted(
             ((-chance, index) for index, each in enumerate(chances) for chance in each), key=lambda item: item[0]
-        )
+        )[:MOST_GUESSES]
         lengths = [0] * len(chances)
         num_guesses = self._num_worth(num_tokens, order, len(chances), seconds_per_round)
         for _, index in order[:num_guesses]:
@@ -148,23 +154,25 @@ class SpeculationPolicy:
         most = num_rounds = 0
         for number, (chance, index) in enumerate(order, 1):
             size = num_tokens + number
-            if size > largest or self.cost.most_seconds(size) > longest:
+            seconds = self.cost.seconds(size)
+            # At worst, each token beyond what is known takes as much as each of that.
+            if size > largest or seconds * max(1.0, 2 * size / largest) > longest:
                 break
             most = number
             expected -= chance  # it is negative there, so that the likeliest come first
             lengths[index] += 1
             num_rounds = max(num_rounds, lengths[index])
-            seconds = self.cost.seconds(size) + seconds_per_round * num_rounds
+            seconds += seconds_per_round * num_rounds
             in_plain_steps = plain * expected / num_tokens  # what the same tokens would take
             if in_plain_steps > best_gain * seconds:
                 best, best_gain, best_loss = number, in_plain_steps / seconds, seconds - in_plain_steps
         if best_gain >= LEAST_GAIN:
             return self._checked(best, most)
-        return best if self._may_probe(plain, best_loss) else 0
+        return best if self._may_probe(plain, best_loss, best_gain) else 0
 
     def _checked(self, num_guesses: int, most: int) -> int:
         """Other numbers now and then: what steps take with those must not be forgotten."""
-        self._num_without = 0
+        self._num_without, self._patience = 0, 1
         self._num_with_guesses += 1
         if self._num_with_guesses == CHECK_INTERVAL:
             return 0
@@ -173,14 +181,15 @@ class SpeculationPolicy:
             return min(2 * num_guesses, most)
         return num_guesses
 
-    def _may_probe(self, plain: float, loss: float) -> bool:
+    def _may_probe(self, plain: float, loss: float, gain: float) -> bool:
         """True now and then: a try costs `loss` seconds, and what all of them cost is a small part of the time."""
         self._num_with_guesses = 0
         self._num_without += 1
         self._credit += PROBE_SHARE * plain
-        if self._credit < loss or self._num_without < PROBE_INTERVAL:
+        if self._credit < self._patience * loss or self._num_without < self._patience * PROBE_INTERVAL:
             return False
         self._num_without, self._credit = 0, 0.0
+        self._patience = min(2 * self._patience, MOST_PATIENCE) if gain < HOPELESS else 1
         return True
 
 
