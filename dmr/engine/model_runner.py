@@ -26,6 +26,16 @@ from dmr.types import SamplingParams, TokenLogprob, TokenProbability
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
 
 MAX_SLOTS = 256  # llama.cpp's LLAMA_MAX_SEQ
+# Of 100. Compute threads spin for some milliseconds after a step: over the pause between two steps, not for much longer,
+# since whoever delivers the tokens needs a core too.
+THREAD_POLLING = 2
+# On a CPU each step looks at all cells up to the highest used one, so parked ones cost everybody: a full pool of 8,192
+# makes the token of one user half as slow again. This share of the pool may stay parked beside the active cells.
+PARKED_SHARE_ON_CPU = 4
+LEAST_PARKED_ON_CPU = 1024
+# ggml's CPU attention goes over tiles of so many rows from there on, and computes whatever one row of a tile sees for
+# all of them. Below, each row passes over the cells of others.
+NARROW_BATCH_ON_CPU = 64
 LEAST_MEASURED = 32  # tokens of a step whose cost is theirs, not that of reading the weights
 
 logger = logging.getLogger(__name__)
@@ -102,6 +112,7 @@ class ModelRunner(ModelVocabulary):
         self.host_cache_bytes = 0  # that saved states may take
         self.max_batch_tokens = context.max_batch
         self.max_outputs = context.max_outputs
+        self.narrow_batch = 0 if computes_on_device() else NARROW_BATCH_ON_CPU
         self.num_cells = context.context_size
         self.native_seconds = 0.0  # that all steps spent in native code; what else they took is the host's share
 
@@ -153,8 +164,10 @@ class ModelRunner(ModelVocabulary):
         return self._draft_model is not None
 
     def make_kv_cache(self, max_parked_cells: int | None = None) -> KVCache:
-        """The books of an empty native memory. `max_parked_cells`: see KVCache."""
+        """The books of an empty native memory. `max_parked_cells`: see KVCache; None = by where it computes."""
         host = None
+        if max_parked_cells is None and not computes_on_device():
+            max_parked_cells = max(LEAST_PARKED_ON_CPU, self.num_cells // PARKED_SHARE_ON_CPU)
         if self.host_cache_bytes:
             host = HostCache(self.host_cache_bytes, self._memory.costs, saves_whole=self.sharing is Sharing.AT_END)
         return KVCache(self.num_cells, self.num_slots, self.sharing, max_parked_cells=max_parked_cells, host=host)
@@ -283,6 +296,11 @@ class ModelRunner(ModelVocabulary):
         self._context.clear()
 
 
+def computes_on_device() -> bool:
+    """Whether this build has found anything but CPUs to compute on."""
+    return any(device["kind"] != "cpu" for device in _core.devices())
+
+
 def num_usable_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -312,6 +330,7 @@ def _context_options(plan: ContextPlan, settings: EngineSettings) -> _core.Conte
     if settings.speculation != "off":
         _set_option(options, "max_outputs", min(options.max_batch, settings.max_num_seqs + settings.max_draft_tokens))
     _set_option(options, "num_threads", settings.num_threads or num_usable_cores())
+    options.thread_polling = THREAD_POLLING
     return options
 
 

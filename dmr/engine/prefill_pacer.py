@@ -11,11 +11,16 @@ class PrefillPacer:
     A step costs what its generating sequences cost, and a price for each prompt token beside them. Both are measured.
     """
 
-    def __init__(self, target: float, smallest: int, largest: int) -> None:
-        """`target`: seconds a step may last. `smallest` prompt tokens are always granted, so that prompts get on."""
+    def __init__(self, target: float, smallest: int, largest: int, narrow: int = 0) -> None:
+        """`target`: seconds a step may last. `smallest` prompt tokens are always granted, so that prompts get on.
+
+        `narrow`: with so many tokens attention changes to a way that is cheaper for one long chunk, but dearer for
+        sequences that have nothing in common. Steps of up to twice as many stay below it. 0: there is no such place.
+        """
         self._target = target
         self._smallest = smallest
         self._largest = largest
+        self._narrow = narrow
         self._generating: dict[int, float] = {}  # seconds of a step without prompts, by its number of sequences
         self._price = 0.0  # seconds of a prompt token; 0 = not known
 
@@ -24,7 +29,11 @@ class PrefillPacer:
         if self._price == 0.0:
             return self._smallest
         left = self._target - self._seconds_of(num_generating)
-        return max(self._smallest, int(min(self._largest, left / self._price)))
+        budget = int(min(self._largest, left / self._price))
+        narrow = self._narrow - num_generating - 1
+        if num_generating and self._smallest <= narrow < budget < narrow + self._narrow:
+            budget = narrow
+        return max(self._smallest, budget)
 
     def observe(self, num_prompt_tokens: int, num_generating: int, seconds: float) -> None:
         """What a step took. Few prompt tokens tell little: their cost is mostly that of reading the weights."""

@@ -256,7 +256,9 @@ def make_engine(
     """An engine that computes its steps with `steps`, and its guesses with `drafts`; both stand for `runner`."""
     kv_cache = runner.make_kv_cache()
     scheduler = Scheduler(kv_cache, runner.max_num_seqs, runner.max_batch_tokens, runner.max_outputs)
-    pacer = PrefillPacer(settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens)
+    pacer = PrefillPacer(
+        settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens, runner.narrow_batch
+    )
     speculation = None
     if runner.can_speculate:
         speculation = Speculation(

@@ -35,6 +35,15 @@ def test_the_cost_of_more_sequences_is_guessed_from_the_nearest_known() -> None:
     assert pacer.budget(4) in (79, 80)
 
 
+def test_a_mixed_step_stays_below_where_attention_gets_dearer_unless_it_is_much_larger() -> None:
+    pacer = PrefillPacer(0.1, smallest=32, largest=512, narrow=64)
+    pacer.observe(100, 0, 0.1)
+    assert [pacer.budget(num_generating) for num_generating in (0, 4, 20, 60)] == [100, 59, 43, 100]
+    pacer.observe(0, 60, 0.05)
+    assert pacer.budget(60) == 50
+    assert pacer.budget(4) == 59
+
+
 def test_a_faster_machine_gets_more_up_to_the_whole_batch() -> None:
     pacer = make_pacer()
     pacer.observe(512, 0, 0.001)
