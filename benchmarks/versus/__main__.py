@@ -39,6 +39,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, help=f"of rounds; default: {SHORT_PAIRS}")
     parser.add_argument("--peers", default=",".join((DEFAULTS, STREAMS, UNIFIED)), help=f"of {','.join(SETTINGS)}")
     parser.add_argument("--without-dmr", action="store_true", help="the peer's settings among themselves")
+    parser.add_argument("--dmr-set", action="append", default=[], metavar="NAME=VALUE", help="try a setting of dmr")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tmp"))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the peer; default: all cores")
     parser.add_argument("--llama-server", type=Path, default=Path("build/peer/bin/llama-server"))
@@ -81,7 +82,15 @@ def read_plan(options: argparse.Namespace) -> Plan:
         not options.without_dmr,
         pairs,
         options.threads,
+        dict(_setting(text) for text in options.dmr_set),
     )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise SystemExit(f"--dmr-set {text!r} is not of the form NAME=VALUE.")
+    return name, value
 
 
 def report(folder: Path) -> None:

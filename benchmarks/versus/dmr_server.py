@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from dmr.store.store import ModelStore
@@ -15,17 +16,17 @@ START_TIMEOUT = 60.0
 _OF_DMR = ("DMR_", "MODELS_PATH", "MODEL_RUNNER_", "LOG_LEVEL", "OMP_", "GOMP_")
 
 
-def dmr_environ(setup: Setup) -> dict[str, str]:
-    """The settings that a row asks for."""
-    return {"DMR_CONTEXT_SIZE": str(setup.context)} if setup.context else {}
+def dmr_environ(setup: Setup, given: Mapping[str, str]) -> dict[str, str]:
+    """The settings that a row asks for, and those `given` to try something out."""
+    return {**({"DMR_CONTEXT_SIZE": str(setup.context)} if setup.context else {}), **given}
 
 
-def start_dmr(models_path: Path, runtime_dir: Path, setup: Setup, log: Path) -> tuple[Process, str]:
+def start_dmr(models_path: Path, runtime_dir: Path, settings: Mapping[str, str], log: Path) -> tuple[Process, str]:
     """A ready `dmr serve` and its URL. Raises DidNotStart."""
     port = free_port()
     environ = {name: value for name, value in os.environ.items() if not name.startswith(_OF_DMR)}
     environ |= {"MODELS_PATH": str(models_path), "DMR_RUNTIME_DIR": str(runtime_dir), "MODEL_RUNNER_PORT": str(port)}
-    environ |= {"DMR_KEEP_ALIVE": "-1", **dmr_environ(setup)}
+    environ |= {"DMR_KEEP_ALIVE": "-1", **settings}
     process = Process([sys.executable, "-m", "dmr", "serve"], log, environ)
     url = f"http://127.0.0.1:{port}"
     try:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +36,7 @@ class Plan(NamedTuple):
     with_dmr: bool
     num_pairs: int
     num_threads: int  # of the peer; dmr finds out by itself
+    dmr_settings: Mapping[str, str] = {}  # variables, to try something out; its defaults are what counts
 
 
 def describe_settings(setup: Setup, plan: Plan) -> dict[str, list[str]]:
@@ -45,7 +46,11 @@ def describe_settings(setup: Setup, plan: Plan) -> dict[str, list[str]]:
         + peer_flags(setting, setup, plan.num_threads)
         for setting in plan.settings
     }
-    ours = {DMR: [f"{name}={value}" for name, value in dmr_environ(setup).items()]} if plan.with_dmr else {}
+    ours = (
+        {DMR: [f"{name}={value}" for name, value in dmr_environ(setup, plan.dmr_settings).items()]}
+        if plan.with_dmr
+        else {}
+    )
     first = dict(list(peers.items())[:1])
     return {**first, **ours, **peers}
 
@@ -73,7 +78,7 @@ def sides_of(setup: Setup, plan: Plan, folder: Path) -> Iterator[list[Side]]:
         sides = []
         for name in describe_settings(setup, plan):
             if name == DMR:
-                side = dmr_side(folder / "models", names, setup, folder)
+                side = dmr_side(folder / "models", names, setup, dmr_environ(setup, plan.dmr_settings), folder)
             else:
                 side = peer_side(name, plan.binary, files, setup, plan.num_threads, folder)
             sides.append(stack.enter_context(side))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,11 +151,11 @@ def peer_side(name: str, binary: Path, models: Sequence[Path], setup: Setup, num
     return Side(name, start, setup.embeds)
 
 
-def dmr_side(models_path: Path, names: Sequence[str], setup: Setup, folder: Path) -> Side:
+def dmr_side(models_path: Path, names: Sequence[str], setup: Setup, settings: Mapping[str, str], folder: Path) -> Side:
     """One dmr that serves all models."""
 
     def start() -> Running:
-        process, url = start_dmr(models_path, folder / "run", setup, folder / "dmr.log")
+        process, url = start_dmr(models_path, folder / "run", settings, folder / "dmr.log")
         return Running((process,), tuple(Endpoint(url, name) for name in names))
 
     return Side(DMR, start, setup.embeds)

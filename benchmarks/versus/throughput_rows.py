@@ -69,7 +69,7 @@ async def beside_a_neighbour(load: Load, seed: str) -> Figures:
 
 
 async def two_models(load: Load, seed: str) -> Figures:
-    outcomes = await burst(load, seed, 8, num_models=2, patience=TWO_MODELS_PATIENCE)
+    outcomes = await burst(load, seed, 16, num_models=2, patience=TWO_MODELS_PATIENCE)
     check(outcomes)
     return {"throughput": throughput(outcomes)}
 
@@ -131,8 +131,8 @@ ROWS = (
     ),
     Row(
         "6b",
-        f"two models at once, 4 of row 2's users each; the first {TWO_MODELS_PATIENCE:.0f} s",
-        Setup(4, num_models=2),
+        f"two models at once, the 8 users of row 2 on each; the first {TWO_MODELS_PATIENCE:.0f} s",
+        Setup(8, num_models=2),
         two_models,
         (THROUGHPUT,),
         (Target("throughput", DEFAULTS, 8.0), Target("throughput", BEST, 8.0)),

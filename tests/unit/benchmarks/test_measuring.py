@@ -52,6 +52,8 @@ def test_dmr_comes_second_and_every_side_is_described() -> None:
     assert list(settings) == [DEFAULTS, "dmr", STREAMS, UNIFIED]
     assert settings["dmr"] == ["DMR_CONTEXT_SIZE=1024"]
     assert list(describe_settings(Setup(4), PLAN._replace(settings=()))) == ["dmr"]
+    tried = PLAN._replace(dmr_settings={"DMR_SPECULATION": "off"})
+    assert describe_settings(Setup(4), tried)["dmr"] == ["DMR_SPECULATION=off"]
     assert list(describe_settings(Setup(4), PLAN._replace(with_dmr=False))) == [DEFAULTS, STREAMS, UNIFIED]
 
 

@@ -34,6 +34,10 @@ def test_what_is_missing_is_told_with_what_brings_it(tmp_path: Path) -> None:
     plan = read_plan(read_options([*options, "--peers", ""]))
     assert (plan.settings, plan.with_dmr, plan.num_pairs) == ((), True, 3)
     assert read_plan(read_options([*options, "--peers", "", "--full"])).num_pairs == 5
+    tried = read_plan(read_options([*options, "--peers", "", "--dmr-set", "DMR_A=1", "--dmr-set", "DMR_B="]))
+    assert tried.dmr_settings == {"DMR_A": "1", "DMR_B": ""}
+    with pytest.raises(SystemExit, match="NAME=VALUE"):
+        read_plan(read_options([*options, "--peers", "", "--dmr-set", "DMR_A"]))
 
 
 def test_a_report_of_nothing_is_empty(

@@ -27,8 +27,8 @@ def test_scarce_memory_is_as_scarce_for_everybody() -> None:
     setup = Setup(4, 512, context=1024)
     assert "-c 1024" in text(DEFAULTS, setup)
     assert "-c 1024" in text(STREAMS, setup)
-    assert dmr_environ(setup) == {"DMR_CONTEXT_SIZE": "1024"}
-    assert dmr_environ(Setup(4)) == {}
+    assert dmr_environ(setup, {}) == {"DMR_CONTEXT_SIZE": "1024"}
+    assert dmr_environ(Setup(4), {}) == {}
 
 
 def test_an_encoder_takes_its_sequences_in_one_batch() -> None:
