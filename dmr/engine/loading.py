@@ -111,6 +111,11 @@ def usable_for(
     return usable_memory(free_memory(weights), _core.devices(), offloaded, context_bytes)
 
 
+def computes_on_device() -> bool:
+    """Whether there is a GPU to compute on, so that costs are not those of a CPU."""
+    return any(device["kind"] in ("gpu", "igpu") for device in _core.devices())
+
+
 def describe(
     model: _core.Model, template: str, context_size: int, tasks: tuple[str, ...], full_context_size: int = 0
 ) -> EngineInfo:

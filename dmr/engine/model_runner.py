@@ -15,7 +15,14 @@ from dmr.engine.core_budget import CoreBudget
 from dmr.engine.draft_model import DraftModel
 from dmr.engine.host_cache import HostCache
 from dmr.engine.kv_cache import KVCache, Sharing
-from dmr.engine.loading import LoadedModel, ModelVocabulary, cannot_generate, describe, load_model
+from dmr.engine.loading import (
+    LoadedModel,
+    ModelVocabulary,
+    cannot_generate,
+    computes_on_device,
+    describe,
+    load_model,
+)
 from dmr.engine.memory import ContextPlan
 from dmr.engine.native_memory import NativeMemory, host_cache_size, sharing_of
 from dmr.engine.scheduler import Chunk, Schedule
@@ -26,8 +33,8 @@ from dmr.types import SamplingParams, TokenLogprob, TokenProbability
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
 
 MAX_SLOTS = 256  # llama.cpp's LLAMA_MAX_SEQ
-# Of 100. Compute threads spin for some milliseconds after a step: over the pause between two steps, not for much longer,
-# since whoever delivers the tokens needs a core too.
+# Of 100. Compute threads spin for some milliseconds after a step: over the pause between two steps, but not for much
+# longer, since whoever delivers the tokens needs a core too.
 THREAD_POLLING = 2
 # On a CPU each step looks at all cells up to the highest used one, so parked ones cost everybody: a full pool of 8,192
 # makes the token of one user half as slow again. This share of the pool may stay parked beside the active cells.
@@ -294,11 +301,6 @@ class ModelRunner(ModelVocabulary):
     def forget_all(self) -> None:
         """Empty the native memory."""
         self._context.clear()
-
-
-def computes_on_device() -> bool:
-    """Whether this build has found anything but CPUs to compute on."""
-    return any(device["kind"] != "cpu" for device in _core.devices())
 
 
 def num_usable_cores() -> int:
