@@ -17,15 +17,16 @@ from dmr.engine.pool import NO_MATCH, Holding, Match, Pool, Sharing
 from dmr.engine.prefix_tree import Place, PrefixTree
 from dmr.engine.sequence import Sequence
 
-LEAST_SAVED = 32  # tokens of a piece
-LEAST_FETCHED = 64  # tokens more than the pool has
-SLICE = 128  # tokens, as long as nobody knows what they cost
+LEAST_SAVED = 16  # tokens of a piece, or it is mostly the work of finding it
+LEAST_FETCHED = 16  # tokens more than the pool has
+SLICE = 64  # tokens of a transfer at least, and as long as nobody knows what they cost
 LARGEST_SLICE = 2048
 BUSY_SAVING = 0.002  # seconds of a step
 BUSY_FETCHING = 0.01
 BUSY_WHOLE = 0.01  # a state that can only be saved as a whole may take longer, since it is rarely done
 IDLE_TIME = 0.05  # a request that comes now has to wait for so long at most
 MAX_FETCHES = 4  # at the same time
+MOST_HELPED = 1024  # sequences that are remembered to have been helped
 
 
 class Saving(NamedTuple):
@@ -97,6 +98,8 @@ class HostTier:
         has_slots = self._pool.num_slots_to_be_had - (match.slot in self._pool.parked) >= 2
         if not has_slots or self._pool.num_inactive(source) + self._room_for(parts) > self._pool.num_free_cells:
             return False
+        if len(self._helped) > MOST_HELPED:  # those that left while they waited
+            self._helped.clear()
         self._helped.add(sequence.id)
         holding = self._pool.open(sequence.token_ids, source)
         promise = self._promises.insert(sequence.token_ids, num_tokens, sequence)

@@ -120,7 +120,8 @@ class ModelRunner(ModelVocabulary):
         self.max_batch_tokens = context.max_batch
         self.max_outputs = context.max_outputs
         self.narrow_batch = 0 if computes_on_device() else NARROW_BATCH_ON_CPU
-        self.num_cells = context.context_size
+        # A recurrent state is as large after many tokens as after one: each slot has its own.
+        self.num_cells = context.context_size * (context.max_sequences if model.is_recurrent else 1)
         self.native_seconds = 0.0  # that all steps spent in native code; what else they took is the host's share
 
     @classmethod
