@@ -26,7 +26,7 @@ BUSY_FETCHING = 0.01
 BUSY_WHOLE = 0.01  # a state that can only be saved as a whole may take longer, since it is rarely done
 IDLE_TIME = 0.05  # a request that comes now has to wait for so long at most
 MAX_FETCHES = 4  # at the same time
-MOST_HELPED = 1024  # sequences that are remembered to have been helped
+MOST_HELPED = 64  # sequences for which something was fetched and that still wait
 
 
 class Saving(NamedTuple):
@@ -60,7 +60,7 @@ class HostTier:
         self._max_parked_cells = max_parked_cells
         self._saving: list[Saving] = []
         self._fetches: list[Fetch] = []
-        self._helped: set[int] = set()  # ids of sequences that something was fetched for, until they are opened
+        self._helped: dict[int, Holding] = {}  # what was fetched for whom, by the id of a sequence that still waits
 
     @property
     def fetching_slots(self) -> list[int]:
@@ -98,10 +98,10 @@ class HostTier:
         has_slots = self._pool.num_slots_to_be_had - (match.slot in self._pool.parked) >= 2
         if not has_slots or self._pool.num_inactive(source) + self._room_for(parts) > self._pool.num_free_cells:
             return False
-        if len(self._helped) > MOST_HELPED:  # those that left while they waited
-            self._helped.clear()
-        self._helped.add(sequence.id)
-        holding = self._pool.open(sequence.token_ids, source)
+        if len(self._helped) >= MOST_HELPED:  # some have left while they waited
+            self._forget(next(iter(self._helped)))
+        holding = self._helped[sequence.id] = self._pool.open(sequence.token_ids, source)
+        holding.is_awaited = True
         promise = self._promises.insert(sequence.token_ids, num_tokens, sequence)
         self._fetches.append(Fetch(holding, parts, promise))
         self._host.use(piece)
@@ -110,16 +110,18 @@ class HostTier:
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence is opened; if it comes again, it may be helped again."""
-        self._helped.discard(sequence.id)
+        if sequence.id in self._helped:
+            self._forget(sequence.id)
 
     def go_on(self, *, is_busy: bool) -> None:
         """Ask for the next transfers, as many as there is time for."""
         for fetch in self._fetches:
             self._continue(fetch, is_busy)
+        holding = self._next_unsaved()
         # What is saved need not be parked beyond the bound.
         self._pool.evict_to(self._pool.cells.num_active + self._max_parked_cells, only_saved=True)
-        if self._is_pressed():
-            self._save_next(is_busy)
+        if holding is not None and self._is_pressed():
+            self._save(holding, is_busy)
 
     def cancel(self) -> None:
         """Give up all transfers; what has come so far is parked."""
@@ -135,6 +137,9 @@ class HostTier:
     def check_integrity(self) -> None:
         self._host.check_integrity()
         assert not self._fetches or self._pool.sharing is not Sharing.NONE
+
+    def _forget(self, sequence_id: int) -> None:
+        self._helped.pop(sequence_id).is_awaited = False
 
     def _settle_fetch(self, fetch: Fetch) -> None:
         holding = fetch.holding
@@ -182,28 +187,30 @@ class HostTier:
         is_half_full = 2 * pool.cells.num_used >= pool.num_cells or 2 * pool.num_parked_cells >= self._max_parked_cells
         return is_half_full or 2 * pool.num_free_slots <= pool.num_slots
 
-    def _save_next(self, is_busy: bool) -> None:
-        """Save more of the one that is parked for longest among those that are not saved."""
+    def _next_unsaved(self) -> Holding | None:
+        """The one that is parked for longest among those of which something is worth saving."""
         for holding in self._pool.parked.values():
             if holding.is_saved:
                 continue
-            num_tokens, last = self._host.find(holding.token_ids, holding.num_tokens)
-            if holding.num_tokens - num_tokens < LEAST_SAVED:
-                holding.num_saved = holding.num_tokens
-                continue
-            if self._host.saves_whole:
-                num_tokens, last = 0, None
-                price = self._host.costs.last_bytes * self._host.costs.seconds_per_byte
-                if is_busy and price > BUSY_WHOLE:
-                    return
-            self._save(holding, num_tokens, last, is_busy)
-            return
+            num_tokens, _ = self._host.find(holding.token_ids, holding.num_tokens)
+            if holding.num_tokens - num_tokens >= LEAST_SAVED:
+                return holding
+            holding.num_saved = holding.num_tokens
+        return None
 
-    def _save(self, holding: Holding, begin: int, last: Piece | None, is_busy: bool) -> None:
-        end = holding.num_tokens
-        if not self._host.saves_whole:
+    def _save(self, holding: Holding, is_busy: bool) -> None:
+        """Ask to save the next part of it, or all."""
+        costs = self._host.costs
+        begin, end, last = 0, holding.num_tokens, None
+        if self._host.saves_whole:
+            if is_busy and costs.last_bytes * costs.seconds_per_byte > BUSY_WHOLE:
+                return
+        else:
+            begin, last = self._host.find(holding.token_ids, holding.num_tokens)
             time = BUSY_SAVING if is_busy else IDLE_TIME
-            end = min(end, begin + self._host.costs.num_tokens_within(time, SLICE, LARGEST_SLICE))
+            end = begin + costs.num_tokens_within(time, SLICE, LARGEST_SLICE)
+            if end > holding.num_tokens - LEAST_SAVED:  # or the rest would be too little to be saved
+                end = holding.num_tokens
         piece = self._host.reserve(begin, end, last)
         if piece is None:
             holding.num_saved = holding.num_tokens

@@ -39,13 +39,14 @@ class Holding:
     The list may grow, but what is held of it must not change.
     """
 
-    __slots__ = ("num_saved", "num_tokens", "place", "run")
+    __slots__ = ("is_awaited", "num_saved", "num_tokens", "place", "run")
 
     def __init__(self, place: Place[int]) -> None:
         self.place = place  # what others may share: computed, and not only planned
         self.num_tokens = place.length
         self.run: Run | None = None  # the last one
         self.num_saved = 0  # tokens whose cells host memory has, or will never have
+        self.is_awaited = False  # a sequence that waits is about to go on from here
 
     @property
     def slot(self) -> int:
@@ -197,10 +198,14 @@ class Pool:
     def evict_to(self, num_cells: int, *, only_saved: bool = False) -> None:
         """Let parked cells go until no more than that many are used; from the ends, where the fewest share them.
 
-        `only_saved`: not those that host memory may still get; then more may be left.
+        `only_saved`: not those that host memory may still get or that are awaited; then more may be left.
         """
         while (num_over := self.cells.num_used - num_cells) > 0:
-            slots = [slot for slot, holding in self.parked.items() if holding.is_saved or not only_saved]
+            slots = [
+                slot
+                for slot, holding in self.parked.items()
+                if not only_saved or (holding.is_saved and not holding.is_awaited)
+            ]
             if not slots and only_saved:
                 return
             holding = self._oldest(min(slots, key=self._priority_of))

@@ -198,6 +198,13 @@ def test_others_with_the_same_front_wait_for_it_too() -> None:
     assert tier.cache.under_way(other, tier.cache.match(other)) is None
     assert tier.cache.match(other).num_tokens == 200
     assert not tier.cache.fetch(one, tier.cache.match(one))
+    tier.step()  # nothing may stay parked, but this is awaited
+    assert tier.memory.num_used == 200
+    tier.cache.open(one, tier.cache.match(one))
+    tier.running.append(one)
+    tier.leave(one)
+    tier.idle()
+    assert tier.memory.num_used == 0
 
 
 def test_a_full_native_memory_ends_what_is_being_brought_back() -> None:
