@@ -1,6 +1,6 @@
 """Measure dmr beside llama-server.
 
-    python -m benchmarks.versus [--rows 2,3,6] [--pairs 3] [--peers defaults,streams,unified] [--out DIR]
+    python -m benchmarks.versus [--full] [--rows 2,3,6] [--pairs 3] [--peers defaults,streams,unified] [--out DIR]
 
 `make bench` and `make bench-full` build what this needs and run the short and the long set. Each row is kept as a JSON
 file in DIR as soon as it is measured; the table is made of all files there, so rows can be measured one at a time.
@@ -27,7 +27,7 @@ from .row import DEFAULTS, STREAMS, UNIFIED
 from .rows import ROWS
 from .text_check import check_texts
 
-SHORT_PAIRS, FULL_PAIRS = 3, 5
+FULL_PAIRS = 5
 
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -36,7 +36,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--rows", help=f"some of {','.join(ROWS)}; default: the short set")
     parser.add_argument("--full", action="store_true", help=f"every row, {FULL_PAIRS} pairs of rounds")
-    parser.add_argument("--pairs", type=int, help=f"of rounds; default: {SHORT_PAIRS}")
+    parser.add_argument("--pairs", type=int, help="of rounds; default: what the short set has of each row")
     parser.add_argument("--peers", default=",".join((DEFAULTS, STREAMS, UNIFIED)), help=f"of {','.join(SETTINGS)}")
     parser.add_argument("--without-dmr", action="store_true", help="the peer's settings among themselves")
     parser.add_argument("--dmr-set", action="append", default=[], metavar="NAME=VALUE", help="try a setting of dmr")
@@ -53,7 +53,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def chosen(options: argparse.Namespace) -> list[str]:
     """Names of rows. Exits with a message for names that there are not."""
     if options.rows is None:
-        return [name for name, row in ROWS.items() if options.full or row.in_short_set]
+        return [name for name, row in ROWS.items() if options.full or row.short_pairs]
     return _known(options.rows, list(ROWS), "row")
 
 
@@ -73,7 +73,9 @@ def read_plan(options: argparse.Namespace) -> Plan:
             raise SystemExit(f"{path} is not there; '{command}' brings it.")
     if not settings and options.without_dmr:
         raise SystemExit("There is nothing to measure: --peers is empty, and dmr is left out.")
-    pairs = options.pairs or (FULL_PAIRS if options.full else SHORT_PAIRS)
+    if options.pairs is not None and options.pairs < 1:
+        raise SystemExit("--pairs must be at least 1.")
+    pairs = options.pairs or (FULL_PAIRS if options.full else None)
     return Plan(
         options.llama_server.absolute(),
         options.gguf,

@@ -74,6 +74,6 @@ ROWS = (
             Metric("throughput", "throughput", "tok/s", True),
         ),
         (Target("failed", None, 0.0),),
-        max_pairs=3,
+        short_pairs=1,
     ),
 )

@@ -85,6 +85,7 @@ ROWS = (
             Target("itl_p99", STREAMS, 1 / 8),
             Target("long_ttft", BEST, 1.4),
         ),
+        short_pairs=2,
     ),
     Row(
         "10",
@@ -98,5 +99,6 @@ ROWS = (
             Metric("heavy_throughput", "throughput of the heavy client", "tok/s", True),
         ),
         (Target("light_ttft_p95", DEFAULTS, 1 / 5), Target("light_ttft_p95", BEST, 1 / 3)),
+        short_pairs=2,
     ),
 )

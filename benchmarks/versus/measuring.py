@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     embedding_model: Path | None
     settings: tuple[str, ...]  # of the peer; may be none
     with_dmr: bool
-    num_pairs: int
+    num_pairs: int | None  # of rounds; None: what each row has in the short set
     num_threads: int  # of the peer; dmr finds out by itself
     dmr_settings: Mapping[str, str] = {}  # variables, to try something out; its defaults are what counts
 
@@ -90,7 +90,7 @@ def measure(row: Row, plan: Plan, say: Say) -> RowResult:
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     settings = describe_settings(row.setup, plan)
     result = RowResult(row.name, row.title, date, read_machine(), read_versions(), settings)
-    num_pairs = min(plan.num_pairs, row.max_pairs or plan.num_pairs)
+    num_pairs = plan.num_pairs or row.short_pairs or 1
     # Sockets are in there, and their paths must be short.
     with tempfile.TemporaryDirectory(prefix="dmr-bench-") as text:
         folder = Path(text)

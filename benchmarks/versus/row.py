@@ -69,9 +69,8 @@ class Row(NamedTuple):
     run: Callable[[Load, str], Awaitable[Figures]] | None
     metrics: tuple[Metric, ...]
     targets: tuple[Target, ...] = ()
-    in_short_set: bool = True
+    short_pairs: int = 3  # of rounds in the short set, which has to fit into a quarter of an hour; 0: not in it
     has_neighbour: bool = False  # a process that wants a whole core
-    max_pairs: int | None = None  # where one round says enough
 
     def metric(self, name: str) -> Metric:
         return next(metric for metric in self.metrics if metric.name == name)

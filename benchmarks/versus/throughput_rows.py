@@ -136,6 +136,7 @@ ROWS = (
         two_models,
         (THROUGHPUT,),
         (Target("throughput", DEFAULTS, 8.0), Target("throughput", BEST, 8.0)),
+        short_pairs=2,
     ),
     Row(
         "sweep",
@@ -143,6 +144,6 @@ ROWS = (
         Setup(LEVELS[-1]),
         sweep,
         _sweep_metrics(),
-        max_pairs=2,
+        short_pairs=1,
     ),
 )

@@ -32,10 +32,12 @@ def test_what_is_missing_is_told_with_what_brings_it(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="nothing to measure"):
         read_plan(read_options([*options, "--peers", "", "--without-dmr"]))
     plan = read_plan(read_options([*options, "--peers", ""]))
-    assert (plan.settings, plan.with_dmr, plan.num_pairs) == ((), True, 3)
+    assert (plan.settings, plan.with_dmr, plan.num_pairs) == ((), True, None)
     assert read_plan(read_options([*options, "--peers", "", "--full"])).num_pairs == 5
     tried = read_plan(read_options([*options, "--peers", "", "--dmr-set", "DMR_A=1", "--dmr-set", "DMR_B="]))
     assert tried.dmr_settings == {"DMR_A": "1", "DMR_B": ""}
+    with pytest.raises(SystemExit, match="at least 1"):
+        read_plan(read_options([*options, "--peers", "", "--pairs", "0"]))
     with pytest.raises(SystemExit, match="NAME=VALUE"):
         read_plan(read_options([*options, "--peers", "", "--dmr-set", "DMR_A"]))
 
