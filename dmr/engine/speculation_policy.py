@@ -51,6 +51,8 @@ class StepCost:
         return bool(self._sizes) and self._sizes[0] <= _size_class(num_tokens)
 
     def observe(self, num_tokens: int, seconds: float) -> None:
+        if num_tokens == 0:  # such a step only moves cells
+            return
         size = _size_class(num_tokens)
         place = bisect_left(self._sizes, size)
         seconds *= size / num_tokens

@@ -163,6 +163,16 @@ def test_no_step_lasts_longer_than_the_target_allows() -> None:
     assert simulation.run(slow).longest <= 2 * slow(1) + 1e-9
 
 
+def test_a_step_that_computed_nothing_tells_nothing() -> None:
+    """Where every prompt waits for its cells to be brought back, a step only moves them."""
+    cost = StepCost()
+    cost.observe(0, 0.5)
+    assert cost.largest == 0
+    cost.observe(1, 0.25)
+    cost.observe(0, 0.5)
+    assert cost.largest == 1
+
+
 def test_nothing_is_chosen_before_a_plain_step_was_measured() -> None:
     policy = SpeculationPolicy(0.1)
     assert policy.choose(1, [[0.9, 0.8]]) == [0]
