@@ -20,7 +20,7 @@ from .results import Round, RowResult
 from .row import Row, Setup
 from .side import DMR, Side, dmr_side, peer_side
 
-ROUND_TIMEOUT = 300.0
+ROUND_TIMEOUT = 660.0
 SPINS = 0.05  # cores; an idle server that takes more disturbs the others
 
 Say = Callable[[str], None]

@@ -20,7 +20,7 @@ from .processes import Process
 from .row import Load, Setup
 
 DMR = "dmr"
-REQUEST_TIMEOUT = 240.0
+REQUEST_TIMEOUT = 600.0
 IDLE_SHARE = 0.1  # of one core; a server that takes less is at rest
 IDLE_WINDOW = 0.3  # seconds
 IDLE_TIMEOUT = 60.0
