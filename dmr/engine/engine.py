@@ -106,6 +106,16 @@ class Engine:
     def has_work(self) -> bool:
         return self._scheduler.has_work
 
+    @property
+    def num_drafted_tokens(self) -> int:
+        """Guesses that steps have verified."""
+        return self._speculation.num_drafted_tokens if self._speculation else 0
+
+    @property
+    def num_accepted_tokens(self) -> int:
+        """Of the guesses, those that were right."""
+        return self._speculation.num_accepted_tokens if self._speculation else 0
+
     def add(self, request: Request) -> None:
         for sequence, generator in zip(request.sequences, request.generators, strict=True):
             self._requests[sequence.id] = request

@@ -51,7 +51,7 @@ class StepCost:
         return bool(self._sizes) and self._sizes[0] <= _size_class(num_tokens)
 
     def observe(self, num_tokens: int, seconds: float) -> None:
-        if num_tokens == 0:  # such a step only moves cells
+        if num_tokens == 0 or seconds <= 0.0:  # it only moved cells, or was shorter than the clock can tell
             return
         size = _size_class(num_tokens)
         place = bisect_left(self._sizes, size)

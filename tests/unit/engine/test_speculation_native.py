@@ -13,8 +13,9 @@ from tiny_models import SCRIPT_ANSWER, model_file
 from unit.engine.guessing import Eager, guessing
 from unit.engine.native_bench import SETTINGS, NativeBench, assert_same_distribution, make_spec
 
-from dmr.engine import draft_model
+from dmr.engine import draft_model, worker
 from dmr.engine.draft_model import DraftModel
+from dmr.engine.intake import Intake
 from dmr.engine.model_runner import ModelRunner
 from dmr.engine.speculation import Speculation
 from dmr.errors import ModelLoadFailed
@@ -244,6 +245,24 @@ def test_a_draft_model_that_does_not_fit(
     loaded = load("tiny-random", draft_model=path)
     assert (loaded.has_draft_model, loaded.can_speculate) == (False, True)
     assert "Guesses come from what was said before" in caplog.text
+
+
+@pytest.mark.parametrize("speculation", ["auto", "ngram", "draft", "off"])
+def test_an_engine_counts_its_guesses(
+    load: Callable[..., ModelRunner], folder: Path, monkeypatch: pytest.MonkeyPatch, speculation: str
+) -> None:
+    """As a worker makes it; the answer stands in the prompt already."""
+    monkeypatch.setattr(worker, "SpeculationPolicy", lambda target: Eager())
+    path = str(model_file("tiny-script", folder))
+    runner = load("tiny-script", speculation=speculation, draft_model=path)
+    settings = msgspec.structs.replace(SETTINGS, speculation=speculation)
+    engine = worker.make_engine(runner, runner, settings, lambda request, message: None)
+    prompt = CHAT + SCRIPT_ANSWER + "<|im_end|>\n" + CHAT
+    engine.add(Intake(runner).prepare(EngineRequest((prompt,), SamplingParams(temperature=0.0), max_tokens=40)))
+    while engine.has_work:
+        engine.step()
+    assert 0 <= engine.num_accepted_tokens <= engine.num_drafted_tokens
+    assert (engine.num_accepted_tokens > 5) == (speculation != "off")
 
 
 def test_one_sequence_has_room_for_its_guesses(load: Callable[..., ModelRunner]) -> None:

@@ -168,9 +168,12 @@ def test_a_step_that_computed_nothing_tells_nothing() -> None:
     cost = StepCost()
     cost.observe(0, 0.5)
     assert cost.largest == 0
+    cost.observe(1, 0.0)  # shorter than the clock can tell
+    assert cost.largest == 0
     cost.observe(1, 0.25)
     cost.observe(0, 0.5)
-    assert cost.largest == 1
+    cost.observe(1, 0.0)
+    assert (cost.largest, cost.seconds(1)) == (1, 0.25)
 
 
 def test_nothing_is_chosen_before_a_plain_step_was_measured() -> None:
