@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 from dmr.client import Readiness
 from dmr.types import Event
@@ -19,8 +19,8 @@ class Answer:
         self._events = events
         self._readiness = readiness
 
-    def __iter__(self) -> Answer:
-        return self
+    def __iter__(self) -> Iterator[Event]:
+        return self._events
 
     def __next__(self) -> Event:
         return next(self._events)

@@ -224,6 +224,7 @@ class EventStream:
         for frame in self._frames:
             if frame or not self._opened:  # the first even if it is empty: it sends the headers
                 self._opened = True
+                self._last_sent = self._clock()
                 return frame
         raise StopIteration
 
@@ -240,9 +241,12 @@ class EventStream:
         for frame in self._frames:
             if frame:
                 frames.append(frame)
-            if not self._is_last and cast(Any, self._events).is_drained:
-                return b"".join(frames)
-        self.has_ended = True
+            elif not self._is_last and cast(Any, self._events).is_drained:
+                break
+        else:
+            self.has_ended = True
+        if frames:
+            self._last_sent = self._clock()
         return b"".join(frames)
 
     def look(self) -> bytes:
@@ -259,14 +263,11 @@ class EventStream:
         try:
             yield b"".join(map(self._encoder.encode, first))
             for event in self._events:
-                # Whom nobody waits for is looked at now and then.
-                self._client.check(now=self._waits and isinstance(event, Tick))
+                if self._waits:
+                    self._client.check(now=isinstance(event, Tick))
                 if isinstance(event, Completed):
                     self._is_complete = self._is_last = True
-                frame = self._encoder.encode(event)
-                if frame:
-                    self._last_sent = self._clock()
-                yield frame or (self._comment() if isinstance(event, Tick) else b"")
+                yield self._encoder.encode(event) or (self._comment() if isinstance(event, Tick) else b"")
             if not self._is_complete:
                 raise InternalError("The engine ended the request before the answer was complete.")
         except ClientGone:

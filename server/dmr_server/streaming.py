@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 log = logging.getLogger("dmr.server")
 
+NOTHING = memoryview(b"")
 LOOK_INTERVAL = 0.5  # seconds between two looks at all clients and silences
 
 
@@ -46,7 +47,7 @@ class _Sending:
         self.connection = connection
         self.source = stream.fileno()  # kept: it is closed when the stream has ended
         self.is_chunked = is_chunked
-        self.unsent = memoryview(b"")
+        self.unsent = NOTHING
         self.stalled_since = 0.0
         self.is_over = threading.Event()
 
@@ -85,10 +86,10 @@ class Streamer:
     def _run(self, selector: selectors.BaseSelector) -> None:
         while True:
             for key, _ in selector.select(LOOK_INTERVAL):
-                if key.data is None:
-                    self._take_in(selector)
-                else:
+                if key.data is not None:
                     self._guarded(selector, key.data, self._go_on)
+                else:
+                    self._take_in(selector)
             if self._clock() - self._looked >= LOOK_INTERVAL:
                 self._looked = self._clock()
                 for sending in list(self._sendings):
@@ -128,7 +129,8 @@ class Streamer:
         if not sending.unsent:
             self._put(selector, sending, sending.stream.take())
             return
-        self._push(sending)
+        if self._push(sending, sending.unsent):
+            sending.stalled_since = self._clock()
         if sending.unsent:
             return
         if sending.stream.has_ended:
@@ -152,23 +154,22 @@ class Streamer:
     def _put(self, selector: selectors.BaseSelector, sending: _Sending, data: bytes) -> None:
         """Send as much as goes; the rest waits, and the stream with it."""
         if data:
-            sending.unsent = memoryview(b"%X\r\n%b\r\n" % (len(data), data) if sending.is_chunked else data)
-            sending.stalled_since = self._clock()
-            self._push(sending)
+            self._push(sending, b"%X\r\n%b\r\n" % (len(data), data) if sending.is_chunked else data)
         if sending.unsent:
+            sending.stalled_since = self._clock()
             selector.unregister(sending.source)
             selector.register(sending.connection, selectors.EVENT_WRITE, sending)
         elif sending.stream.has_ended:
             self._end(selector, sending)
 
-    def _push(self, sending: _Sending) -> None:
+    def _push(self, sending: _Sending, data: bytes | memoryview) -> bool:
+        """Write what goes of it and keep the rest; whether any of it went."""
         try:
-            num_sent = sending.connection.send(sending.unsent, socket.MSG_DONTWAIT)
+            num_sent = sending.connection.send(data, socket.MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
-            return
-        if num_sent:
-            sending.stalled_since = self._clock()
-            sending.unsent = sending.unsent[num_sent:]
+            num_sent = 0
+        sending.unsent = memoryview(data)[num_sent:] if num_sent < len(data) else NOTHING
+        return num_sent > 0
 
     def _end(self, selector: selectors.BaseSelector, sending: _Sending, *, cut: bool = False) -> None:
         """`cut`: nothing more can be said to this client; whoever writes to it is told so and does not wait."""
