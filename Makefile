@@ -29,8 +29,7 @@ COMPILE = trap 'exit 130' INT; mkdir -p build && { $(1) 2>&1 | tee build/pip.log
 	|| { tail -n 40 build/pip.log; echo "make: the build failed; everything it said is in build/pip.log" >&2; exit 1; }; }
 EDITABLE = $(BIN)/python -m pip install -v --no-build-isolation --no-deps -C build-dir=$(BUILD) -e .
 
-.PHONY: help dev build model serve clients test test-agents test-litellm bench-peer bench bench-full lint format wheel
-.PHONY: test-wheel docs clean
+.PHONY: help dev build model serve clients test test-agents test-litellm bench-peer bench bench-full lint format wheel test-wheel docs clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
