@@ -36,6 +36,7 @@ from dmr.engine.loading import cannot_generate, load_model
 from dmr.engine.model_runner import Generator, ModelRunner, StepOutput, num_usable_cores
 from dmr.engine.quantize import end_with_parent
 from dmr.engine.scheduler import Schedule
+from dmr.engine.statistics import NativeCounters
 from dmr.engine.worker import SharingRunner, make_engine
 from dmr.errors import DmrError, InternalError, InvalidRequest, Unsupported
 from dmr.types import SamplingParams
@@ -66,6 +67,9 @@ class WatchedRunner:
 
     def interrupt(self) -> None:
         self._runner.interrupt()
+
+    def counters(self) -> NativeCounters:
+        return self._runner.counters()
 
 
 def settings_for(order: EngineOrder) -> EngineSpec:

@@ -14,8 +14,9 @@ from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Chunk, Schedule, Scheduler
 from dmr.engine.sequence import Sequence
 from dmr.engine.speculation import Speculation
+from dmr.engine.statistics import NativeCounters, Recorder
 from dmr.errors import DmrError, InternalError
-from dmr.types import FinishReason, Timings, TokenLogprob, Usage
+from dmr.types import FinishReason, Statistics, Timings, TokenLogprob, Usage
 from dmr.wire import EngineCompleted, EngineEcho, EngineMessage, EngineOutput, WireError
 
 MAX_FAILED_STEPS = 3  # of a sequence without a new token in between, before its request is given up
@@ -30,6 +31,7 @@ class Runner(Protocol):
     def run(self, schedule: Schedule, generators: dict[int, Generator]) -> StepOutput: ...
     def interrupt(self) -> None: ...
     def forget_all(self) -> None: ...
+    def counters(self) -> NativeCounters: ...
 
 
 class PendingEcho:
@@ -99,12 +101,27 @@ class Engine:
         self._speculation = speculation
         self._requests: dict[int, Request] = {}  # by sequence id
         self._generators: dict[int, Generator] = {}
+        self._recorder = Recorder()
         self._unwanted = _Unwanted([])
         self._unconfirmed: list[Chunk] = []  # of the running step, those with guesses
 
     @property
     def has_work(self) -> bool:
         return self._scheduler.has_work
+
+    @property
+    def num_running(self) -> int:
+        """Sequences. Any thread."""
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences. Any thread."""
+        return len(self._scheduler.waiting)
+
+    def statistics(self) -> Statistics:
+        """What was counted until now."""
+        return self._recorder.statistics(self._scheduler, self._speculation, self._runner.counters())
 
     @property
     def num_drafted_tokens(self) -> int:
@@ -142,13 +159,16 @@ class Engine:
         try:
             output = self._runner.run(schedule, self._generators)
         except NoRoom:
+            self._recorder.num_full_steps += 1
             self._make_room(schedule)
             return
         except Interrupted:
+            self._recorder.num_interrupted_steps += 1
             self._unconfirmed = []
             self._scheduler.take_back(schedule)
             return
         except StepFailed as error:
+            self._recorder.num_failed_steps += 1
             self._recover(schedule, str(error))
             return
         finally:
@@ -160,7 +180,9 @@ class Engine:
             request = self._requests.get(sequence.id)
             if request is None:  # another choice of the same request has failed in this very step
                 continue
-            request.started = request.started or began
+            if not request.started:
+                request.started = began
+                self._recorder.queue_time.add(began - request.arrived)
             if sequence.id in output.score_errors:
                 reason = output.score_errors[sequence.id]
                 self._fail(request, InternalError(f"The prompt could not be scored: {reason}."))
@@ -174,6 +196,7 @@ class Engine:
 
     def give_up_all(self, error: DmrError) -> None:
         """End every request with an error and empty the native memory: what either holds is no longer known."""
+        self._recorder.num_failed_steps += 1
         self._drop_guesses()
         for request in dict.fromkeys(self._requests.values()):
             self._fail(request, error)
@@ -208,6 +231,7 @@ class Engine:
         num_generating = sum(chunk.num_tokens == 1 for chunk in schedule.chunks)
         num_tokens = sum(chunk.num_tokens for chunk in schedule.chunks)
         self._pacer.observe(num_tokens - num_generating, num_generating + num_guesses, seconds)
+        self._recorder.observe_step(schedule.chunks, num_tokens + num_guesses, seconds)
         if self._speculation is None:
             return
         self._speculation.observe_step(num_tokens + num_guesses, seconds)
@@ -231,10 +255,12 @@ class Engine:
             return
         if request.echoes:
             self._deliver_echo(request, sequence)
+        if not sequence.num_completion_tokens:
+            self._note_prompt(request, sequence, now)
         for token in new.token_ids:
             sequence.append(token)
         request.num_completion_tokens += len(new.token_ids)
-        request.first_token = request.first_token or now
+        self._recorder.observe_tokens(sequence, len(new.token_ids), now)
         reason = _finish_reason(sequence, new)
         text = new.text
         if reason is FinishReason.LENGTH:
@@ -249,6 +275,13 @@ class Engine:
             self._deliver(request, EngineOutput(sequence.index, text, logprobs, num_tokens=num_tokens))
         if sequence.shift is not None and sequence.is_full:
             self._scheduler.shift(sequence)
+
+    def _note_prompt(self, request: Request, sequence: Sequence, now: float) -> None:
+        """All of the sequence's prompt is there."""
+        self._recorder.observe_prompt(sequence)
+        if not request.first_token:
+            request.first_token = now
+            self._recorder.time_to_first_token.add(now - request.arrived)
 
     def _finish(self, request: Request, sequence: Sequence, output: EngineOutput) -> None:
         """Deliver a choice's last output."""
@@ -277,7 +310,7 @@ class Engine:
         """Only the prompt was asked for. It is there when its last token is computed."""
         sequence = chunk.sequence
         if chunk.start + chunk.num_tokens == sequence.num_tokens:
-            request.first_token = request.first_token or now
+            self._note_prompt(request, sequence, now)
             self._deliver_echo(request, sequence)
             self._finish(request, sequence, EngineOutput(sequence.index, "", finish_reason=FinishReason.LENGTH))
             self._complete_if_done(request, now)
@@ -300,6 +333,7 @@ class Engine:
         self._scheduler.remove(sequence)
         self._requests.pop(sequence.id, None)
         self._generators.pop(sequence.id, None)
+        self._recorder.forget(sequence)
         if self._speculation is not None:
             self._speculation.forget(sequence)
 

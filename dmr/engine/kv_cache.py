@@ -71,6 +71,16 @@ class KVCache:
         return self._pool.num_free_cells
 
     @property
+    def num_active_cells(self) -> int:
+        """Cells that running sequences hold."""
+        return self._pool.cells.num_active
+
+    @property
+    def num_parked_cells(self) -> int:
+        """Cells that only those hold that have finished."""
+        return self._pool.num_parked_cells
+
+    @property
     def has_free_slot(self) -> bool:
         return self._pool.num_slots_to_be_had > 0
 

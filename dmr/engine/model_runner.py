@@ -28,6 +28,7 @@ from dmr.engine.native_memory import NativeMemory, host_cache_size, sharing_of
 from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
 from dmr.engine.speculation import Drafts, DraftWish
+from dmr.engine.statistics import NativeCounters
 from dmr.errors import InvalidRequest, ModelLoadFailed
 from dmr.types import SamplingParams, TokenLogprob, TokenProbability
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
@@ -109,6 +110,7 @@ class ModelRunner(ModelVocabulary):
         self._template = template
         # Who names a number gets that number.
         self._core_budget = None if settings.num_threads else CoreBudget(num_usable_cores())
+        self._num_first_threads = settings.num_threads or num_usable_cores()  # that the context was made with
         self._num_threads = 0  # as set in the context; 0 = as it was made
         self._full_context_size = 0  # tokens that it would have with more memory
         self._draft_model: DraftModel | None = None
@@ -302,6 +304,13 @@ class ModelRunner(ModelVocabulary):
     def forget_all(self) -> None:
         """Empty the native memory."""
         self._context.clear()
+
+    def counters(self) -> NativeCounters:
+        """Counts of the native context."""
+        native = self._context.counters
+        return NativeCounters(
+            native.num_decodes, native.num_reused_graphs, self._num_threads or self._num_first_threads
+        )
 
 
 def num_usable_cores() -> int:

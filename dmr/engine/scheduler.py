@@ -69,6 +69,11 @@ class Scheduler:
         self._is_full = False  # the native memory said so; nobody joins until somebody leaves
 
     @property
+    def kv_cache(self) -> KVCache:
+        """To look at."""
+        return self._kv_cache
+
+    @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 

@@ -9,12 +9,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from dmr.config import EngineSettings
 from dmr.engine.deadlines import Deadlines, Expired
 from dmr.engine.engine import Deliver, Engine, Request
 from dmr.engine.queue_limits import QueueLimits
 from dmr.errors import DeadlineExceeded, DmrError, InternalError, Overloaded
+from dmr.types import Statistics
 from dmr.wire import EngineCompleted, EngineMessage, WireError
+
+SNAPSHOT_INTERVAL = 0.1  # seconds between two looks at the engine's counts while it is at work
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +30,16 @@ class Delivery(NamedTuple):
 
 
 Publish = Callable[[list[Delivery]], None]
+
+
+class _Ends:
+    """How many requests have ended in which way."""
+
+    def __init__(self) -> None:
+        self.num_completed = 0
+        self.num_failed = 0
+        self.num_aborted = 0
+        self.num_refused = 0
 
 
 class StepLoop:
@@ -42,6 +57,9 @@ class StepLoop:
         self._deadlines = Deadlines(settings.queue_timeout, settings.request_timeout)
         self._condition = threading.Condition()
         self._stopping = False
+        self._ends = _Ends()
+        self._snapshot = self._engine.statistics()
+        self._snapshot_due = 0.0
 
     @property
     def num_sequences(self) -> int:
@@ -56,7 +74,11 @@ class StepLoop:
             Overloaded: too many sequences wait already.
         """
         with self._condition:
-            self._limits.enter(_client_of(request), len(request.sequences))
+            try:
+                self._limits.enter(_client_of(request), len(request.sequences))
+            except DmrError:
+                self._ends.num_refused += 1
+                raise
             self._deadlines.add(request, time.monotonic())
             self._in_flight.add(request)
             self._arrived.append(request)
@@ -68,6 +90,23 @@ class StepLoop:
             self._aborted.append(request)
             self._condition.notify()
         self._engine.interrupt_for(request)
+
+    def statistics(self) -> Statistics:
+        """What was counted until `SNAPSHOT_INTERVAL` before the running step. Any thread; never waits for a step.
+
+        Who has got the end of an answer finds all of it counted; how many run and wait is true now.
+        """
+        with self._condition:
+            num_arrived = sum(len(request.sequences) for request in self._arrived)
+            return msgspec.structs.replace(
+                self._snapshot,
+                num_completed=self._ends.num_completed,
+                num_failed=self._ends.num_failed,
+                num_aborted=self._ends.num_aborted,
+                num_refused=self._ends.num_refused,
+                num_running=self._engine.num_running,
+                num_waiting=self._engine.num_waiting + num_arrived,
+            )
 
     def stop(self) -> None:
         with self._condition:
@@ -91,7 +130,7 @@ class StepLoop:
     def _tidy(self) -> None:
         """Until something comes."""
         while not (self._arrived or self._aborted or self._stopping) and self._engine.tidy():
-            pass
+            self._snapshot = self._engine.statistics()
 
     def _step(self) -> None:
         try:
@@ -110,7 +149,8 @@ class StepLoop:
             while self._aborted:
                 request = self._aborted.popleft()
                 self._engine.abort(request)
-                self._retire(request)
+                if self._retire(request):
+                    self._ends.num_aborted += 1
             for expired in self._deadlines.take_expired(time.monotonic()):
                 self._engine.abort(expired.request)
                 self._deliveries.append(Delivery(expired.request, WireError.of(self._reason(expired))))
@@ -128,20 +168,33 @@ class StepLoop:
         )
 
     def _publish(self, publish: Publish) -> None:
-        if not self._deliveries:
-            return
         deliveries, self._deliveries = self._deliveries, []
-        with self._condition:
-            for request, message in deliveries:
-                if isinstance(message, (EngineCompleted, WireError)):
-                    self._retire(request)
-        publish(deliveries)
+        ends = [delivery for delivery in deliveries if isinstance(delivery.message, (EngineCompleted, WireError))]
+        if ends or not self._engine.has_work or time.monotonic() >= self._snapshot_due:
+            self._snapshot = self._engine.statistics()
+            self._snapshot_due = time.monotonic() + SNAPSHOT_INTERVAL
+        if ends:
+            with self._condition:
+                for request, message in ends:
+                    if self._retire(request):
+                        self._count_end(message)
+        if deliveries:
+            publish(deliveries)
 
-    def _retire(self, request: Request) -> None:
-        if request in self._in_flight:
-            self._in_flight.remove(request)
-            self._deadlines.forget(request)
-            self._limits.leave(_client_of(request), len(request.sequences))
+    def _count_end(self, message: EngineMessage) -> None:
+        if isinstance(message, EngineCompleted):
+            self._ends.num_completed += 1
+        else:
+            self._ends.num_failed += 1
+
+    def _retire(self, request: Request) -> bool:
+        """False: it has been before."""
+        if request not in self._in_flight:
+            return False
+        self._in_flight.remove(request)
+        self._deadlines.forget(request)
+        self._limits.leave(_client_of(request), len(request.sequences))
+        return True
 
 
 def _client_of(request: Request) -> str:

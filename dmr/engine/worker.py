@@ -36,12 +36,14 @@ from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Schedule, Scheduler
 from dmr.engine.speculation import Drafts, DraftSource, DraftWish, Speculation
 from dmr.engine.speculation_policy import SpeculationPolicy
+from dmr.engine.statistics import NativeCounters
 from dmr.engine.step_loop import Delivery, Publish, StepLoop
 from dmr.errors import DmrError, InternalError, Unsupported
 from dmr.wire import (
     EngineDetokenize,
     EngineEmbed,
     EngineInfo,
+    EngineMeasure,
     EngineMessage,
     EngineQuery,
     EngineReady,
@@ -50,6 +52,7 @@ from dmr.wire import (
     EngineRerank,
     EngineSpec,
     EngineStarted,
+    EngineStatistics,
     EngineStatus,
     EngineTokenize,
     LoadProgress,
@@ -133,6 +136,8 @@ class Server:
             writer.write(pack(await loop.run_in_executor(self._executor, self._intake.tokenize, message)))
         elif isinstance(message, EngineDetokenize):
             writer.write(pack(await loop.run_in_executor(self._executor, self._intake.detokenize, message)))
+        elif isinstance(message, EngineMeasure):
+            writer.write(pack(EngineStatistics(self._steps.statistics() if self._steps else None)))
         elif isinstance(message, EngineRequest):
             await self._generate(message, reader, writer)
         else:
@@ -215,6 +220,9 @@ class SharingRunner:
 
     def forget_all(self) -> None:
         self._runner.forget_all()
+
+    def counters(self) -> NativeCounters:
+        return self._runner.counters()
 
 
 class Machinery(NamedTuple):

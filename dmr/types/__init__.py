@@ -42,6 +42,7 @@ from dmr.types.requests import (
     TextInput,
     TokenizeRequest,
 )
+from dmr.types.statistics import Histogram, ModelStatistics, Statistics
 from dmr.types.value import Value
 
 __all__ = [
@@ -57,10 +58,12 @@ __all__ = [
     "FinishReason",
     "Finished",
     "GenerateRequest",
+    "Histogram",
     "Message",
     "ModelConfig",
     "ModelDefaults",
     "ModelRecord",
+    "ModelStatistics",
     "NewModel",
     "Part",
     "Prompt",
@@ -73,6 +76,7 @@ __all__ = [
     "SamplingParams",
     "Scores",
     "Started",
+    "Statistics",
     "TextDelta",
     "TextInput",
     "TextPart",

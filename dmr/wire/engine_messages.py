@@ -7,7 +7,7 @@ from typing import Union
 import msgspec
 
 from dmr.config import EngineSettings
-from dmr.types import FinishReason, Prompt, SamplingParams, Timings, TokenLogprob, Usage
+from dmr.types import FinishReason, Prompt, SamplingParams, Statistics, Timings, TokenLogprob, Usage
 from dmr.wire.frames import Frame, WireError
 
 
@@ -113,7 +113,11 @@ class EngineDetokenize(Frame, frozen=True, tag="detokenize"):
     token_ids: tuple[int, ...]
 
 
-EngineQuery = Union[EngineRequest, EngineEmbed, EngineRerank, EngineTokenize, EngineDetokenize]
+class EngineMeasure(Frame, frozen=True, tag="measure"):
+    """What the engine has counted. Answered at once, also while a step runs."""
+
+
+EngineQuery = Union[EngineRequest, EngineEmbed, EngineRerank, EngineTokenize, EngineDetokenize, EngineMeasure]
 
 
 class EngineStarted(Frame, frozen=True, tag="started"):
@@ -169,8 +173,12 @@ class EngineText(Frame, frozen=True, tag="text"):
     text: str
 
 
+class EngineStatistics(Frame, frozen=True, tag="statistics"):
+    statistics: Statistics | None = None  # None = it generates no text
+
+
 EngineMessage = Union[EngineStarted, EngineEcho, EngineOutput, EngineCompleted, WireError]
-EngineReply = Union[EngineVectors, EngineScores, EngineTokens, EngineText, WireError]
+EngineReply = Union[EngineVectors, EngineScores, EngineTokens, EngineText, EngineStatistics, WireError]
 
 
 class LoadProgress(Frame, frozen=True, tag="progress"):

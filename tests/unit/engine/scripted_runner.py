@@ -18,6 +18,7 @@ from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Chunk, Schedule, Scheduler
 from dmr.engine.sequence import Sequence
 from dmr.engine.speculation import Speculation
+from dmr.engine.statistics import NativeCounters
 from dmr.errors import InvalidRequest
 from dmr.types import TokenLogprob, TokenProbability
 from dmr.wire import EngineMessage, EngineRequest
@@ -99,6 +100,9 @@ class ScriptedRunner:
 
     def forget_all(self) -> None:
         self.memory.clear()
+
+    def counters(self) -> NativeCounters:
+        return NativeCounters(self.num_steps, max(0, self.num_steps - 1), 1)
 
     def _compute(self, chunk: Chunk) -> bool:
         sequence, start, num_tokens, wants_output, draft = chunk

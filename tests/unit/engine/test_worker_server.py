@@ -26,10 +26,12 @@ from dmr.errors import EngineCrashed, InternalError, InvalidRequest, Overloaded
 from dmr.types import SamplingParams
 from dmr.wire import (
     EngineCompleted,
+    EngineMeasure,
     EngineMessage,
     EngineOutput,
     EngineRequest,
     EngineStarted,
+    EngineStatistics,
     WireError,
     engine_message_decoder,
 )
@@ -240,6 +242,31 @@ def test_a_failing_step_is_told_to_its_requests(worker: Worker) -> None:
     assert isinstance(error, WireError)
     assert isinstance(error.to_error(), InternalError)
     assert text(collect(worker.generate(7, max_tokens=2))) == text_of(answer_to([7], 2))
+
+
+def measure(path: str) -> EngineStatistics:
+    return next(reply for reply in EngineClient(path).ask(EngineMeasure(), EngineStatistics) if reply is not None)
+
+
+def test_what_the_engine_has_counted_is_told_also_while_a_step_runs(worker: Worker) -> None:
+    collect(worker.generate(5, 6, max_tokens=4))
+    told = measure(worker.path).statistics
+    assert told is not None
+    assert (told.num_completed, told.num_prompt_tokens, told.num_generated_tokens) == (1, 2, 4)
+    worker.delay = 2.0
+    running = worker.generate(7, max_tokens=1)
+    assert isinstance(next(running), EngineStarted)
+    began = time.monotonic()
+    told = measure(worker.path).statistics
+    assert told is not None
+    assert (told.num_running + told.num_waiting, told.num_generated_tokens) == (1, 4)
+    assert time.monotonic() - began < 1.0
+    collect(running)
+
+
+def test_an_engine_that_generates_nothing_has_no_figures(worker: Worker) -> None:
+    worker.server._steps = None
+    assert measure(worker.path) == EngineStatistics(None)
 
 
 def test_what_cannot_be_told_is_one_requests_own_failure(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
