@@ -134,6 +134,11 @@ class ManagerClient:
     def running_models(self) -> tuple[RunningModel, ...]:
         return self._ask(ListRunning(), Running).models
 
+    def running_engines(self) -> tuple[tuple[RunningModel, str], ...]:
+        """The loaded models, each with the socket of its engine."""
+        running = self._ask(ListRunning(), Running)
+        return tuple(zip(running.models, running.sockets, strict=True))
+
     def ping(self) -> None:
         """Raises Unavailable when the manager does not answer."""
         self._ask(Ping(), Pong)

@@ -15,6 +15,7 @@ from dmr.types import (
     GenerateRequest,
     ModelConfig,
     ModelRecord,
+    ModelStatistics,
     NewModel,
     Removal,
     RerankRequest,
@@ -60,6 +61,7 @@ class FakeService:
     def __init__(self, models: Sequence[ModelRecord] = ()) -> None:
         self.models = list(models)
         self.running: list[RunningModel] = []
+        self.measured: list[ModelStatistics] = []
         self.ready = True
         self.requests: list[GenerateRequest] = []
         self.streams: list[FakeStream] = []
@@ -182,6 +184,10 @@ class FakeService:
     def running_models(self) -> list[RunningModel]:
         self._fail()
         return self.running
+
+    def statistics(self) -> list[ModelStatistics]:
+        self._fail()
+        return self.measured
 
     def preload(
         self, reference: str, keep_alive: float | None = None, context_size: int | None = None

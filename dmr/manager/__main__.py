@@ -89,7 +89,7 @@ class ManagerServer:
         if isinstance(command, UnloadModels):
             return Unloaded(await self._manager.unload(command.references))
         if isinstance(command, ListRunning):
-            return Running(self._manager.running())
+            return Running(self._manager.running(), self._manager.sockets())
         return Pong()
 
     async def _transfer(

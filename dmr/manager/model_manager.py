@@ -193,6 +193,10 @@ class ModelManager:
     def running(self) -> tuple[RunningModel, ...]:
         return tuple(model.describe() for model in self._loaded.values() if model.is_alive)
 
+    def sockets(self) -> tuple[str, ...]:
+        """Where the engines of `running` listen, in the same order. To ask one there is no use of its model."""
+        return tuple(model.process.spec.socket for model in self._loaded.values() if model.is_alive)
+
     async def unload(self, references: tuple[str, ...] | None) -> int:
         """End idle engines; busy ones are left alone. Returns how many ended.
 

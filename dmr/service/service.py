@@ -17,6 +17,7 @@ from dmr.service.answering import Answering
 from dmr.service.capabilities import Capabilities, check_template
 from dmr.service.defaults import DefaultsByName, default_context, with_defaults
 from dmr.service.leasing import Leasing, Wish, wait_for
+from dmr.service.measuring import measure_all
 from dmr.service.schema_check import checked_schemas
 from dmr.service.uploads import uploaded_file
 from dmr.service.vectors import check_dimensions, cut
@@ -29,6 +30,7 @@ from dmr.types import (
     Event,
     GenerateRequest,
     ModelRecord,
+    ModelStatistics,
     NewModel,
     Removal,
     RerankRequest,
@@ -248,6 +250,10 @@ class Service:
 
     def running_models(self) -> list[RunningModel]:
         return list(self._manager.running_models())
+
+    def statistics(self) -> list[ModelStatistics]:
+        """What the engines of all loaded models have counted. It loads nothing and is no use of a model."""
+        return measure_all(self._manager)
 
     def unload_models(self, references: list[str] | None) -> int:
         """End idle engines (None = all idle ones); returns how many.

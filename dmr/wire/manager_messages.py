@@ -103,6 +103,7 @@ class Unloaded(Frame, frozen=True, tag="unloaded"):
 
 class Running(Frame, frozen=True, tag="running_models"):
     models: tuple[RunningModel, ...]
+    sockets: tuple[str, ...] = ()  # of their engines, in the same order
 
 
 class Pong(Frame, frozen=True, tag="pong"):

@@ -86,6 +86,8 @@ def test_each_command_and_its_answer(manager: ScriptedPeer) -> None:
     assert asks.unload_models(None) == 3
     manager.plays(Running((RUNNING,)))
     assert asks.running_models() == (RUNNING,)
+    manager.plays(Running((RUNNING,), ("engine.sock",)))
+    assert asks.running_engines() == ((RUNNING, "engine.sock"),)
     manager.plays(Pong())
     asks.ping()
     assert manager.requests == [
@@ -94,9 +96,10 @@ def test_each_command_and_its_answer(manager: ScriptedPeer) -> None:
         RemoveModel("x", True),
         UnloadModels(None),
         ListRunning(),
+        ListRunning(),
         Ping(),
     ]
-    manager.wait_for_closed(6)
+    manager.wait_for_closed(7)
 
 
 def test_a_slow_answer_is_waited_for(manager: ScriptedPeer) -> None:

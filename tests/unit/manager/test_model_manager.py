@@ -41,6 +41,7 @@ def test_a_model_is_loaded_once_and_shown(bench: Bench) -> None:
         (shown,) = manager.running()
         assert (shown.id, shown.reference, shown.state, shown.num_active) == (model_id, "one", "ready", 2)
         assert [shown.pid] == bench.pids("started")
+        assert manager.sockets() == (first.process.spec.socket,)
         manager.release(first)
         manager.release(second)
         assert manager.running()[0].num_active == 0
