@@ -16,6 +16,7 @@ from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.dialect import Dialect, send_error
 from dmr_server.errors import ClientGone, MethodNotAllowed, RouteNotFound
 from dmr_server.generation import Stamps
+from dmr_server.metrics import Metrics
 from dmr_server.middleware import ChooseDialect, CleanPath, ModelName, ModelsForAnthropic, RequestId, Sending
 from dmr_server.ollama import resources as ollama
 from dmr_server.ollama.wire import OllamaDialect
@@ -71,6 +72,7 @@ def routes(service: Service, settings: Settings, stamps: Stamps) -> dict[str, ob
         **anthropic.routes(service, settings, stamps),
         **ollama.routes(service, settings, stamps),
     }
+    table["/metrics"] = Metrics(service)
     table["/openapi.json"] = OpenApi(service, table)
     return table
 

@@ -55,6 +55,7 @@ SURFACE = Surface(
         "/health": {"get": Operation("whether the process lives", Health)},
         "/ready": {"get": Operation("whether it can serve", Health, own_statuses={503: Health})},
         "/version": {"get": Operation("versions of dmr and llama.cpp", Versions)},
+        "/metrics": {"get": Operation("what the engines have counted, for Prometheus", str, answer_type=TEXT)},
         "/openapi.json": {"get": Operation("this document", dict[str, Any])},
         "/models": {"get": Operation("the models of the store", list[WireModel])},
         "/models/{name:model}": {

@@ -1,0 +1,233 @@
+"""GET /metrics: what every engine has counted, in Prometheus' text format 0.0.4.
+
+The engines own the figures, so they are the same whichever of several HTTP workers is asked; docs/metrics.md lists
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple, Union
+
+import falcon
+
+from dmr.types import Histogram, ModelStatistics, Statistics
+from dmr_server.docker import DockerDialect
+
+if TYPE_CHECKING:
+    from dmr.service import Service
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Labels = Mapping[str, str]
+Number = Union[int, float]
+Sample = tuple[Labels, Union[Number, Histogram]]
+
+
+class Metric(NamedTuple):
+    """`samples`: of one engine that generates text, without the label of its model."""
+
+    name: str
+    kind: str
+    help: str
+    samples: Callable[[Statistics], Iterable[Sample]]
+
+
+def _one(value: Callable[[Statistics], Union[Number, Histogram]]) -> Callable[[Statistics], list[Sample]]:
+    return lambda told: [({}, value(told))]
+
+
+def _counter(name: str, text: str, value: Callable[[Statistics], Number]) -> Metric:
+    return Metric(name, "counter", text, _one(value))
+
+
+def _gauge(name: str, text: str, value: Callable[[Statistics], Number]) -> Metric:
+    return Metric(name, "gauge", text, _one(value))
+
+
+def _histogram(name: str, text: str, value: Callable[[Statistics], Histogram]) -> Metric:
+    return Metric(name, "histogram", text, _one(value))
+
+
+def _requests(told: Statistics) -> list[Sample]:
+    return [
+        ({"outcome": "completed"}, told.num_completed),
+        ({"outcome": "failed"}, told.num_failed),
+        ({"outcome": "aborted"}, told.num_aborted),
+        ({"outcome": "refused"}, told.num_refused),
+    ]
+
+
+def _steps(told: Statistics) -> list[Sample]:
+    return [
+        ({"outcome": "completed"}, told.num_steps),
+        ({"outcome": "interrupted"}, told.num_interrupted_steps),
+        ({"outcome": "no_room"}, told.num_full_steps),
+        ({"outcome": "failed"}, told.num_failed_steps),
+    ]
+
+
+def _sequences_per_step(told: Statistics) -> float:
+    return told.num_step_sequences / told.num_steps if told.num_steps else 0.0
+
+
+METRICS = (
+    Metric("dmr_requests_total", "counter", "Requests by how they ended.", _requests),
+    Metric("dmr_steps_total", "counter", "Steps of the engine by how they ended.", _steps),
+    _counter("dmr_prompt_tokens_total", "Tokens of prompts that are there.", lambda told: told.num_prompt_tokens),
+    _counter(
+        "dmr_cached_prompt_tokens_total",
+        "Of them, those that were shared or restored instead of computed.",
+        lambda told: told.num_cached_tokens,
+    ),
+    _counter(
+        "dmr_computed_prompt_tokens_total",
+        "Tokens of prompts that were computed, some more than once.",
+        lambda told: told.num_computed_prompt_tokens,
+    ),
+    _counter("dmr_generated_tokens_total", "Tokens that were generated.", lambda told: told.num_generated_tokens),
+    _counter("dmr_preemptions_total", "Sequences that made way for others.", lambda told: told.num_preemptions),
+    _counter("dmr_draft_tokens_total", "Guesses that steps have verified.", lambda told: told.num_drafted_tokens),
+    _counter(
+        "dmr_accepted_draft_tokens_total", "Of them, those that were right.", lambda told: told.num_accepted_tokens
+    ),
+    _counter("dmr_host_cache_hits_total", "Sequences helped from host memory.", lambda told: told.num_host_hits),
+    _counter("dmr_host_cache_saved_tokens_total", "Tokens saved to host memory.", lambda told: told.num_saved_tokens),
+    _counter(
+        "dmr_host_cache_restored_tokens_total",
+        "Tokens brought back from host memory.",
+        lambda told: told.num_restored_tokens,
+    ),
+    _counter("dmr_decodes_total", "Batches that llama.cpp has computed.", lambda told: told.num_decodes),
+    _counter(
+        "dmr_reused_graphs_total",
+        "Graphs that llama.cpp took from the batch before instead of building them.",
+        lambda told: told.num_reused_graphs,
+    ),
+    _gauge("dmr_running_sequences", "Sequences that run.", lambda told: told.num_running),
+    _gauge("dmr_waiting_sequences", "Sequences that wait for a place.", lambda told: told.num_waiting),
+    _gauge("dmr_kv_cells", "Cells of the KV memory, one for each token.", lambda told: told.num_cells),
+    _gauge("dmr_kv_used_cells", "Cells in use, active or parked.", lambda told: told.num_used_cells),
+    _gauge("dmr_kv_active_cells", "Cells of sequences that run.", lambda told: told.num_active_cells),
+    _gauge("dmr_kv_parked_cells", "Cells kept for those who come later.", lambda told: told.num_parked_cells),
+    _gauge("dmr_host_cache_bytes", "Bytes saved in host memory.", lambda told: told.host_bytes),
+    _gauge("dmr_host_cache_max_bytes", "Bytes that may be saved there.", lambda told: told.max_host_bytes),
+    _gauge("dmr_compute_threads", "Threads that compute.", lambda told: told.num_threads),
+    _histogram(
+        "dmr_time_to_first_token_seconds",
+        "Of a request, from its arrival at the engine to its first token.",
+        lambda told: told.time_to_first_token,
+    ),
+    _histogram(
+        "dmr_inter_token_latency_seconds",
+        "From one token of a sequence to the next.",
+        lambda told: told.inter_token_latency,
+    ),
+    _histogram(
+        "dmr_queue_time_seconds",
+        "Of a request, from its arrival at the engine to the first step for it.",
+        lambda told: told.queue_time,
+    ),
+    _histogram("dmr_step_seconds", "What a step took.", lambda told: told.step_time),
+    _histogram("dmr_step_tokens", "Tokens that a step computed.", lambda told: told.batch_tokens),
+    # llama-server's names, for dashboards that know them.
+    _counter(
+        "llamacpp:prompt_tokens_total",
+        "As dmr_computed_prompt_tokens_total.",
+        lambda told: told.num_computed_prompt_tokens,
+    ),
+    _counter(
+        "llamacpp:prompt_tokens_cached_total",
+        "As dmr_cached_prompt_tokens_total.",
+        lambda told: told.num_cached_tokens,
+    ),
+    _counter(
+        "llamacpp:tokens_predicted_total", "As dmr_generated_tokens_total.", lambda told: told.num_generated_tokens
+    ),
+    _counter("llamacpp:n_decode_total", "As dmr_decodes_total.", lambda told: told.num_decodes),
+    _gauge("llamacpp:requests_processing", "As dmr_running_sequences.", lambda told: told.num_running),
+    _gauge("llamacpp:requests_deferred", "As dmr_waiting_sequences.", lambda told: told.num_waiting),
+    _gauge("llamacpp:n_busy_slots_per_decode", "Sequences in a step, on average.", _sequences_per_step),
+    _counter(
+        "llamacpp:spec_decode_num_draft_tokens_total",
+        "As dmr_draft_tokens_total.",
+        lambda told: told.num_drafted_tokens,
+    ),
+    _counter(
+        "llamacpp:spec_decode_num_accepted_tokens_total",
+        "As dmr_accepted_draft_tokens_total.",
+        lambda told: told.num_accepted_tokens,
+    ),
+)
+UP = ("dmr_engine_up", "gauge", "1 if the engine has answered, 0 if it loads or did not answer in time.")
+STARTED = ("dmr_engine_start_time_seconds", "gauge", "When the engine was started, in Unix time.")
+
+
+class Metrics:
+    """GET /metrics: it loads no model and is no use of one."""
+
+    dialect = DockerDialect()
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.data = exposition(self._service.statistics()).encode()
+        resp.content_type = CONTENT_TYPE
+
+    on_head = on_get
+
+
+def exposition(models: Sequence[ModelStatistics]) -> str:
+    """All metrics of all models. A metric that no model has is left out."""
+    return "".join(f"{line}\n" for line in _lines(models))
+
+
+def _lines(models: Sequence[ModelStatistics]) -> Iterator[str]:
+    names = _names(models)
+    yield from _family(*UP, [({"model": name}, int(each.is_up)) for name, each in zip(names, models, strict=True)])
+    yield from _family(
+        *STARTED, [({"model": name}, each.model.loaded_at) for name, each in zip(names, models, strict=True)]
+    )
+    told = [(name, each.statistics) for name, each in zip(names, models, strict=True) if each.statistics is not None]
+    for metric in METRICS:
+        samples = [({"model": name, **labels}, value) for name, each in told for labels, value in metric.samples(each)]
+        yield from _family(metric.name, metric.kind, metric.help, samples)
+
+
+def _names(models: Sequence[ModelStatistics]) -> list[str]:
+    """What each is called: its id where a name was given to another model after the first had been loaded."""
+    latest: dict[str, str] = {}
+    for each in sorted(models, key=lambda each: each.model.loaded_at):
+        latest[each.model.reference] = each.model.id
+    return [each.model.reference if latest[each.model.reference] == each.model.id else each.model.id for each in models]
+
+
+def _family(name: str, kind: str, text: str, samples: Sequence[Sample]) -> Iterator[str]:
+    if not samples:
+        return
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} {kind}"
+    for labels, value in samples:
+        if isinstance(value, Histogram):
+            yield from _histogram_lines(name, labels, value)
+        else:
+            yield _sample(name, labels, value)
+
+
+def _histogram_lines(name: str, labels: Labels, value: Histogram) -> Iterator[str]:
+    counts = list(accumulate(value.counts))
+    for bound, count in zip([*map(repr, value.bounds), "+Inf"], counts, strict=True):
+        yield _sample(f"{name}_bucket", {**labels, "le": bound}, count)
+    yield _sample(f"{name}_sum", labels, value.total)
+    yield _sample(f"{name}_count", labels, counts[-1])
+
+
+def _sample(name: str, labels: Labels, value: Number) -> str:
+    written = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+    return f"{name}{{{written}}} {value!r}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
