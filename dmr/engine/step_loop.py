@@ -19,6 +19,7 @@ from dmr.errors import DeadlineExceeded, DmrError, InternalError, Overloaded
 from dmr.types import Statistics
 from dmr.wire import EngineCompleted, EngineMessage, WireError
 
+AUDIT_INTERVAL = 1.0  # seconds between two looks at the books, which take as long as a small step
 SNAPSHOT_INTERVAL = 0.1  # seconds between two looks at the engine's counts while it is at work
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class StepLoop:
         self._ends = _Ends()
         self._snapshot = self._engine.statistics()
         self._snapshot_due = 0.0
+        self._audit_due = 0.0
 
     @property
     def num_sequences(self) -> int:
@@ -124,8 +126,15 @@ class StepLoop:
                 self._step()
                 self._publish(publish)
             if not self._engine.has_work:
-                self._engine.check_integrity()
+                self._audit()
                 self._tidy()
+
+    def _audit(self) -> None:
+        """Raises AssertionError when the books are wrong."""
+        now = time.monotonic()
+        if now >= self._audit_due:
+            self._audit_due = now + AUDIT_INTERVAL
+            self._engine.check_integrity()
 
     def _tidy(self) -> None:
         """Until something comes."""

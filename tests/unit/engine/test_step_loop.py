@@ -233,6 +233,21 @@ def test_an_engine_whose_books_are_wrong_does_not_go_on() -> None:
     assert loops.has_ended(request)
 
 
+def test_the_books_are_not_audited_after_each_of_many_short_requests() -> None:
+    """It takes as long as a small step, and the next request would wait for it."""
+    loops = LoopBench()
+    audits: list[float] = []
+    loops.bench.engine.check_integrity = lambda: audits.append(time.monotonic())  # type: ignore[method-assign]
+    thread = threading.Thread(target=loops._run)
+    thread.start()
+    for number in range(20):
+        request = loops.submit([number + 1], max_new=1)
+        loops.wait_for(lambda request=request: loops.has_ended(request))  # type: ignore[misc]
+    loops.loop.stop()
+    thread.join()
+    assert 1 <= len(audits) < 10
+
+
 # --- races -----------------------------------------------------------------------------------------------------------
 
 
