@@ -119,6 +119,7 @@ class ModelRunner(ModelVocabulary):
         self.sharing = sharing_of(model)
         self.can_speculate = context.can_truncate and settings.speculation != "off"
         self.host_cache_bytes = 0  # that saved states may take
+        self._current_decode = 0  # the number of the one that the last step made
         self.max_batch_tokens = context.max_batch
         self.max_outputs = context.max_outputs
         self.narrow_batch = 0 if computes_on_device() else NARROW_BATCH_ON_CPU
@@ -231,6 +232,7 @@ class ModelRunner(ModelVocabulary):
                 rows.append((index, generator.sampler, generator.detokenizer))
                 sequences.append(sequence)
         self._adapt_threads()
+        self._current_decode = self._context.next_decode
         try:
             self._memory.perform(schedule.operations)
             if not schedule.chunks:
@@ -299,7 +301,7 @@ class ModelRunner(ModelVocabulary):
     def interrupt(self) -> None:
         """Stop the running step, if there is one. Any thread; where a device computes, it goes on to its end."""
         if self._context.can_truncate:  # a recurrent state that was stopped is lost
-            self._context.abort()
+            self._context.abort(self._current_decode)
 
     def forget_all(self) -> None:
         """Empty the native memory."""
