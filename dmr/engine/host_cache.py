@@ -14,6 +14,8 @@ from dmr.engine.prefix_tree import Place, PrefixTree
 
 MAX_HITS = 16  # that count; so what was in demand once is forgotten in the end
 LEARNING_RATE = 0.2
+BUSY_SHARE = 0.03  # of the time of steps that saving beside them may take
+MOST_ALLOWED = 0.05  # seconds that such allowances add up to
 WORTH = 0.5  # restoring must take less than this part of the time that computing takes
 
 
@@ -25,11 +27,16 @@ class TransferCosts:
         self.bytes_per_token = 0.0
         self.last_bytes = 0  # of the last transfer
         self.seconds_per_token = 0.0  # of computing
+        self.allowance = MOST_ALLOWED  # seconds that may go into saving while somebody waits for steps
 
     def observe_transfer(self, num_bytes: int, num_tokens: int, seconds: float) -> None:
         self.last_bytes = num_bytes
         self.seconds_per_byte = _towards(self.seconds_per_byte, seconds / max(1, num_bytes))
         self.bytes_per_token = _towards(self.bytes_per_token, num_bytes / max(1, num_tokens))
+
+    def allow(self, seconds: float) -> None:
+        """A step took so long. Where steps are short, saving at each of them would be felt."""
+        self.allowance = min(MOST_ALLOWED, self.allowance + BUSY_SHARE * seconds)
 
     def observe_step(self, num_tokens: int, seconds: float) -> None:
         """Of a step with so many tokens that its cost is theirs."""

@@ -24,7 +24,7 @@ LARGEST_SLICE = 2048
 BUSY_SAVING = 0.002  # seconds of a step
 BUSY_FETCHING = 0.01
 BUSY_WHOLE = 0.01  # a state that can only be saved as a whole may take longer, since it is rarely done
-IDLE_TIME = 0.05  # a request that comes now has to wait for so long at most
+IDLE_TIME = 0.01  # a request that comes now has to wait for so long at most
 MAX_FETCHES = 4  # at the same time
 MOST_HELPED = 64  # sequences for which something was fetched and that still wait
 
@@ -201,6 +201,8 @@ class HostTier:
     def _save(self, holding: Holding, is_busy: bool) -> None:
         """Ask to save the next part of it, or all."""
         costs = self._host.costs
+        if is_busy and costs.allowance < BUSY_SAVING:
+            return
         begin, end, last = 0, holding.num_tokens, None
         if self._host.saves_whole:
             if is_busy and costs.last_bytes * costs.seconds_per_byte > BUSY_WHOLE:
@@ -215,6 +217,8 @@ class HostTier:
         if piece is None:
             holding.num_saved = holding.num_tokens
             return
+        if is_busy:
+            costs.allowance -= BUSY_SAVING
         save = Save(holding.slot, begin, end, piece, self._scratch)
         self._pool.operations.append(save)
         self._saving.append(Saving(save, piece, holding))

@@ -248,6 +248,7 @@ class ModelRunner(ModelVocabulary):
         except (_core.Error, ValueError) as error:
             raise StepFailed(str(error)) from error
         num_tokens = sum(chunk.num_tokens for chunk in schedule.chunks)
+        self._memory.costs.allow(seconds)
         if num_tokens >= LEAST_MEASURED:
             self._memory.costs.observe_step(num_tokens, seconds)
         # The samplers have gone on: from here on a failure is one sequence's own, or the others would lose tokens.
