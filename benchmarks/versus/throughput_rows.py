@@ -29,7 +29,7 @@ async def one_user(load: Load, seed: str) -> Figures:
         short = await load.complete(words(f"{seed} short {number}", 4), DECODE_TOKENS)
         check([long, short])
         prefill.append(long.num_prompt_tokens / median(ttfts([long])))
-        decode.append((len(short.arrivals) - 1) / (short.arrivals[-1] - short.arrivals[0]))
+        decode.append((short.num_completion_tokens - 1) / (short.arrivals[-1] - short.arrivals[0]))
     return {"prefill": median(prefill), "decode": median(decode)}
 
 
