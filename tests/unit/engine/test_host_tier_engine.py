@@ -16,6 +16,7 @@ from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Scheduler
 from dmr.engine.sequence import Sequence
 from dmr.engine.step_loop import StepLoop
+from dmr.types import Statistics
 from dmr.wire import EngineCompleted, EngineMessage, EngineOutput
 
 PROMPT = list(range(100, 250))
@@ -103,6 +104,18 @@ def test_a_failed_step_forgets_what_was_saved() -> None:
     assert bench.num_cached(bench.ask([*PROMPT, 7])) == 0
 
 
+def test_what_host_memory_did_is_counted() -> None:
+    bench = HostBench()
+    bench.ask(PROMPT)
+    bench.idle()
+    num_cached = bench.num_cached(bench.ask([*PROMPT, 7]))
+    told = bench.engine.statistics()
+    assert (told.num_host_hits, told.num_cached_tokens) == (1, num_cached)
+    assert told.num_saved_tokens >= told.num_restored_tokens >= num_cached > 100
+    assert told.host_bytes == bench.host.num_bytes > 0
+    assert told.max_host_bytes == 1 << 20
+
+
 class BusyIdler:
     """An engine that always finds something to tidy."""
 
@@ -113,6 +126,9 @@ class BusyIdler:
         self.is_tidying = threading.Event()
 
     def check_integrity(self) -> None: ...
+
+    def statistics(self) -> Statistics:
+        return Statistics()
 
     def tidy(self) -> bool:
         self.num_tidied += 1
