@@ -15,6 +15,7 @@ from dmr.config import EngineSettings, Settings
 from dmr.errors import Conflict, DmrError, ModelLoadFailed, ShuttingDown, Unavailable
 from dmr.manager.context_limits import ContextLimit, default_context, possible_context
 from dmr.manager.engine_process import COMMAND, EngineProcess
+from dmr.store.record_cache import RecordCache
 from dmr.store.store import ModelStore
 from dmr.types import ModelRecord, Removal, RunningModel
 from dmr.wire import EngineInfo, EngineSpec
@@ -139,6 +140,7 @@ class ModelManager:
     ) -> None:
         self._settings = settings
         self._store = store
+        self._records = RecordCache(store)
         self._runtime_dir = runtime_dir
         self._engine_command = engine_command
         self._loaded: dict[str, LoadedModel] = {}  # by model id
@@ -160,7 +162,9 @@ class ModelManager:
         Raises:
             ModelNotFound, InvalidReference, ModelLoadFailed, ShuttingDown
         """
-        record = await asyncio.to_thread(self._store.get, reference)
+        record = self._records.known(reference)
+        if record is None:
+            record = await asyncio.to_thread(self._records.get, reference)
         wanted = None if context_size is None else possible_context(record, context_size)
         async with self._queues.setdefault(record.id, asyncio.Lock()):
             while (model := await self._grant(record, reference, wanted)) is None:

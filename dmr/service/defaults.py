@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dmr.store.store import ModelStore
 from dmr.types import ChatInput, GenerateRequest, Message, ModelDefaults, Role, SamplingParams, TextPart
 
 _SAMPLING = frozenset(SamplingParams.__struct_fields__)
 _OTHERS = frozenset({"stop", "max_tokens", "context_size", "shift"})
 
-MAX_REMEMBERED = 1024  # names
-
 logger = logging.getLogger("dmr.service")
-
-
-class DefaultsByName:
-    """Every request asks for them, so they are read again only when the store's index is another. Any thread."""
-
-    def __init__(self, store: ModelStore) -> None:
-        self._store = store
-        self._index = store.root / "models.json"
-        self._state: object = None
-        self._known: dict[str, ModelDefaults] = {}
-        self._lock = threading.Lock()
-
-    def of(self, reference: str) -> ModelDefaults:
-        """Raises ModelNotFound, InvalidReference."""
-        state = _state_of(self._index)
-        with self._lock:
-            if state != self._state or len(self._known) > MAX_REMEMBERED:
-                self._state, self._known = state, {}
-            known = self._known
-        if reference not in known:
-            # Into the map of before the look: one that is older than the index is not asked again.
-            known[reference] = self._store.get(reference).defaults
-        return known[reference]
-
-
-def _state_of(path: Path) -> object:
-    """Something else whenever the file is another one; None = there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def with_defaults(request: GenerateRequest, defaults: ModelDefaults) -> GenerateRequest:

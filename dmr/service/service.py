@@ -15,12 +15,13 @@ from dmr.errors import DmrError, InternalError
 from dmr.service.answer import Answer
 from dmr.service.answering import Answering
 from dmr.service.capabilities import Capabilities, check_template
-from dmr.service.defaults import DefaultsByName, default_context, with_defaults
+from dmr.service.defaults import default_context, with_defaults
 from dmr.service.leasing import Leasing, Wish, wait_for
 from dmr.service.measuring import measure_all
 from dmr.service.schema_check import checked_schemas
 from dmr.service.uploads import uploaded_file
 from dmr.service.vectors import check_dimensions, cut
+from dmr.store.record_cache import RecordCache
 from dmr.store.reference import parse_reference
 from dmr.store.store import ModelStore
 from dmr.types import (
@@ -74,7 +75,7 @@ class Service:
         self._leasing = Leasing(manager)
         self._answering = Answering()
         self._capabilities = Capabilities(store)
-        self._defaults = DefaultsByName(store)
+        self._records = RecordCache(store)
 
     @classmethod
     def connect(cls, settings: Settings) -> Service:
@@ -109,7 +110,7 @@ class Service:
         self, reference: str, keep_alive: float | None = None, context_size: int | None = None
     ) -> Iterator[Event]:
         """Load a model without asking it anything; yields Tick until it is ready."""
-        wanted = default_context(self._defaults.of(reference), context_size)
+        wanted = default_context(self._records.get(reference).defaults, context_size)
         lease = yield from self._leasing.acquire(Wish(reference, keep_alive, wanted))
         lease.close()
 
@@ -280,7 +281,7 @@ class Service:
         return False
 
     def _with_defaults(self, request: GenerateRequest) -> GenerateRequest:
-        return with_defaults(request, self._defaults.of(request.model))
+        return with_defaults(request, self._records.get(request.model).defaults)
 
 
 def _to_rerank(request: RerankRequest) -> EngineRerank:
