@@ -252,18 +252,24 @@ class ModelRunner(ModelVocabulary):
         if num_tokens >= LEAST_MEASURED:
             self._memory.costs.observe_step(num_tokens, seconds)
         # The samplers have gone on: from here on a failure is one sequence's own, or the others would lose tokens.
-        scores: dict[int, list[TokenLogprob]] = {}
-        score_errors: dict[int, str] = {}
-        for chunk, first in scored:
-            try:
-                scores[chunk.sequence.id] = self._score(chunk, first, generators)
-            except (_core.Error, ValueError) as error:
-                score_errors[chunk.sequence.id] = str(error)
         tokens_by_id = {
             sequence.id: _new_tokens(row, generators[sequence.id])
             for sequence, row in zip(sequences, result.rows, strict=True)
         }
-        return StepOutput(tokens_by_id, scores, score_errors)
+        return StepOutput(tokens_by_id, *self._score_all(scored, generators))
+
+    def _score_all(
+        self, scored: list[tuple[Chunk, int]], generators: dict[int, Generator]
+    ) -> tuple[dict[int, list[TokenLogprob]], dict[int, str]]:
+        """By sequence: log probabilities, or why there are none."""
+        scores: dict[int, list[TokenLogprob]] = {}
+        errors: dict[int, str] = {}
+        for chunk, first in scored:
+            try:
+                scores[chunk.sequence.id] = self._score(chunk, first, generators)
+            except (_core.Error, ValueError) as error:
+                errors[chunk.sequence.id] = str(error)
+        return scores, errors
 
     def _score(self, chunk: Chunk, first: int, generators: dict[int, Generator]) -> list[TokenLogprob]:
         """Log probabilities of prompt tokens, from the outputs of the last step. `first`: the chunk's place in it.
