@@ -15,6 +15,7 @@ from dmr.types import TokenLogprob
 from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, WireError, pack
 
 KERNEL_BUFFER = 32 << 10  # bytes of one connection that the kernel is asked to take; from there on outputs are joined
+NOTHING = memoryview(b"")
 
 
 class _Growing:
@@ -83,7 +84,7 @@ class Outbox:
         self._lock = threading.Lock()  # of all that follows
         self._is_open = False
         self._is_closed = False
-        self._unsent = memoryview(b"")
+        self._unsent = NOTHING
         self._held = HeldMessages()
         self._has_ended = False
         self.is_sent = asyncio.Event()  # the last message is on its way; set on the event loop
@@ -124,21 +125,24 @@ class Outbox:
 
     def _send(self, messages: list[EngineMessage]) -> None:
         """With the lock, and nothing unsent."""
-        self._unsent = memoryview(pack(messages[0]) if len(messages) == 1 else b"".join(map(pack, messages)))
-        self._push()
+        self._push(pack(messages[0]) if len(messages) == 1 else b"".join(map(pack, messages)))
+        if not (self._unsent or self._has_ended):
+            return
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
             if self._unsent:
                 self._loop.call_soon_threadsafe(self._wait_for_room)
-            elif self._has_ended:
+            else:
                 self._loop.call_soon_threadsafe(self.is_sent.set)
 
-    def _push(self) -> None:
+    def _push(self, data: bytes | memoryview) -> None:
+        """Send what goes of it, and keep the rest."""
         try:
-            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+            num_sent = self._socket.send(data)
         except BlockingIOError:
-            pass
+            num_sent = 0
         except OSError:  # the client has left, which is noticed elsewhere
-            self._unsent = memoryview(b"")
+            num_sent = len(data)
+        self._unsent = memoryview(data)[num_sent:] if num_sent < len(data) else NOTHING
 
     def _wait_for_room(self) -> None:
         with self._lock:
@@ -148,7 +152,7 @@ class Outbox:
     def _go_on(self) -> None:
         """There is room again."""
         with self._lock:
-            self._push()
+            self._push(self._unsent)
             if self._unsent:
                 return
             self._loop.remove_writer(self._socket)

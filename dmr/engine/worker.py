@@ -150,6 +150,8 @@ class Server:
             raise Unsupported(self._refusal)
         loop = asyncio.get_running_loop()
         request = await loop.run_in_executor(self._executor, self._intake.prepare, message)
+        if writer.is_closing():  # it has left meanwhile
+            return
         outbox = self._outboxes[request] = Outbox(writer)
         try:
             self._steps.submit(request)
