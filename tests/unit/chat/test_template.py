@@ -245,7 +245,8 @@ def test_effort_reaches_the_template() -> None:
 def test_reasoning_models_without_tools_still_think() -> None:
     prompt = render("ALWAYS_THINKS", tools=TOOLS)
     parser = prompt.parser(0)
-    parser.feed("why</think>\nLook: ", num_tokens=5)
+    parser.feed("why</think>", num_tokens=5)
+    parser.feed("\nLook: ", num_tokens=3)
     assert parser.num_reasoning_tokens == 5
     events = [*parser.feed('<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'), *parser.finish()]
     assert [type(event).__name__ for event in events] == ["ToolCallStart", "ToolCallDelta"]
