@@ -100,6 +100,7 @@ class Server:
                 preexec_fn=end_with_parent,
             )
         self.pool = urllib3.PoolManager(retries=False, maxsize=128, timeout=60.0)
+        self._clients: list[OpenAI] = []  # to be closed: a collected one may lose its socket before it closes itself
         try:
             wait_until(self.is_ready, START_TIMEOUT)
         except AssertionError:
@@ -137,12 +138,17 @@ class Server:
         return [pid for pid in children_of(self.process.pid) if is_engine(pid)]
 
     def client(self, **options: Any) -> OpenAI:
-        return OpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0, **options)
+        """An official client, closed when the server stops."""
+        client = OpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0, **options)
+        self._clients.append(client)
+        return client
 
     def stop(self) -> int:
         """SIGTERM, then the exit status; kills what is left of it after a while."""
         family = [self.process.pid, *children_of(self.process.pid)]
         self.pool.clear()
+        for client in self._clients:
+            client.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -39,8 +40,9 @@ CLOCK: Any = {
 
 
 @pytest.fixture
-def client(server: Server) -> Anthropic:
-    return Anthropic(base_url=server.url, api_key="none", max_retries=0)
+def client(server: Server) -> Iterator[Anthropic]:
+    with Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
+        yield client
 
 
 def text_of(message: Any) -> str:
@@ -235,14 +237,14 @@ def test_beta_clients_are_served(client: Anthropic) -> None:
 
 
 def test_models_are_listed(server: Server) -> None:
-    client = Anthropic(base_url=server.url + "/anthropic", api_key="none", max_retries=0)
-    models = list(client.models.list(limit=2))
-    assert {"test/tiny-script:latest", "test/tiny-embed:latest"} <= {model.id for model in models}
-    assert all(model.type == "model" and model.created_at for model in models)
-    assert client.models.retrieve(SCRIPT).type == "model"
-    with pytest.raises(anthropic.NotFoundError):
-        client.models.retrieve("nobody/nothing")
-    assert text_of(client.messages.create(model=SCRIPT, max_tokens=64, messages=ASK)) == SCRIPT_ANSWER
+    with Anthropic(base_url=server.url + "/anthropic", api_key="none", max_retries=0) as client:
+        models = list(client.models.list(limit=2))
+        assert {"test/tiny-script:latest", "test/tiny-embed:latest"} <= {model.id for model in models}
+        assert all(model.type == "model" and model.created_at for model in models)
+        assert client.models.retrieve(SCRIPT).type == "model"
+        with pytest.raises(anthropic.NotFoundError):
+            client.models.retrieve("nobody/nothing")
+        assert text_of(client.messages.create(model=SCRIPT, max_tokens=64, messages=ASK)) == SCRIPT_ANSWER
 
 
 def test_many_at_once_do_not_mix(server: Server) -> None:

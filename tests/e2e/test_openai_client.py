@@ -204,12 +204,12 @@ def test_a_schema_is_kept(server: Server) -> None:
 
 def test_models_are_listed_under_every_prefix(server: Server) -> None:
     for prefix in ("/v1", "/engines/v1", "/engines/llama.cpp/v1"):
-        client = openai.OpenAI(base_url=server.url + prefix, api_key="none")
-        names = {model.id for model in client.models.list()}
-        assert {"test/tiny-script:latest", "test/tiny-random:latest"} <= names
-        assert client.models.retrieve("test/tiny-script").object == "model"
-        with pytest.raises(openai.NotFoundError):
-            client.models.retrieve("nobody/nothing")
+        with openai.OpenAI(base_url=server.url + prefix, api_key="none") as client:
+            names = {model.id for model in client.models.list()}
+            assert {"test/tiny-script:latest", "test/tiny-random:latest"} <= names
+            assert client.models.retrieve("test/tiny-script").object == "model"
+            with pytest.raises(openai.NotFoundError):
+                client.models.retrieve("nobody/nothing")
 
 
 @pytest.mark.real
