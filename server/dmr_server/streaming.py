@@ -21,6 +21,7 @@ from typing import Any, Protocol
 log = logging.getLogger("dmr.server")
 
 NOTHING = memoryview(b"")
+TURN = 0.002  # seconds at least between two rounds: nobody reads 500 pieces a second, and each costs a packet
 LOOK_INTERVAL = 0.5  # seconds between two looks at all clients and silences
 
 
@@ -65,6 +66,7 @@ class Streamer:
         self._new: deque[_Sending] = deque()
         self._sendings: set[_Sending] = set()
         self._looked = 0.0
+        self._turned = 0.0
 
     def send(self, stream: Stream, connection: socket.socket, is_chunked: bool) -> None:
         """Send a stream to its end, or until the client has left or takes nothing; its connection is cut then."""
@@ -85,7 +87,7 @@ class Streamer:
 
     def _run(self, selector: selectors.BaseSelector) -> None:
         while True:
-            for key, _ in selector.select(LOOK_INTERVAL):
+            for key, _ in self._ready(selector):
                 if key.data is not None:
                     self._guarded(selector, key.data, self._go_on)
                 else:
@@ -94,6 +96,16 @@ class Streamer:
                 self._looked = self._clock()
                 for sending in list(self._sendings):
                     self._guarded(selector, sending, self._look)
+
+    def _ready(self, selector: selectors.BaseSelector) -> list[tuple[selectors.SelectorKey, int]]:
+        """What there is to do. Where more comes right after what was done last, a little is waited for even more."""
+        ready = selector.select(LOOK_INTERVAL)
+        rest = self._turned + TURN - self._clock()
+        if ready and rest > 0:
+            time.sleep(rest)
+            ready = selector.select(0)
+        self._turned = self._clock()
+        return ready
 
     def _take_in(self, selector: selectors.BaseSelector) -> None:
         with suppress(BlockingIOError):

@@ -145,6 +145,32 @@ def test_what_came_together_is_sent_together(scenes: Any) -> None:
     scene.join()
 
 
+def pieces_of(scene: Scene, num_pieces: int, gap: float) -> int:
+    """Say so many words with a gap between them; in how many pieces they come."""
+
+    def say() -> None:
+        for _ in range(num_pieces):
+            scene.say("word")
+            time.sleep(gap)
+        scene.say(END)
+
+    saying = threading.Thread(target=say)
+    saying.start()
+    data = b""
+    while b"[Completed]" not in data:
+        data += scene.client.recv(1 << 16)
+    saying.join()
+    scene.join()
+    chunks = data.split(b"\r\n")[1::2]
+    assert b"".join(chunks) == b"word" * num_pieces + b"[Finished][Completed]"
+    return len(chunks)
+
+
+def test_a_stream_that_is_faster_than_anybody_reads_comes_in_larger_pieces(scenes: Any) -> None:
+    assert pieces_of(scenes(), 400, 0.0001) < 200
+    assert pieces_of(scenes(), 20, 0.02) >= 10  # as they come, even on a busy machine
+
+
 def test_an_old_client_gets_no_chunks(scenes: Any) -> None:
     scene = scenes(protocol="HTTP/1.0")
     scene.say("text", END)
