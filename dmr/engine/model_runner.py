@@ -179,8 +179,9 @@ class ModelRunner(ModelVocabulary):
         host = None
         if max_parked_cells is None and not computes_on_device():
             max_parked_cells = max(LEAST_PARKED_ON_CPU, self.num_cells // PARKED_SHARE_ON_CPU)
-        if self.host_cache_bytes:
-            host = HostCache(self.host_cache_bytes, self._memory.costs, saves_whole=self.sharing is Sharing.AT_END)
+        saves_whole = self.sharing is Sharing.AT_END  # pieces take a slot of their own, but sequences come first
+        if self.host_cache_bytes and (saves_whole or self.num_slots > self.max_num_seqs):
+            host = HostCache(self.host_cache_bytes, self._memory.costs, saves_whole=saves_whole)
         return KVCache(self.num_cells, self.num_slots, self.sharing, max_parked_cells=max_parked_cells, host=host)
 
     def info(self) -> EngineInfo:

@@ -21,6 +21,7 @@ from unit.engine.native_bench import (
 from dmr.config import EngineSettings
 from dmr.engine.intake import Intake
 from dmr.engine.model_runner import ModelRunner
+from dmr.engine.worker import make_engine
 from dmr.errors import DmrError, InvalidRequest, ModelLoadFailed
 from dmr.types import SamplingParams, TokenLogprob
 from dmr.wire import EngineOutput, EngineRequest, GrammarSpec
@@ -190,6 +191,24 @@ def test_what_cannot_be_loaded_says_why(weights: Path, tmp_path: Path, damage: s
         ModelRunner.load(make_spec(broken, settings, template), lambda fraction: True)
     assert isinstance(caught.value, DmrError)
     assert "incompatible function arguments" not in caught.value.message
+
+
+def test_every_sequence_that_may_run_has_a_slot(weights: Path) -> None:
+    """Also where there are no more slots than that, and saving cells would need one."""
+    settings = EngineSettings(
+        context_size=512, max_num_seqs=16, max_batch_tokens=16, num_threads=1, host_cache_bytes=1 << 20
+    )
+    runner = ModelRunner.load(make_spec(weights, settings), lambda fraction: True)
+    engine = make_engine(runner, runner, settings, lambda request, message: None)
+    greedy = SamplingParams(temperature=0.0, ignore_eos=True)
+    messages = [EngineRequest((chr(97 + number),), greedy, max_tokens=8) for number in range(16)]
+    requests = [Intake(runner).prepare(message) for message in messages]
+    for number, request in enumerate(requests):
+        request.sequences[0].id = number
+        engine.add(request)
+    for _ in range(4):
+        engine.step()
+    assert all(request.first_token for request in requests)
 
 
 def test_loading_can_be_cancelled(weights: Path) -> None:
