@@ -18,6 +18,7 @@ from dmr.manager.engine_process import COMMAND
 from dmr.manager.model_manager import LoadedModel, ModelManager
 from dmr.manager.transfers import Transfers
 from dmr.store.store import ModelStore
+from dmr.types.preparation import prepare_types
 from dmr.wire import (
     AcquireLease,
     CreateModel,
@@ -165,6 +166,7 @@ class ManagerServer:
 
 async def run_manager(settings: Settings, runtime_dir: Path, engine_command: Sequence[str] = COMMAND) -> None:
     """Serve until SIGTERM, or until standard input closes: then whoever started us is gone."""
+    prepare_types()
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,6 +10,7 @@ import falcon
 
 from dmr.config import Settings
 from dmr.errors import DmrError, InternalError, InvalidRequest
+from dmr.types.preparation import prepare_types
 from dmr_server import docker
 from dmr_server.anthropic import resources as anthropic
 from dmr_server.anthropic.wire import AnthropicDialect
@@ -49,6 +50,7 @@ DIALECTS: Mapping[str, Dialect] = {
 
 def create_app(service: Service, settings: Settings, stamps: Stamps | None = None) -> App:
     """The WSGI app over a service."""
+    prepare_types()
     sending = Sending(settings.write_timeout)
     app: App = falcon.App(
         middleware=[RequestId(), CleanPath(), ModelsForAnthropic(), sending, ChooseDialect(DIALECTS), Refusal()]
