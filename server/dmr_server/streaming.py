@@ -21,7 +21,7 @@ from typing import Any, Protocol
 log = logging.getLogger("dmr.server")
 
 NOTHING = memoryview(b"")
-TURN = 0.002  # seconds at least between two rounds: nobody reads 500 pieces a second, and each costs a packet
+TURN = 0.002  # seconds at least between two pieces of a stream: nobody reads 500 a second, and each costs a packet
 LOOK_INTERVAL = 0.5  # seconds between two looks at all clients and silences
 
 
@@ -50,6 +50,7 @@ class _Sending:
         self.is_chunked = is_chunked
         self.unsent = NOTHING
         self.stalled_since = 0.0
+        self.sent_at = 0.0  # when its last piece went; the first is never held up
         self.is_over = threading.Event()
 
 
@@ -63,10 +64,10 @@ class Streamer:
         self._lock = threading.Lock()
         self._selector: selectors.BaseSelector | None = None
         self._bell = (-1, -1)  # a pipe that wakes the thread
+        self._doorkeeper = selectors.DefaultSelector()  # listens to the bell only
         self._new: deque[_Sending] = deque()
         self._sendings: set[_Sending] = set()
         self._looked = 0.0
-        self._turned = 0.0
 
     def send(self, stream: Stream, connection: socket.socket, is_chunked: bool) -> None:
         """Send a stream to its end, or until the client has left or takes nothing; its connection is cut then."""
@@ -82,7 +83,8 @@ class Streamer:
                 self._bell = os.pipe()
                 os.set_blocking(self._bell[0], False)
                 self._selector = selectors.DefaultSelector()
-                self._selector.register(self._bell[0], selectors.EVENT_READ)
+                for waiting in (self._selector, self._doorkeeper):
+                    waiting.register(self._bell[0], selectors.EVENT_READ)
                 threading.Thread(target=self._run, args=(self._selector,), name="streams", daemon=True).start()
 
     def _run(self, selector: selectors.BaseSelector) -> None:
@@ -98,14 +100,14 @@ class Streamer:
                     self._guarded(selector, sending, self._look)
 
     def _ready(self, selector: selectors.BaseSelector) -> list[tuple[selectors.SelectorKey, int]]:
-        """What there is to do. Where more comes right after what was done last, a little is waited for even more."""
+        """What there is to do. Where a stream's next piece comes right after its last, a little is waited for more."""
         ready = selector.select(LOOK_INTERVAL)
-        rest = self._turned + TURN - self._clock()
-        if ready and rest > 0:
-            time.sleep(rest)
-            ready = selector.select(0)
-        self._turned = self._clock()
-        return ready
+        latest = self._clock() - TURN
+        due = [entry for entry in ready if entry[0].data is None or entry[0].data.sent_at <= latest]
+        if ready and not due:
+            # Whoever rings the bell meanwhile is not held up.
+            self._doorkeeper.select(min(key.data.sent_at for key, _ in ready) - latest)
+        return due
 
     def _take_in(self, selector: selectors.BaseSelector) -> None:
         with suppress(BlockingIOError):
@@ -181,6 +183,7 @@ class Streamer:
         except (BlockingIOError, InterruptedError):
             num_sent = 0
         sending.unsent = memoryview(data)[num_sent:] if num_sent < len(data) else NOTHING
+        sending.sent_at = self._clock()
         return num_sent > 0
 
     def _end(self, selector: selectors.BaseSelector, sending: _Sending, *, cut: bool = False) -> None:

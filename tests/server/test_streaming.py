@@ -16,6 +16,7 @@ from dmr.errors import EngineCrashed
 from dmr.service.answer import Answer
 from dmr.types import Completed, Event, Finished, FinishReason, Started, TextDelta, Tick, Usage
 from dmr.wire import Connection, EngineMessage, EngineOutput, WireError, engine_message_decoder, pack
+from dmr_server import streaming
 from dmr_server.dialect import Client, EventStream
 from dmr_server.streaming import LOOK_INTERVAL, Streamer, can_be_sent
 
@@ -169,6 +170,22 @@ def pieces_of(scene: Scene, num_pieces: int, gap: float) -> int:
 def test_a_stream_that_is_faster_than_anybody_reads_comes_in_larger_pieces(scenes: Any) -> None:
     assert pieces_of(scenes(), 400, 0.0001) < 200
     assert pieces_of(scenes(), 20, 0.02) >= 10  # as they come, even on a busy machine
+
+
+def test_only_a_streams_own_next_piece_waits_for_its_turn(scenes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "TURN", 0.6)
+    busy = scenes()
+    busy.say("one")
+    busy.read(b"3\r\none\r\n")
+    busy.say("two")
+    began = time.perf_counter()
+    other = scenes()
+    other.say("first")
+    other.read(b"5\r\nfirst\r\n")
+    assert time.perf_counter() - began < 0.3
+    busy.say("three", END)
+    busy.read(b"1D\r\ntwothree[Finished][Completed]\r\n")
+    assert time.perf_counter() - began > 0.3
 
 
 def test_an_old_client_gets_no_chunks(scenes: Any) -> None:
