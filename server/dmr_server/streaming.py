@@ -64,7 +64,7 @@ class Streamer:
         self._lock = threading.Lock()
         self._selector: selectors.BaseSelector | None = None
         self._bell = (-1, -1)  # a pipe that wakes the thread
-        self._doorkeeper = selectors.DefaultSelector()  # listens to the bell only
+        self._held: deque[_Sending] = deque()  # until their turn comes; those that have sent first are nearly first
         self._new: deque[_Sending] = deque()
         self._sendings: set[_Sending] = set()
         self._looked = 0.0
@@ -83,8 +83,7 @@ class Streamer:
                 self._bell = os.pipe()
                 os.set_blocking(self._bell[0], False)
                 self._selector = selectors.DefaultSelector()
-                for waiting in (self._selector, self._doorkeeper):
-                    waiting.register(self._bell[0], selectors.EVENT_READ)
+                self._selector.register(self._bell[0], selectors.EVENT_READ)
                 threading.Thread(target=self._run, args=(self._selector,), name="streams", daemon=True).start()
 
     def _run(self, selector: selectors.BaseSelector) -> None:
@@ -100,13 +99,21 @@ class Streamer:
                     self._guarded(selector, sending, self._look)
 
     def _ready(self, selector: selectors.BaseSelector) -> list[tuple[selectors.SelectorKey, int]]:
-        """What there is to do. Where a stream's next piece comes right after its last, a little is waited for more."""
-        ready = selector.select(LOOK_INTERVAL)
-        latest = self._clock() - TURN
-        due = [entry for entry in ready if entry[0].data is None or entry[0].data.sent_at <= latest]
-        if ready and not due:
-            # Whoever rings the bell meanwhile is not held up.
-            self._doorkeeper.select(min(key.data.sent_at for key, _ in ready) - latest)
+        """What there is to do. A stream whose next piece comes right after its last is not listened to for a little."""
+        now = self._clock()
+        while self._held and self._held[0].sent_at + TURN <= now:
+            sending = self._held.popleft()
+            if sending in self._sendings:
+                selector.register(sending.source, selectors.EVENT_READ, sending)
+        rest = self._held[0].sent_at + TURN - now if self._held else LOOK_INTERVAL
+        due: list[tuple[selectors.SelectorKey, int]] = []
+        for entry in selector.select(min(rest, LOOK_INTERVAL)):
+            sending = entry[0].data
+            if sending is None or sending.unsent or sending.sent_at + TURN <= self._clock():
+                due.append(entry)
+            else:
+                selector.unregister(sending.source)
+                self._held.append(sending)
         return due
 
     def _take_in(self, selector: selectors.BaseSelector) -> None:
@@ -154,6 +161,8 @@ class Streamer:
         selector.register(sending.source, selectors.EVENT_READ, sending)
 
     def _look(self, selector: selectors.BaseSelector, sending: _Sending) -> None:
+        if sending in self._held:  # there is no silence
+            return
         if sending.unsent:
             if self._clock() - sending.stalled_since >= self._write_timeout:
                 log.info("a client took nothing for %g seconds and was cut off", self._write_timeout)
