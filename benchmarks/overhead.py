@@ -6,8 +6,9 @@ Four tables with their targets:
 
 ttft    what HTTP, the processes between and the scheduler add to the time to the first token: the client's, less that
         of the native call for the same prompt. One request after the other, tiny model.
-cpu     CPU time of all our processes together for each streamed token, less that of the native calls: those are
-        measured in an engine of the same settings without a server. Tiny model, 1, 16 and 64 streams.
+cpu     CPU time of all our processes together for each streamed token, less that of the native calls, which a probe in
+        the engine's process tells. From answers of two lengths, so that a request's own cost is told apart. Tiny model,
+        1, 16 and 64 streams.
 host    the part of a step that is spent outside of native code. A real model (--gguf).
 growth  what a step costs from 1 to 256 sequences. Tiny model.
 
