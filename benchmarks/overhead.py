@@ -5,7 +5,7 @@
 Four tables with their targets:
 
 ttft    what HTTP, the processes between and the scheduler add to the time to the first token: the client's, less that
-        of the native call for the same prompt. One request after the other, tiny model.
+        of the request's native call. One request after the other, tiny model.
 cpu     CPU time of all our processes together for each streamed token, less that of the native calls, which a probe in
         the engine's process tells. From answers of two lengths, so that a request's own cost is told apart. Tiny model,
         1, 16 and 64 streams.
@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
+import math
 import os
 import statistics
 import struct
@@ -32,7 +32,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -110,25 +110,27 @@ def undisturbed(values: Iterable[float]) -> float:
 # --- a server --------------------------------------------------------------------------------------------------------
 
 
-# Goes into the engine's process before all else: tells the CPU time of the thread that steps, all of it and in native
-# calls, through a file.
+# Goes into the engine's process before all else, and tells through a file of the thread that steps: its CPU time in
+# native calls, all its CPU time, and the seconds that native calls took by the clock on the wall.
 PROBE = """
 import os, struct, sys, time
 
 if "dmr.engine.worker" in sys.orig_argv:
     from dmr import _core
 
-    step, told, native = _core.step, os.open(os.environ["BENCH_PROBE"], os.O_RDWR | os.O_CREAT), 0.0
+    step, told = _core.step, os.open(os.environ["BENCH_PROBE"], os.O_RDWR | os.O_CREAT)
+    native = wall = 0.0
 
     def measured(*arguments):
-        global native
-        began = time.thread_time()
+        global native, wall
+        began, began_wall = time.thread_time(), time.perf_counter()
         try:
             return step(*arguments)
         finally:
+            wall += time.perf_counter() - began_wall
             ended = time.thread_time()
             native += ended - began
-            os.pwrite(told, struct.pack("dd", native, ended), 0)
+            os.pwrite(told, struct.pack("ddd", native, ended, wall), 0)
 
     _core.step = measured
 """
@@ -142,10 +144,14 @@ class Served(NamedTuple):
     def spent(self) -> Spent:
         """So far."""
         family = self.process.family()
-        native, stepping = struct.unpack("dd", self.probe.read_bytes())
+        native, stepping, _ = struct.unpack("ddd", self.probe.read_bytes())
         engine = sum(cpu_seconds(pid) for pid in family if _is_engine(pid))
-        others = sum(cpu_seconds(pid) for pid in family) - sum(cpu_seconds(pid) for pid in family if _is_engine(pid))
+        others = sum(cpu_seconds(pid) for pid in family if not _is_engine(pid))
         return Spent(native, stepping - native, engine - stepping, others)
+
+    def native_seconds(self) -> float:
+        """That native calls have taken so far."""
+        return float(struct.unpack("ddd", self.probe.read_bytes())[2])
 
 
 @contextmanager
@@ -188,37 +194,35 @@ def cpu_seconds(pid: int) -> float:
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 
-def measure_ttft(url: str, weights: Path, threads: int, num_requests: int) -> list[Line]:
-    """One request after the other, so that nobody waits for anybody."""
-    times = {"/v1/completions": [], "/v1/chat/completions": []}  # type: dict[str, list[float]]
+def measure_ttft(served: Served, num_requests: int) -> list[Line]:
+    """One request for one token after the other, so that nobody waits for anybody and each has one native call."""
+    times: dict[str, list[tuple[float, float]]] = {"/v1/completions": [], "/v1/chat/completions": []}
+    client = LoadClient(served.url)
+    prompts = PromptMaker(range(4, 200), SEED + 1, PROMPT_TOKENS)
+    letters = PromptMaker([ord(letter) for letter in "abcdefgh "], SEED, 16)
 
-    async def ask() -> None:
-        client = LoadClient(url)
-        prompts = PromptMaker(range(4, 200), SEED + 1, PROMPT_TOKENS)
-        chooser = PromptMaker([ord(letter) for letter in "abcdefgh "], SEED, 16)
+    async def ask(path: str, body: dict[str, Any]) -> None:
+        native = served.native_seconds()
+        outcome = await client.complete({**GREEDY, "max_tokens": 1, **body}, path=path)
+        if outcome.error is not None or outcome.ttft is None:
+            raise RuntimeError(outcome.error or "no text came")
+        times[path].append((outcome.ttft, served.native_seconds() - native))
+
+    async def ask_all() -> None:
         for _ in range(num_requests):
-            body = {**GREEDY, "max_tokens": 2}
-            plain = await client.complete({**body, "prompt": prompts.make()})
-            text = "".join(map(chr, chooser.make()))
-            chat = await client.complete(
-                {**body, "messages": [{"role": "user", "content": text}]}, path="/v1/chat/completions"
-            )
-            for path, outcome in zip(times, (plain, chat), strict=True):
-                if outcome.error is not None or outcome.ttft is None:
-                    raise RuntimeError(outcome.error or "no text came")
-                times[path].append(outcome.ttft)
+            await ask("/v1/completions", {"prompt": prompts.make()})
+            content = "".join(map(chr, letters.make()))
+            await ask("/v1/chat/completions", {"messages": [{"role": "user", "content": content}]})
 
-    asyncio.run(ask())
-    bench = engine_bench(weights, threads, (1,), output_tokens=8)
-    native = statistics.median(
-        step.native_seconds for _ in range(50) for step in bench._prefill([tuple(bench._prompts.make())])
-    )
-    lines = [Line(f"native call of a prompt of {PROMPT_TOKENS} tokens, p50", native * 1e3, "ms")]
-    for path, values in times.items():
-        ttft = statistics.median(values)
-        lines.append(Line(f"{path}: time to the first token, p50", ttft * 1e3, "ms"))
+    asyncio.run(ask_all())
+    lines: list[Line] = []
+    for path, pairs in times.items():
         target = 3.0 if path == "/v1/completions" else None
-        lines.append(Line(f"{path}: added, p50", (ttft - native) * 1e3, "ms", target))
+        lines += [
+            Line(f"{path}: time to the first token, p50", statistics.median(ttft for ttft, _ in pairs) * 1e3, "ms"),
+            Line(f"{path}: of it, the native call, p50", statistics.median(native for _, native in pairs) * 1e3, "ms"),
+            Line(f"{path}: added, p50", statistics.median(ttft - native for ttft, native in pairs) * 1e3, "ms", target),
+        ]
     return lines
 
 
@@ -285,20 +289,23 @@ def measure_host(weights: Path, threads: int, output_tokens: int) -> list[Line]:
 
 
 def measure_growth(weights: Path, threads: int, output_tokens: int) -> list[Line]:
-    """Doubling the sequences must not do more than double a step: the target is the ratio, with a little for noise."""
+    """Linear growth is an exponent of 1; a little more is noise. Few sequences share what every step costs, so the
+    exponent is that from 16 sequences on.
+    """
     bench = engine_bench(weights, threads, GROWTH_LEVELS, output_tokens)
     lines: list[Line] = []
-    known: list[tuple[float, float]] = []
+    known: dict[int, tuple[float, float]] = {}
     for concurrency in GROWTH_LEVELS:
         steps = decode_steps(bench, concurrency)
         host = undisturbed(step.seconds - step.native_seconds for step in steps)
         whole = undisturbed(step.seconds for step in steps)
-        known.append((whole, host))
+        known[concurrency] = whole, host
         lines.append(Line(f"{concurrency} sequences: a step", whole * 1e6 / concurrency, "us/sequence"))
         lines.append(Line(f"{concurrency} sequences: of it, the host's", host * 1e6 / concurrency, "us/sequence"))
-    for index, (name, target) in enumerate((("a step", 2.2), ("the host's part", 2.2))):
-        ratios = [after[index] / before[index] for before, after in itertools.pairwise(known)]
-        lines.append(Line(f"twice the sequences: {name} takes at most", max(ratios), "times", target))
+    few, many = 16, GROWTH_LEVELS[-1]
+    for index, name in enumerate(("a step", "the host's part of a step")):
+        exponent = math.log(known[many][index] / known[few][index]) / math.log(many / few)
+        lines.append(Line(f"{name}, from {few} to {many} sequences", exponent, "exponent", 1.1))
     return lines
 
 
@@ -333,7 +340,7 @@ def run(options: argparse.Namespace, say: Say) -> dict[str, list[Line]]:
         threads = options.threads
         if {"ttft", "cpu"} & set(wanted):
             with server(tiny, threads, folder) as served:
-                table("ttft", lambda: measure_ttft(served.url, tiny, threads, options.requests))
+                table("ttft", lambda: measure_ttft(served, options.requests))
                 table("cpu", lambda: measure_cpu(served, options.tokens))
         if options.gguf.exists():
             table("host", lambda: measure_host(options.gguf, threads, options.steps))
