@@ -123,16 +123,6 @@ class Engine:
         """What was counted until now."""
         return self._recorder.statistics(self._scheduler, self._speculation, self._runner.counters())
 
-    @property
-    def num_drafted_tokens(self) -> int:
-        """Guesses that steps have verified."""
-        return self._speculation.num_drafted_tokens if self._speculation else 0
-
-    @property
-    def num_accepted_tokens(self) -> int:
-        """Of the guesses, those that were right."""
-        return self._speculation.num_accepted_tokens if self._speculation else 0
-
     def add(self, request: Request) -> None:
         for sequence, generator in zip(request.sequences, request.generators, strict=True):
             self._requests[sequence.id] = request

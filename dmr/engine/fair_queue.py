@@ -11,6 +11,7 @@ short prompt passes a long one, but work that came much later passes nobody: tha
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections import deque
 from collections.abc import Iterator
 
@@ -33,6 +34,10 @@ class _Client:
     def num_waiting(self) -> int:
         return len(self.returned) + len(self.ranked)
 
+    def waiting(self) -> Iterator[Sequence]:
+        yield from self.returned
+        yield from (sequence for _, sequence in self.ranked)
+
 
 class FairQueue:
     """Knows every sequence from `add` to `forget`, also while it runs; holds those that wait."""
@@ -49,19 +54,12 @@ class FairQueue:
     def __iter__(self) -> Iterator[Sequence]:
         """In the order of service, if nothing were computed in between."""
         for client in self._in_order():
-            yield from client.returned
-            yield from (sequence for _, sequence in client.ranked)
+            yield from client.waiting()
 
     def heads(self, num_each: int) -> Iterator[Sequence]:
         """The first few of each client, the least served client first."""
         for client in self._in_order():
-            left = num_each
-            for sequence in client.returned:
-                if left:
-                    left -= 1
-                    yield sequence
-            for _, sequence in client.ranked[:left]:
-                yield sequence
+            yield from itertools.islice(client.waiting(), num_each)
 
     def add(self, sequence: Sequence) -> None:
         """A new one."""

@@ -195,23 +195,20 @@ class Scheduler:
 
         One sequence goes at a time, and never a client's last: the oldest always get on.
         """
-        if len(self.running) < 2 or not self.waiting:
+        first = next(self.waiting.heads(1), None) if len(self.running) > 1 else None
+        if first is None or self.waiting.num_running(first.client) or any(each.is_suspect for each in self.running):
             return
-        for sequence in self.waiting.heads(1):
-            if self.waiting.num_running(sequence.client) or any(other.is_suspect for other in self.running):
-                return
-            match = self._kv_cache.match(sequence)
-            if self._kv_cache.under_way(sequence, match) or self._fits(sequence, match):
-                return
-            account = self.waiting.account(sequence)
-            richer = [
-                other
-                for other in self.running
-                if self.waiting.account(other) > account and self.waiting.num_running(other.client) > 1
-            ]
-            if richer:
-                self._preempt(max(reversed(richer), key=self.waiting.account))
+        match = self._kv_cache.match(first)
+        if self._kv_cache.under_way(first, match) or self._fits(first, match):
             return
+        account = self.waiting.account(first)
+        richer = [
+            other
+            for other in self.running
+            if self.waiting.account(other) > account and self.waiting.num_running(other.client) > 1
+        ]
+        if richer:
+            self._preempt(max(reversed(richer), key=self.waiting.account))
 
     def _schedule_generating(self) -> list[Chunk]:
         chunks: list[Chunk] = []
