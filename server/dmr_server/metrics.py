@@ -72,7 +72,7 @@ def _sequences_per_step(told: Statistics) -> float:
     return told.num_step_sequences / told.num_steps if told.num_steps else 0.0
 
 
-METRICS = (
+_OURS = (
     Metric("dmr_requests_total", "counter", "Requests by how they ended.", _requests),
     Metric("dmr_steps_total", "counter", "Steps of the engine by how they ended.", _steps),
     _counter("dmr_prompt_tokens_total", "Tokens of prompts that are there.", lambda told: told.num_prompt_tokens),
@@ -131,34 +131,30 @@ METRICS = (
     ),
     _histogram("dmr_step_seconds", "What a step took.", lambda told: told.step_time),
     _histogram("dmr_step_tokens", "Tokens that a step computed.", lambda told: told.batch_tokens),
-    # llama-server's names, for dashboards that know them.
-    _counter(
-        "llamacpp:prompt_tokens_total",
-        "As dmr_computed_prompt_tokens_total.",
-        lambda told: told.num_computed_prompt_tokens,
-    ),
-    _counter(
-        "llamacpp:prompt_tokens_cached_total",
-        "As dmr_cached_prompt_tokens_total.",
-        lambda told: told.num_cached_tokens,
-    ),
-    _counter(
-        "llamacpp:tokens_predicted_total", "As dmr_generated_tokens_total.", lambda told: told.num_generated_tokens
-    ),
-    _counter("llamacpp:n_decode_total", "As dmr_decodes_total.", lambda told: told.num_decodes),
-    _gauge("llamacpp:requests_processing", "As dmr_running_sequences.", lambda told: told.num_running),
-    _gauge("llamacpp:requests_deferred", "As dmr_waiting_sequences.", lambda told: told.num_waiting),
+)
+# llama-server's names, for dashboards that know them.
+_ALIASES = {
+    "llamacpp:prompt_tokens_total": "dmr_computed_prompt_tokens_total",
+    "llamacpp:prompt_tokens_cached_total": "dmr_cached_prompt_tokens_total",
+    "llamacpp:tokens_predicted_total": "dmr_generated_tokens_total",
+    "llamacpp:n_decode_total": "dmr_decodes_total",
+    "llamacpp:requests_processing": "dmr_running_sequences",
+    "llamacpp:requests_deferred": "dmr_waiting_sequences",
+    "llamacpp:spec_decode_num_draft_tokens_total": "dmr_draft_tokens_total",
+    "llamacpp:spec_decode_num_accepted_tokens_total": "dmr_accepted_draft_tokens_total",
+}
+
+
+def _aliases() -> Iterator[Metric]:
+    ours = {metric.name: metric for metric in _OURS}
+    for alias, name in _ALIASES.items():
+        yield ours[name]._replace(name=alias, help=f"As {name}.")
+
+
+METRICS = (
+    *_OURS,
+    *_aliases(),
     _gauge("llamacpp:n_busy_slots_per_decode", "Sequences in a step, on average.", _sequences_per_step),
-    _counter(
-        "llamacpp:spec_decode_num_draft_tokens_total",
-        "As dmr_draft_tokens_total.",
-        lambda told: told.num_drafted_tokens,
-    ),
-    _counter(
-        "llamacpp:spec_decode_num_accepted_tokens_total",
-        "As dmr_accepted_draft_tokens_total.",
-        lambda told: told.num_accepted_tokens,
-    ),
 )
 UP = ("dmr_engine_up", "gauge", "1 if the engine has answered, 0 if it loads or did not answer in time.")
 STARTED = ("dmr_engine_start_time_seconds", "gauge", "When the engine was started, in Unix time.")
