@@ -29,11 +29,7 @@ def start_dmr(models_path: Path, runtime_dir: Path, settings: Mapping[str, str],
     environ |= {"DMR_KEEP_ALIVE": "-1", **settings}
     process = Process([sys.executable, "-m", "dmr", "serve"], log, environ)
     url = f"http://127.0.0.1:{port}"
-    try:
-        process.wait_ready(lambda: answers(url + "/ready"), START_TIMEOUT)
-    except BaseException:
-        process.stop()
-        raise
+    process.wait_ready(lambda: answers(url + "/ready"), START_TIMEOUT)
     return process, url
 
 

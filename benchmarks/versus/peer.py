@@ -49,9 +49,5 @@ def start_peer(
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "OMP_", "GOMP_"))}
     process = Process(command + peer_flags(setting, setup, num_threads), log, {**environ, **peer_environ(setting)})
     url = f"http://127.0.0.1:{port}"
-    try:
-        process.wait_ready(lambda: answers(url + "/health"), START_TIMEOUT)
-    except BaseException:
-        process.stop()
-        raise
+    process.wait_ready(lambda: answers(url + "/health"), START_TIMEOUT)
     return process, url

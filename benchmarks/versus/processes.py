@@ -90,13 +90,17 @@ class Process:
         return sum(int(fields[11]) + int(fields[12]) for fields in stats if fields) / _TICKS_PER_SECOND
 
     def wait_ready(self, is_ready: Callable[[], bool], timeout: float) -> None:
-        """Raises DidNotStart."""
+        """What does not become ready is stopped. Raises DidNotStart."""
         deadline = time.monotonic() + timeout
-        while not is_ready():
-            if self.has_ended or time.monotonic() > deadline:
-                words = self.log.read_text(errors="replace")[-2000:]
-                raise DidNotStart(f"It {'ended' if self.has_ended else 'is not ready'}. What it said:\n{words}")
-            time.sleep(0.05)
+        try:
+            while not is_ready():
+                if self.has_ended or time.monotonic() > deadline:
+                    words = self.log.read_text(errors="replace")[-2000:]
+                    raise DidNotStart(f"It {'ended' if self.has_ended else 'is not ready'}. What it said:\n{words}")
+                time.sleep(0.05)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """SIGTERM; after a while SIGKILL for what is left. Safe to call twice."""

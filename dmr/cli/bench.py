@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,19 +147,17 @@ def bench_command(ctx: click.Context, /, model: str | None, file: Path | None, a
 def _bench_server(ctx: click.Context, model: str, plan: Plan, as_json: bool) -> None:
     from dmr.cli.bench_server import measure, show
 
-    report = measure(connect(ctx), model, plan)
-    if as_json:
-        _print_json(report)
-    elif report.results:
-        show(report)
-    if report.interrupted:
-        ctx.exit(130)
+    _tell(ctx, measure(connect(ctx), model, plan), show, as_json)
 
 
 def _bench_engine(ctx: click.Context, plan: EnginePlan, as_json: bool) -> None:
     from dmr.cli.bench_engine import measure, show
 
-    report = measure(plan)
+    _tell(ctx, measure(plan), show, as_json)
+
+
+def _tell(ctx: click.Context, report: Any, show: Callable[[Any], None], as_json: bool) -> None:
+    """What was measured, also if only until Ctrl-C."""
     if as_json:
         _print_json(report)
     elif report.results:
