@@ -29,7 +29,7 @@ class PrefillPacer:
         if self._price == 0.0:
             return self._smallest
         left = self._target - self._seconds_of(num_generating)
-        budget = int(min(self._largest, left / self._price))
+        budget = int(max(self._smallest, min(self._largest, left / self._price)))
         narrow = self._narrow - num_generating - 1
         if num_generating and self._smallest <= narrow < budget < narrow + self._narrow:
             budget = narrow

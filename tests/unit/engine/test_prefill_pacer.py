@@ -76,6 +76,15 @@ def test_one_hiccup_moves_it_a_little_and_a_lasting_change_all_the_way() -> None
     assert pacer.budget(0) in (99, 100)
 
 
+def test_a_price_too_small_to_divide_by_gets_the_whole_batch_or_nothing() -> None:
+    pacer = make_pacer()
+    pacer.observe(512, 0, 5e-324)
+    pacer.observe(512, 0, 1e-307)
+    assert pacer.budget(0) == 512
+    pacer.observe(0, 1, 1e9)
+    assert pacer.budget(1) == 32
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 600), st.integers(0, 256), st.floats(0, 1e9)), max_size=60),
     st.floats(0, 10),
