@@ -24,9 +24,9 @@ def test_nothing_set() -> None:
     assert not str(expanded.models_path).startswith("~")
 
 
-@pytest.mark.parametrize("variable", config._VARIABLES)
+@pytest.mark.parametrize("variable", config.VARIABLES)
 def test_each_variable_sets_its_field_and_no_other(variable: str) -> None:
-    path, kind, *_ = config._VARIABLES[variable]
+    path, kind, *_ = config.VARIABLES[variable]
     sample, expected = ("ngram", "ngram") if variable == "DMR_SPECULATION" else SAMPLES[kind]
     settings = read_settings({variable: sample})
     part, _, field = path.rpartition(".")
@@ -38,7 +38,7 @@ def test_each_variable_sets_its_field_and_no_other(variable: str) -> None:
 
 
 def test_every_setting_can_be_set() -> None:
-    fields = {path.rpartition(".")[2] for path, *_ in config._VARIABLES.values()}
+    fields = {path.rpartition(".")[2] for path, *_ in config.VARIABLES.values()}
     parts = (Settings, config.EngineSettings, config.RegistrySettings)
     known = {field for part in parts for field in part.__struct_fields__}
     assert known - fields == {"engine", "registry", "inter_token_target"}

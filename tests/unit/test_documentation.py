@@ -12,7 +12,7 @@ import pytest
 from fakes import FakeService
 
 from dmr.cli.address import DEFAULT_ADDRESS
-from dmr.config import _VARIABLES, read_settings
+from dmr.config import VARIABLES, read_settings
 from dmr_server.app import routes
 from dmr_server.generation import Stamps
 from dmr_server.openai.resources import ROOTS
@@ -39,10 +39,10 @@ def documented_settings() -> dict[str, str]:
 
 
 def test_every_variable_is_documented_and_no_other() -> None:
-    assert set(documented_settings()) == {*_VARIABLES, "MODEL_RUNNER_HOST"}
+    assert set(documented_settings()) == {*VARIABLES, "MODEL_RUNNER_HOST"}
 
 
-@pytest.mark.parametrize("variable", sorted(_VARIABLES))
+@pytest.mark.parametrize("variable", sorted(VARIABLES))
 def test_setting_a_documented_default_changes_nothing(variable: str) -> None:
     default = documented_settings()[variable]
     if variable == "DMR_RUNTIME_DIR":
@@ -50,7 +50,7 @@ def test_setting_a_documented_default_changes_nothing(variable: str) -> None:
         assert read_settings({}).runtime_dir is None
         return
     if default == "none":
-        field = _VARIABLES[variable].field
+        field = VARIABLES[variable].field
         assert not operator.attrgetter(field)(read_settings({}))
         return
     assert re.fullmatch(r"`\S+`", default)

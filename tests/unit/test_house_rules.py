@@ -20,7 +20,10 @@ MAX_FUNCTION_LINES = 60
 
 VENDORS = re.compile("openai|anthropic|ollama|docker", re.IGNORECASE)
 # The default place of the store is upstream's: that is the point of it.
-VENDOR_EXCEPTIONS = {("dmr/config.py", "~/.docker/models"), ("dmr/config.py", "docker.io")}
+VENDOR_EXCEPTIONS = {
+    ("dmr/config/settings.py", "~/.docker/models"),
+    ("dmr/config/settings.py", "docker.io"),
+}
 # import-linter sees Python sources only. `dmr version` loads it by name, to tell in one line when it is not there.
 NATIVE_DOORS = {
     "dmr/chat/grammars.py",

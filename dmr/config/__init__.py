@@ -1,0 +1,27 @@
+"""Settings: read once from the environment, frozen, and passed down. No other module reads environment variables.
+
+Names are Docker Model Runner's own where it has one (`MODELS_PATH`, `MODEL_RUNNER_PORT`, `DMR_ORIGINS`); ours begin
+with `DMR_`.
+"""
+
+from dmr.config.reading import read_settings
+from dmr.config.settings import (
+    DEFAULT_CONTEXT_LIMIT,
+    DEFAULT_PORT,
+    SPECULATIONS,
+    EngineSettings,
+    RegistrySettings,
+    Settings,
+)
+from dmr.config.variables import VARIABLES
+
+__all__ = [
+    "DEFAULT_CONTEXT_LIMIT",
+    "DEFAULT_PORT",
+    "SPECULATIONS",
+    "VARIABLES",
+    "EngineSettings",
+    "RegistrySettings",
+    "Settings",
+    "read_settings",
+]

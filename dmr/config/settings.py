@@ -1,0 +1,59 @@
+"""The values of all settings: frozen, passed down to whoever needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+DEFAULT_PORT = 12434
+DEFAULT_CONTEXT_LIMIT = 8192  # tokens; a model trained for more gets them when they are asked for
+
+
+# "ngram": what was said before; "draft": a draft model; "auto": both, as far as they can be had.
+SPECULATIONS = ("auto", "off", "ngram", "draft")
+
+
+class EngineSettings(msgspec.Struct, frozen=True):
+    """What an engine process is started with. 0 means "choose"."""
+
+    context_size: int = 0  # tokens; 0 = the model's own, at most `DEFAULT_CONTEXT_LIMIT` and what fits into memory
+    max_num_seqs: int = 32  # sequences that are computed at the same time
+    max_batch_tokens: int = 512  # tokens of one step
+    num_threads: int = 0  # 0 = the cores that nobody else is using, followed while it runs
+    inter_token_target: float = 0.115  # seconds; prefill chunks are sized to keep running streams within it
+    max_queue: int = 1024  # sequences that may run or wait; more are refused
+    queue_share: float = 0.5  # of the places to wait, that one client may take
+    queue_timeout: float = 600.0  # seconds that a request may wait for its first step; 0 = for ever
+    request_timeout: float = 0.0  # seconds that a request may take in the engine; 0 = any time
+    host_cache_bytes: int = -1  # bytes of memory for saved KV cells; 0 = none, negative = a share of what is free
+    num_gpu_layers: int = -1  # negative = all
+    context_bytes: int = 0  # that a context may take, cells and buffers; 0 = what is free
+    speculation: str = "auto"  # where guesses of the next tokens come from: see `SPECULATIONS`
+    draft_model: str = ""  # path of a second, smaller model that guesses; empty = none
+    max_draft_tokens: int = 16  # guesses for one sequence in one step
+
+
+class RegistrySettings(msgspec.Struct, frozen=True):
+    """How models are pulled and pushed."""
+
+    default: str = "docker.io"  # of names that have none
+    insecure: bool = False  # plain http to every registry
+    mirrors: tuple[str, ...] = ()  # hosts that are asked before the default one when pulling
+
+
+class Settings(msgspec.Struct, frozen=True):
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    models_path: Path = Path("~/.docker/models")
+    runtime_dir: Path | None = None  # sockets live here; None = a fresh private folder, removed at exit
+    log_level: str = "info"
+    keep_alive: float = 300.0  # seconds an idle model stays loaded; negative = for ever
+    load_timeout: float = 300.0  # seconds a model may take to load
+    grace_period: float = 30.0  # seconds that requests in flight may take after SIGTERM
+    max_body_bytes: int = 256 * 1024 * 1024
+    num_workers: int = 2  # gunicorn worker processes
+    num_threads: int = 512  # requests that one worker serves at the same time
+    write_timeout: float = 60.0  # seconds in which a client must take something of what is sent to it
+    engine: EngineSettings = EngineSettings()
+    registry: RegistrySettings = RegistrySettings()
