@@ -12,9 +12,9 @@ from collections.abc import Sequence as SequenceOf
 from dmr import _core
 from dmr.engine.kv_cache import num_shared
 from dmr.engine.loading import context_costs, usable_for
-from dmr.engine.memory import ContextPlanner
 from dmr.engine.speculation import MAX_SEQUENCES, DraftFailed, Drafts, DraftWish
 from dmr.errors import ModelLoadFailed
+from dmr.memory.context_planner import ContextPlanner
 
 MAX_BATCH = 256  # tokens of one decode; of a long text so many are read before each step
 LEAST_PROBABILITY = 0.4  # a guess that it is less sure of is not made

@@ -8,8 +8,8 @@ import numpy.typing as npt
 from dmr import _core
 from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings
 from dmr.engine.loading import LoadedModel, computes_on_device
-from dmr.engine.memory import describe_bytes
 from dmr.errors import InternalError, ModelLoadFailed, Unavailable
+from dmr.memory.context_planner import describe_bytes
 
 MAX_TEXTS = 256  # of one call; llama.cpp's LLAMA_MAX_SEQ
 MAX_STATES = 8  # of one call, where each text has a state as large as many cells (recurrent models)

@@ -8,11 +8,11 @@ from typing import NamedTuple, NoReturn
 
 from dmr import _core
 from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings
-from dmr.engine.free_memory import Free, free_memory
-from dmr.engine.layer_arrays import read_layer_arrays
-from dmr.engine.memory import ContextPlan, ContextPlanner, usable_memory
-from dmr.engine.memory_costs import ModelCosts, model_costs
 from dmr.errors import InvalidRequest, ModelLoadFailed, Unsupported
+from dmr.memory.context_planner import ContextPlan, ContextPlanner, usable_memory
+from dmr.memory.free_memory import Free, free_memory
+from dmr.memory.layer_arrays import read_layer_arrays
+from dmr.memory.memory_costs import ModelCosts, model_costs
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
 
 _POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}  # GGUF's numbers; 0 says that there is none

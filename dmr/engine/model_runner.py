@@ -23,13 +23,13 @@ from dmr.engine.loading import (
     describe,
     load_model,
 )
-from dmr.engine.memory import ContextPlan
 from dmr.engine.native_memory import NativeMemory, host_cache_size, sharing_of
 from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
 from dmr.engine.speculation import Drafts, DraftWish
 from dmr.engine.statistics import NativeCounters
 from dmr.errors import InvalidRequest, ModelLoadFailed
+from dmr.memory.context_planner import ContextPlan
 from dmr.types import SamplingParams, TokenLogprob, TokenProbability
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
 

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
-from dmr.engine.free_memory import free_memory
 from dmr.engine.host_cache import TransferCosts
 from dmr.engine.memory_operations import Clear, Copy, Operation, Restore, Save, Trim
 from dmr.engine.pool import Sharing
+from dmr.memory.free_memory import free_memory
 
 HOST_CACHE_SHARE = 8  # saved states may take 1/8 of the memory that is free
 LARGEST_HOST_CACHE = 2 << 30  # bytes, as long as nobody wishes for more

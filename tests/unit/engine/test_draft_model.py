@@ -12,9 +12,9 @@ from tiny_models import model_file
 from dmr import _core
 from dmr.engine import draft_model
 from dmr.engine.draft_model import DraftModel
-from dmr.engine.free_memory import Free
 from dmr.engine.speculation import MAX_SEQUENCES, Drafts, DraftWish
 from dmr.errors import ModelLoadFailed
+from dmr.memory.free_memory import Free
 
 PROMPTS = [[i, i + 1, i + 2, 40 + i] for i in range(12)]
 

@@ -15,9 +15,9 @@ from dmr import _core
 from dmr.config import EngineSettings
 from dmr.engine.embed_runner import EmbedRunner
 from dmr.engine.loading import LoadedModel, load_model
-from dmr.engine.memory_costs import OVERHEAD
 from dmr.engine.model_runner import ModelRunner
 from dmr.errors import ModelLoadFailed, Unavailable
+from dmr.memory.memory_costs import OVERHEAD
 from dmr.types import SamplingParams
 from dmr.wire import EngineRequest
 

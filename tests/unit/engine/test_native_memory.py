@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from dmr.engine.free_memory import Free
 from dmr.engine.memory_operations import Clear, Copy, Restore, Save, Saved, Trim
 from dmr.engine.native_memory import NativeMemory, host_cache_size, sharing_of
 from dmr.engine.pool import Sharing
+from dmr.memory.free_memory import Free
 
 
 class FakeContext:

@@ -6,7 +6,7 @@ from pathlib import Path
 import gguf
 import pytest
 
-from dmr.engine.layer_arrays import read_layer_arrays
+from dmr.memory.layer_arrays import read_layer_arrays
 
 
 def write(path: Path) -> None:

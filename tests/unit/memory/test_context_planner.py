@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmr.engine.free_memory import Free
-from dmr.engine.layer_arrays import LayerArrays
-from dmr.engine.memory import (
+from dmr.errors import ModelLoadFailed
+from dmr.memory.context_planner import (
     LARGEST_CONTEXT,
     LEAST_CONTEXT,
     MARGIN,
@@ -20,8 +19,9 @@ from dmr.engine.memory import (
     largest_fitting,
     usable_memory,
 )
-from dmr.engine.memory_costs import OVERHEAD, ModelCosts, model_costs
-from dmr.errors import ModelLoadFailed
+from dmr.memory.free_memory import Free
+from dmr.memory.layer_arrays import LayerArrays
+from dmr.memory.memory_costs import OVERHEAD, ModelCosts, model_costs
 
 GIB = 1 << 30
 MIB = 1 << 20

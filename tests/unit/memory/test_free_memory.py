@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dmr.engine.free_memory import Free, free_memory
+from dmr.memory.free_memory import Free, free_memory
 
 GIB = 1 << 30
 MIB = 1 << 20

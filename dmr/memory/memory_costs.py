@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dmr.engine.layer_arrays import LayerArrays
+from dmr.memory.layer_arrays import LayerArrays
 
 OVERHEAD = 48 << 20  # bytes: graphs, their plans, the compute threads
 PADDING = 256  # cells: llama.cpp rounds up to a multiple of it

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from dmr.engine.free_memory import Free
-from dmr.engine.memory_costs import PADDING, ModelCosts
 from dmr.errors import ModelLoadFailed
+from dmr.memory.free_memory import Free
+from dmr.memory.memory_costs import PADDING, ModelCosts
 
 LEAST_CONTEXT = 512  # tokens; an engine that chooses for itself goes no lower
 LARGEST_CONTEXT = 1 << 24  # tokens
