@@ -59,9 +59,19 @@ endif()
 
 add_subdirectory("${llama_cpp_source}" "${CMAKE_BINARY_DIR}/llama.cpp" EXCLUDE_FROM_ALL)
 
+dmr_all_targets(llama_cpp_targets "${llama_cpp_source}")
+
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(cpu_targets ${llama_cpp_targets})
+  list(FILTER cpu_targets INCLUDE REGEX "^ggml-cpu")
+  foreach(target IN LISTS cpu_targets)
+    target_compile_options(${target} PRIVATE
+      "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-include ${CMAKE_CURRENT_LIST_DIR}/amx_tile_config.h>")
+  endforeach()
+endif()
+
 # A wheel holds no symbolic links, so the libraries carry no version in their names.
 if(DMR_PORTABLE)
-  dmr_all_targets(llama_cpp_targets "${llama_cpp_source}")
   set(DMR_SHIPPED_LIBRARIES "")
   foreach(target IN LISTS llama_cpp_targets)
     get_target_property(type ${target} TYPE)
