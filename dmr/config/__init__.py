@@ -13,6 +13,7 @@ from dmr.config.settings import (
     RegistrySettings,
     Settings,
 )
+from dmr.config.upstreams import UpstreamEngine
 from dmr.config.variables import VARIABLES
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "EngineSettings",
     "RegistrySettings",
     "Settings",
+    "UpstreamEngine",
     "read_settings",
 ]

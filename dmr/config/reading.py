@@ -1,53 +1,73 @@
-"""Where settings come from, put together."""
+"""Where settings come from, put together: what is built in, the settings file, variables, flags; the last one goes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from dmr.config.settings import SPECULATIONS, EngineSettings, RegistrySettings, Settings
-from dmr.config.variables import VARIABLES, parse_text
+from dmr.config.file import SettingsFile, read_file
+from dmr.config.settings import Settings
+from dmr.config.values import Said, from_text
+from dmr.config.variables import VARIABLES
 from dmr.errors import InvalidRequest
 
-_LOG_LEVELS = ("debug", "info", "warn", "warning", "error")
+_DEFAULTS = Settings()
+
+
+class Effective(NamedTuple):
+    """The settings, and who has set which. A field that is in neither map has its built-in value."""
+
+    settings: Settings
+    file: SettingsFile | None
+    variables: Mapping[str, str]  # field -> the variable that is set
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Settings from environment variables; blanks and quotes around a value are dropped.
+    """Settings from the settings file and from variables; blanks and quotes around a variable's value are dropped.
 
     Raises:
-        InvalidRequest: a value is not of its type or out of range; the message names the variable.
+        InvalidRequest: a value is not of its type or out of range; the message names the variable, or file and key.
     """
-    flat: dict[str, Any] = {}
-    for variable, (field, *_) in VARIABLES.items():
-        text = environ.get(variable, "").strip().strip("\"'")
+    return read_effective(environ).settings
+
+
+def read_effective(environ: Mapping[str, str] = os.environ) -> Effective:
+    """As `read_settings`, with where each came from."""
+    file = read_file(environ)
+    values: dict[str, Any] = dict(file.values) if file is not None else {}
+    variables: dict[str, str] = {}
+    for name, row in VARIABLES.items():
+        text = environ.get(name, "").strip().strip("\"'")
         if text:
-            flat[field] = parse_text(variable, text)
-    if "engine.draft_model" in flat:
-        flat["engine.draft_model"] = str(Path(flat["engine.draft_model"]).expanduser())
-    top = {field: value for field, value in flat.items() if "." not in field}
-    engine, registry = EngineSettings(**_part(flat, "engine")), RegistrySettings(**_part(flat, "registry"))
-    settings = Settings(**top, engine=engine, registry=registry)
-    if settings.log_level.lower() not in _LOG_LEVELS:
-        raise InvalidRequest(
-            f"LOG_LEVEL={settings.log_level!r} is none of {', '.join(_LOG_LEVELS)}.", param="LOG_LEVEL"
-        )
-    _check_speculation(engine)
+            values[row.field] = from_text(row, text, Said(f"{name}={text!r}", name))
+            variables[row.field] = name
+    effective = Effective(_settings_of(values), file, variables)
+    _check_draft(effective)
+    return effective
+
+
+def _settings_of(values: Mapping[str, Any]) -> Settings:
+    top: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
+    for field, value in values.items():
+        part, _, name = field.rpartition(".")
+        (parts.setdefault(part, {}) if part else top)[name] = value
+    for part, fields in parts.items():
+        top[part] = msgspec.structs.replace(getattr(_DEFAULTS, part), **fields)
+    settings = Settings(**top)
     return msgspec.structs.replace(settings, models_path=settings.models_path.expanduser())
 
 
-def _check_speculation(engine: EngineSettings) -> None:
-    if engine.speculation not in SPECULATIONS:
-        raise InvalidRequest(
-            f"DMR_SPECULATION={engine.speculation!r} is none of {', '.join(SPECULATIONS)}.", param="DMR_SPECULATION"
-        )
+def _check_draft(effective: Effective) -> None:
+    engine = effective.settings.engine
     if engine.speculation == "draft" and not engine.draft_model:
-        raise InvalidRequest("DMR_SPECULATION=draft needs a model in DMR_DRAFT_MODEL.", param="DMR_DRAFT_MODEL")
-
-
-def _part(flat: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {field.partition(".")[2]: value for field, value in flat.items() if field.startswith(f"{name}.")}
+        file = effective.file
+        by_file = file is not None and "engine.speculation" not in effective.variables
+        said = f"{file.told('engine.speculation')}: speculation" if file is not None and by_file else "DMR_SPECULATION"
+        raise InvalidRequest(
+            f"{said} = draft needs a model in DMR_DRAFT_MODEL or in the file's [engine] draft_model.",
+            param="DMR_DRAFT_MODEL",
+        )

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import msgspec
 
+from dmr.config.aliases import Alias
+from dmr.config.upstreams import UpstreamEngine
+
 DEFAULT_PORT = 12434
 DEFAULT_CONTEXT_LIMIT = 8192  # tokens; a model trained for more gets them when they are asked for
 
 
 # "ngram": what was said before; "draft": a draft model; "auto": both, as far as they can be had.
 SPECULATIONS = ("auto", "off", "ngram", "draft")
+
+RECORDS = ("off", "metadata", "bodies")
 
 
 class EngineSettings(msgspec.Struct, frozen=True):
@@ -55,5 +60,10 @@ class Settings(msgspec.Struct, frozen=True):
     num_workers: int = 2  # gunicorn worker processes
     num_threads: int = 512  # requests that one worker serves at the same time
     write_timeout: float = 60.0  # seconds in which a client must take something of what is sent to it
+    record: str = "metadata"  # what is kept of the last requests: see `RECORDS`
+    log_dir: Path | None = None  # log files are written here; None = none
+    disable_metrics: bool = False  # there is no /metrics
+    aliases: tuple[Alias, ...] = ()  # other names for models, the one that goes first in front
+    upstreams: tuple[UpstreamEngine, ...] = ()  # engines beyond this machine
     engine: EngineSettings = EngineSettings()
     registry: RegistrySettings = RegistrySettings()

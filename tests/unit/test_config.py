@@ -6,6 +6,8 @@ import pytest
 
 from dmr import config
 from dmr.config import Settings, read_settings
+from dmr.config.aliases import Alias
+from dmr.config.variables import FileName
 from dmr.errors import InvalidRequest
 
 SAMPLES: dict[type, tuple[str, object]] = {
@@ -15,6 +17,8 @@ SAMPLES: dict[type, tuple[str, object]] = {
     Path: ("folder/models", Path("folder/models")),
     bool: ("1", True),
     tuple: ("a.example, b.example", ("a.example", "b.example")),
+    FileName: ("small.gguf", "small.gguf"),
+    Alias: ("gpt-*=ai/qwen3", (Alias("gpt-*", "ai/qwen3"),)),
 }
 
 
@@ -26,8 +30,11 @@ def test_nothing_set() -> None:
 
 @pytest.mark.parametrize("variable", config.VARIABLES)
 def test_each_variable_sets_its_field_and_no_other(variable: str) -> None:
-    path, kind, *_ = config.VARIABLES[variable]
-    sample, expected = ("ngram", "ngram") if variable == "DMR_SPECULATION" else SAMPLES[kind]
+    row = config.VARIABLES[variable]
+    path, kind = row.field, row.kind
+    sample, expected = (row.choices[-1], row.choices[-1]) if row.choices else SAMPLES[kind]
+    if variable == "DMR_SPECULATION":  # its last choice needs another setting
+        sample = expected = "ngram"
     settings = read_settings({variable: sample})
     part, _, field = path.rpartition(".")
     holder = getattr(settings, part) if part else settings
@@ -41,7 +48,7 @@ def test_every_setting_can_be_set() -> None:
     fields = {path.rpartition(".")[2] for path, *_ in config.VARIABLES.values()}
     parts = (Settings, config.EngineSettings, config.RegistrySettings)
     known = {field for part in parts for field in part.__struct_fields__}
-    assert known - fields == {"engine", "registry", "inter_token_target"}
+    assert known - fields == {"engine", "registry", "inter_token_target", "upstreams"}
 
 
 @pytest.mark.parametrize("text", ["9000", " 9000 ", '"9000"', "'9000'", "9000\n"])
@@ -68,6 +75,9 @@ def test_an_empty_value_is_none(text: str) -> None:
         ("DMR_MAX_BODY_BYTES", "256MB"),
         ("DMR_MAX_SEQUENCES", "0"),
         ("LOG_LEVEL", "loud"),
+        ("DMR_ALIASES", "gpt-*"),
+        ("DMR_ALIASES", "gpt-4=ai/x,gpt-4=ai/y"),
+        ("DMR_ALIASES", "a=b,b=a"),
     ],
 )
 def test_a_wrong_value_names_its_variable(variable: str, text: str) -> None:
