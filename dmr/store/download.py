@@ -19,9 +19,9 @@ from dmr.errors import RegistryError, StoreError
 from dmr.store.blobs import BlobStore
 from dmr.store.digest import Digest, hex_of
 from dmr.store.disk import rename_durably, store_errors
-from dmr.store.registry.transport import MAX_ATTEMPTS, Transport
+from dmr.store.registry.transport import MAX_ATTEMPTS, RETRY_AFTER, Transport
 
-PIECE = 1 << 20  # bytes
+PIECE = 1 << 20  # bytes, at most: what comes slowly is written, and told, as it comes
 MIN_PROGRESS = 1 << 16  # bytes of one attempt that make up for those that failed before
 LOCK_INTERVAL = 0.2  # seconds
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -35,24 +35,40 @@ def incomplete_path(blobs: BlobStore, digest: Digest) -> Path:
     return blobs.folder / f"{hex_of(digest)}.incomplete"
 
 
+def is_whole(blobs: BlobStore, digest: Digest, size: int) -> bool:
+    """Whether the store has a blob, with as many bytes as it should have."""
+    try:
+        return blobs.path_of(digest).stat().st_size == size
+    except OSError:
+        return False
+
+
+def num_bytes_left(blobs: BlobStore, digest: Digest, size: int) -> int:
+    """What is still to come of a blob."""
+    try:
+        return max(0, size - incomplete_path(blobs, digest).stat().st_size)
+    except OSError:
+        return size
+
+
 def download_blob(
     blobs: BlobStore, digest: Digest, size: int, open_at: Open, transport: Transport, report: Report
 ) -> None:
-    """Fetch one blob unless the store has it. Of several downloaders one works and the others wait for it.
+    """Fetch one blob unless the store has it. Of several downloaders one works; the others wait and tell of its work.
 
     Raises:
         RegistryError: the source ends early again and again, or sends other bytes than announced.
         StoreError: the disk does not obey.
         TransferCancelled: what has come so far stays for the next time.
     """
-    if blobs.has(digest):
+    if is_whole(blobs, digest, size):
         report(size)
         return
     path = incomplete_path(blobs, digest)
     with store_errors(f"write the blob {digest}"):
         blobs.folder.mkdir(parents=True, exist_ok=True)
-        with _open_alone(path, transport) as file:
-            if blobs.has(digest):  # somebody was faster
+        with _open_alone(path, transport, report) as file:
+            if is_whole(blobs, digest, size):  # somebody was faster
                 report(size)
                 return
             _fill(file, digest, size, open_at, transport, report)
@@ -60,18 +76,15 @@ def download_blob(
             rename_durably(path, blobs.path_of(digest))
 
 
-def _open_alone(path: Path, transport: Transport) -> FileIO:
+def _open_alone(path: Path, transport: Transport, report: Report) -> FileIO:
     """The growing file, held alone. Whoever held it before may have renamed or removed it: then there is a new one."""
     while True:
         file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
         try:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    transport.check_cancelled()
-                    time.sleep(LOCK_INTERVAL)
+            while not _try_lock(file):
+                transport.check_cancelled()
+                report(os.fstat(file.fileno()).st_size)
+                time.sleep(LOCK_INTERVAL)
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
         except BaseException:
@@ -80,9 +93,38 @@ def _open_alone(path: Path, transport: Transport) -> FileIO:
         file.close()
 
 
+def _try_lock(file: FileIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _fill(file: FileIO, digest: Digest, size: int, open_at: Open, transport: Transport, report: Report) -> None:
     hasher = _hash_of(file, size, transport)
+    has_leftovers = file.tell() > 0
     _check_space(file, size - file.tell())
+    hasher = _receive_all(file, hasher, digest, size, open_at, transport, report)
+    if has_leftovers and not _is(hasher, digest):
+        # What was there from another time may be damaged: a machine that lost its power can leave holes.
+        hasher = _receive_all(file, _restart(file), digest, size, open_at, transport, report)
+    if not _is(hasher, digest):
+        _restart(file)
+        raise RegistryError(f"What came for {digest} has another digest; it was thrown away.")
+    report(size)
+
+
+def _receive_all(
+    file: FileIO,
+    hasher: hashlib._Hash,
+    digest: Digest,
+    size: int,
+    open_at: Open,
+    transport: Transport,
+    report: Report,
+) -> hashlib._Hash:
+    """Fetch from where the file ends to `size`, however often that breaks off; returns the hash of all of it."""
     failures = restarts = 0
     while file.tell() < size:
         report(file.tell())
@@ -105,13 +147,15 @@ def _fill(file: FileIO, digest: Digest, size: int, open_at: Open, transport: Tra
             if failures >= MAX_ATTEMPTS:
                 done = file.tell()
                 raise RegistryError(
-                    f"The download of {digest} broke off {failures} times, at {done} of {size} bytes: {problem}."
+                    f"The download of {digest} broke off {failures} times, at {done} of {size} bytes: {problem}.",
+                    retry_after=RETRY_AFTER,
                 )
             transport.pause(failures + 1)
-    if f"sha256:{hasher.hexdigest()}" != digest:
-        _restart(file)
-        raise RegistryError(f"What came for {digest} has another digest; it was thrown away.")
-    report(size)
+    return hasher
+
+
+def _is(hasher: hashlib._Hash, digest: Digest) -> bool:
+    return f"sha256:{hasher.hexdigest()}" == digest
 
 
 def _hash_of(file: FileIO, size: int, transport: Transport) -> hashlib._Hash:
@@ -148,7 +192,7 @@ def _receive(
     transport: Transport,
     report: Report,
 ) -> None:
-    for piece in response.stream(PIECE, decode_content=False):
+    while piece := response.read1(PIECE, decode_content=False):
         transport.check_cancelled()
         if file.tell() + len(piece) > size:
             _restart(file)

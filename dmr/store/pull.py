@@ -1,16 +1,24 @@
-"""Pulls a model from a registry: manifest, config, layers side by side, and last of all its place in the index."""
+"""Pulls a model from a registry: manifest, config, layers side by side, and last of all its place in the index.
+
+A model that the store has whole needs no registry: one that is asked for by its digest is not looked up at all, a tag
+is looked up briefly, for it may have moved, and means what it meant if nobody answers.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import msgspec
 
-from dmr.errors import RegistryError, RemoteModelNotFound, Unauthorized, Unsupported
+from dmr.errors import DmrError, RegistryError, RemoteModelNotFound, StoreError, Unauthorized, Unsupported
 from dmr.store.digest import digest_of
-from dmr.store.download import check_size, download_blob
+from dmr.store.disk import store_errors
+from dmr.store.download import check_size, download_blob, is_whole, num_bytes_left
+from dmr.store.gguf_config import format_size
 from dmr.store.index import Entry
 from dmr.store.layout import Layout
 from dmr.store.manifest import CONFIG_TYPES, Descriptor, Manifest, parse_manifest
@@ -18,22 +26,33 @@ from dmr.store.model_config import MAX_CONFIG_BYTES
 from dmr.store.reference import Reference, parse_reference
 from dmr.store.registry.client import Repository
 from dmr.store.registry.credentials import find_credentials
-from dmr.store.registry.transport import TransferCancelled, Transport
+from dmr.store.registry.transport import BRIEF, STEADY, Patience, TransferCancelled, Transport
 from dmr.types import TransferProgress
 
 NUM_PARALLEL_LAYERS = 4
-MIN_REPORT_BYTES = 1 << 20  # between two reports about one layer
+MAX_ADOPTIONS = 3  # a model that shares blobs may be removed while they are counted on
+# A layer is told of after so many seconds, or so many bytes: a line for each piece would be more than anybody reads.
+REPORT_INTERVAL = 0.1
+MIN_REPORT_BYTES = 1 << 20
+MAX_REPORTS = 200  # by bytes
 
 Report = Callable[[TransferProgress], None]
 
 
 class RegistryOptions(msgspec.Struct, frozen=True):
-    """How registries are reached. `environ` is where credentials are looked for."""
+    """How registries are reached. `environ` is where credentials and proxies are looked for."""
 
     insecure: bool = False
     mirrors: tuple[str, ...] = ()  # hosts that are asked before the default registry
     token: str | None = None  # of this request
     environ: Mapping[str, str] = {}
+    certificates: str = ""  # a file of authorities to trust beside the system's
+
+
+class BlobRemoved(StoreError):
+    """A blob that was there has gone while the rest was fetched."""
+
+    code = "blob_removed"
 
 
 def pull_model(
@@ -44,20 +63,44 @@ def pull_model(
     report: Report,
     lock_timeout: float,
 ) -> Entry:
-    """Bring a model and give it its tag. What is there already is not fetched again.
+    """Bring a model and give it its tag. What is there already is not fetched again; what is damaged is.
 
     Raises:
         RemoteModelNotFound, Unauthorized, RegistryError, Unsupported, StoreError, TransferCancelled
     """
-    repository, raw = _find(reference, options, transport)
-    manifest = parse_manifest(raw)
-    _check_type(manifest)
-    for blob in manifest.blobs:
-        check_size(blob.size)
-    total = sum(blob.size for blob in manifest.blobs)
-    missing = [blob for blob in manifest.blobs if not layout.blobs.has(blob.digest)]
-    _fetch_all(layout, repository, missing, total, transport, report)
-    return adopt(layout, raw, reference, lock_timeout)
+    known = find_whole(layout, reference)
+    if known is not None and reference.digest:
+        return adopt(layout, layout.read_raw_manifest(known.id), reference, lock_timeout)
+    try:
+        raw, repositories = find_manifest(reference, options, transport, STEADY if known is None else BRIEF)
+    except RegistryError as error:
+        if known is None:
+            raise
+        text = f"The model that is here is used, for the registry cannot tell whether there is a newer one: {error}"
+        report(TransferProgress(text, is_warning=True))
+        return known
+    manifest = check_manifest(raw)
+    for attempt in range(1, MAX_ADOPTIONS + 1):
+        _fetch_missing(layout, repositories, manifest, transport, report)
+        try:
+            return adopt(layout, raw, reference, lock_timeout)
+        except BlobRemoved:
+            if attempt == MAX_ADOPTIONS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def find_whole(layout: Layout, reference: Reference) -> Entry | None:
+    """The model of a name, or of its digest if it has one, as long as all of its blobs are there."""
+    try:
+        index = layout.read_index()
+        entry = index.find_id(reference.digest) if reference.digest else index.find_tag(str(reference))
+        if entry is None:
+            return None
+        blobs = layout.read_manifest(entry.id).blobs
+    except DmrError:  # the registry may have what is damaged here
+        return None
+    return entry if all(is_whole(layout.blobs, blob.digest, blob.size) for blob in blobs) else None
 
 
 def adopt(layout: Layout, raw_manifest: bytes, reference: Reference, lock_timeout: float) -> Entry:
@@ -66,7 +109,7 @@ def adopt(layout: Layout, raw_manifest: bytes, reference: Reference, lock_timeou
     with layout.lock(lock_timeout):
         for digest in manifest.digests:
             if not layout.blobs.has(digest):
-                raise RegistryError(f"The blob {digest} was removed while the model was pulled; pull it again.")
+                raise BlobRemoved(f"The blob {digest} was removed while the model was pulled; pull it again.")
         layout.read_config(manifest)
         layout.write_manifest(raw_manifest)
         index = layout.read_index()
@@ -84,7 +127,7 @@ def open_repository(
     """The repository of a reference, at its own registry or at a mirror of it: which gets no token that was given."""
     registry = mirror or reference.registry
     token = None if mirror else options.token
-    credentials = None if token else find_credentials(registry, options.environ)
+    credentials = None if token else find_credentials(registry.rpartition("://")[2].rstrip("/"), options.environ)
     return Repository(transport, registry, reference.repository, credentials, token, options.insecure)
 
 
@@ -96,20 +139,29 @@ def parse_remote(text: str, default_registry: str) -> Reference:
     return reference
 
 
-def _find(reference: Reference, options: RegistryOptions, transport: Transport) -> tuple[Repository, bytes]:
-    """The manifest, and where it came from: mirrors come first and may fail in any way."""
+def find_manifest(
+    reference: Reference, options: RegistryOptions, transport: Transport, patience: Patience = STEADY
+) -> tuple[bytes, list[Repository]]:
+    """The manifest's bytes, and who may have its blobs: mirrors come first and may fail in any way.
+
+    Raises:
+        RemoteModelNotFound, Unauthorized, RegistryError, Unsupported, TransferCancelled
+    """
     wanted = reference.digest or reference.tag
-    for mirror in options.mirrors if reference.registry == "docker.io" else ():
-        repository = open_repository(reference, options, transport, mirror)
+    mirrors = options.mirrors if reference.registry == "docker.io" else ()
+    repositories = [open_repository(reference, options, transport, mirror) for mirror in mirrors]
+    repositories.append(open_repository(reference, options, transport))
+    for number, repository in enumerate(repositories[:-1]):
         try:
-            return repository, repository.manifest(wanted)[0]
-        except (RegistryError, RemoteModelNotFound, Unauthorized):
+            return repository.manifest(wanted, BRIEF), repositories[number:]
+        except (RegistryError, RemoteModelNotFound, Unauthorized, Unsupported):
             continue
-    repository = open_repository(reference, options, transport)
-    return repository, repository.manifest(wanted)[0]
+    return repositories[-1].manifest(wanted, patience), repositories[-1:]
 
 
-def _check_type(manifest: Manifest) -> None:
+def check_manifest(raw: bytes) -> Manifest:
+    """Read a manifest that came from a registry. Raises Unsupported, StoreError: no model, or an impossible one."""
+    manifest = parse_manifest(raw)
     kind = manifest.config.media_type
     if kind not in CONFIG_TYPES:
         raise Unsupported(
@@ -118,6 +170,39 @@ def _check_type(manifest: Manifest) -> None:
         )
     if manifest.config.size > MAX_CONFIG_BYTES:
         raise Unsupported(f"The model's config has {manifest.config.size} bytes, more than {MAX_CONFIG_BYTES}.")
+    for blob in manifest.blobs:
+        check_size(blob.size)
+    return manifest
+
+
+def _fetch_missing(
+    layout: Layout, repositories: Sequence[Repository], manifest: Manifest, transport: Transport, report: Report
+) -> None:
+    """From the first repository, and what that does not give, from those after it."""
+    total = sum(blob.size for blob in manifest.blobs)
+    for number, repository in enumerate(repositories, 1):
+        missing = [blob for blob in manifest.blobs if not is_whole(layout.blobs, blob.digest, blob.size)]
+        _check_space(layout, missing)
+        try:
+            _fetch_all(layout, repository, missing, total, transport.part(), report)
+            return
+        except (RegistryError, RemoteModelNotFound, Unauthorized):
+            if number == len(repositories):
+                raise
+
+
+def _check_space(layout: Layout, missing: Sequence[Descriptor]) -> None:
+    """Now rather than after hours. Raises StoreError."""
+    wanted = sum(num_bytes_left(layout.blobs, blob.digest, blob.size) for blob in missing)
+    with store_errors(f"write to {layout.root}"):
+        layout.blobs.folder.mkdir(parents=True, exist_ok=True)
+        space = os.statvfs(layout.blobs.folder)
+    free = space.f_bavail * space.f_frsize
+    if wanted > free:
+        raise StoreError(
+            f"The model needs {format_size(wanted)} more, but only {format_size(free)} are free in {layout.root}: "
+            "make room, or remove models that are not needed."
+        )
 
 
 def _fetch_all(
@@ -155,14 +240,18 @@ def _fetch_all(
 
 
 def layer_reporter(blob: Descriptor, total: int, report: Report) -> Callable[[int], None]:
-    """Reports of one layer, not more often than its bytes justify."""
-    lock, last = threading.Lock(), [-MIN_REPORT_BYTES]
+    """Reports of one layer, not more often than anybody can read, and always of its end."""
+    lock, step = threading.Lock(), max(MIN_REPORT_BYTES, blob.size // MAX_REPORTS)
+    last_done, last_time = -step, 0.0
 
     def tell(done: int) -> None:
+        nonlocal last_done, last_time
         with lock:
-            if done < blob.size and 0 <= done - last[0] < MIN_REPORT_BYTES:
+            now = time.monotonic()
+            is_due = not 0 <= done - last_done < step or now - last_time >= REPORT_INTERVAL
+            if done == last_done or (done < blob.size and not is_due):
                 return
-            last[0] = done
+            last_done, last_time = done, now
         report(TransferProgress("", total, blob.digest, blob.size, done))
 
     return tell

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from typing import BinaryIO, cast
 
+from dmr.errors import RegistryError
 from dmr.store.index import Entry
 from dmr.store.layout import Layout
-from dmr.store.manifest import Descriptor, parse_manifest
+from dmr.store.manifest import MANIFEST_TYPE, Descriptor, parse_manifest
 from dmr.store.pull import RegistryOptions, Report, layer_reporter, open_repository
 from dmr.store.reference import Reference
 from dmr.store.registry.client import Repository
-from dmr.store.registry.transport import Transport
+from dmr.store.registry.transport import MAX_ATTEMPTS, Transport
 
 NUM_PARALLEL_LAYERS = 5
 
@@ -55,14 +56,22 @@ def push_model(
         except BaseException:
             transport.give_up()
             raise
-    repository.put_manifest(reference.tag or entry.id, raw)
+    repository.put_manifest(reference.tag or entry.id, raw, manifest.media_type or MANIFEST_TYPE)
 
 
 def _push_blob(
     layout: Layout, repository: Repository, blob: Descriptor, total: int, transport: Transport, report: Report
 ) -> None:
+    """An upload that breaks off is begun anew, unless the registry says that this is no use."""
     tell = layer_reporter(blob, total, report)
-    if not repository.has_blob(blob.digest):
-        with layout.blobs.open(blob.digest) as file:
-            repository.put_blob(blob, cast(BinaryIO, _Told(file, transport, tell)))
-    tell(blob.size)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        try:
+            if not repository.has_blob(blob.digest):
+                with layout.blobs.open(blob.digest) as file:
+                    repository.put_blob(blob, cast(BinaryIO, _Told(file, transport, tell)))
+            tell(blob.size)
+            return
+        except RegistryError as error:
+            if error.retry_after is None or attempt == MAX_ATTEMPTS:
+                raise
+            transport.pause(attempt)

@@ -9,9 +9,11 @@ from dmr.store.hugging_face import parse_hub_name, pull_from_hub
 from dmr.store.layout import Layout
 from dmr.store.pull import RegistryOptions, Report, parse_remote, pull_model
 from dmr.store.push import push_model
+from dmr.store.reference import parse_reference
 from dmr.store.registry.transport import Cancelled, Transport
+from dmr.store.remote import inspect_model
 from dmr.store.store import ModelStore
-from dmr.types import ModelRecord, TransferProgress
+from dmr.types import ModelRecord
 
 
 def pull(
@@ -19,25 +21,24 @@ def pull(
 ) -> ModelRecord:
     """Bring a model into the store. Blocks; reports come from several threads.
 
-    If the registry cannot be reached and the model is there already, that one is it.
-
     Raises:
         InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError, StoreError, TransferCancelled
     """
-    transport = Transport(cancelled)
+    transport = _transport(options, cancelled)
     hub_model = parse_hub_name(text)
     if hub_model is not None:
         return pull_from_hub(store, text, hub_model, options.token, options.environ, transport, report)
     reference = parse_remote(text, store.default_registry)
-    try:
-        entry = pull_model(Layout(store.root), reference, options, transport, report, store.lock_timeout)
-    except RegistryError as error:
-        with contextlib.suppress(DmrError):
-            record = store.get(text)
-            report(TransferProgress(f"Using what is there: {error.message}"))
-            return record
-        raise
-    return store.get(entry.id)
+    return store.get(pull_model(Layout(store.root), reference, options, transport, report, store.lock_timeout).id)
+
+
+def inspect(text: str, default_registry: str, options: RegistryOptions) -> ModelRecord:
+    """A model as its registry has it; nothing is kept of it. Blocks.
+
+    Raises:
+        InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError, StoreError
+    """
+    return inspect_model(parse_remote(text, default_registry), options, _transport(options, lambda: False))
 
 
 def push(
@@ -61,4 +62,16 @@ def push(
         record = store.get(source)  # it was removed a moment ago: this tells so
         raise RegistryError(f"The model {record.id} changed while it was read; try again.")
     reference = parse_remote(target, store.default_registry)
-    push_model(layout, entry, reference, options, Transport(cancelled), report)
+    push_model(layout, entry, reference, options, _transport(options, cancelled), report)
+
+
+def same_model(text: str, default_registry: str) -> str:
+    """One spelling for all names of the same thing; what is no name stays as it is."""
+    with contextlib.suppress(DmrError):
+        if parse_hub_name(text) is None:
+            return str(parse_reference(text, default_registry))
+    return text.strip()
+
+
+def _transport(options: RegistryOptions, cancelled: Cancelled) -> Transport:
+    return Transport(cancelled, options.certificates, options.environ)

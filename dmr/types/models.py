@@ -10,7 +10,7 @@ from dmr.types.value import Value
 
 
 class ModelConfig(Value, frozen=True):
-    """What a model's config blob says about it, in the flat shape of the Docker config v0.1."""
+    """What a model's config blob says about it, in the flat shape of the Docker config v0.1 and v0.2."""
 
     format: str = ""
     quantization: str = ""
@@ -19,6 +19,8 @@ class ModelConfig(Value, frozen=True):
     size: str = ""  # "91.73MiB"
     gguf: Mapping[str, str] = {}
     context_size: int | None = None
+    safetensors: Mapping[str, str] = {}
+    diffusers: Mapping[str, str] = {}
 
 
 class ModelDefaults(Value, frozen=True):
@@ -89,3 +91,4 @@ class TransferProgress(Value, frozen=True):
     layer: str = ""  # digest; empty = of the whole
     layer_size: int = 0
     layer_done: int = 0
+    is_warning: bool = False  # `message` tells of something that is not as it should be, and does not end the work

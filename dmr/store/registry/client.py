@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -11,12 +12,13 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import urllib3
 
-from dmr.errors import RegistryError, RemoteModelNotFound, StoreError, Unauthorized
+from dmr.errors import RegistryError, RemoteModelNotFound, StoreError, Unauthorized, Unsupported
 from dmr.store.digest import Digest, digest_of
 from dmr.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Descriptor
 from dmr.store.registry.challenge import Challenge, parse_challenge
 from dmr.store.registry.credentials import Credentials
-from dmr.store.registry.transport import Transport, is_private_host
+from dmr.store.registry.scheme import find_scheme
+from dmr.store.registry.transport import PASSING_STATUSES, RETRY_AFTER, STEADY, Patience, Transport, is_private_host
 
 HUB_HOST = "registry-1.docker.io"
 DOCKER_MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -40,24 +42,33 @@ class Repository:
         token: str | None = None,
         insecure: bool = False,
     ) -> None:
-        """`token` is sent as it is, instead of one from the registry's own token service."""
+        """`token` is sent as it is, instead of one from the registry's own token service.
+
+        `registry` may begin with `http://` or `https://`; otherwise `find_scheme` tells how it is spoken to.
+        """
         self._transport = transport
-        self._host = HUB_HOST if registry == "docker.io" else registry
+        self._given_scheme, _, host = registry.rpartition("://")
+        self._host = HUB_HOST if host == "docker.io" else host.rstrip("/")
         self._name = name
-        self._scheme = "http" if insecure or _is_local(self._host) else "https"
+        self._insecure = insecure
         self._credentials = credentials
         self._given = f"Bearer {token}" if token else ""
         self._authorization: dict[str, str] = {}  # by action: "pull" or "pull,push"
         self._lock = threading.Lock()
 
-    def manifest(self, reference: str) -> tuple[bytes, str]:
-        """The bytes of a manifest by tag or digest, checked against the digest, and their media type.
+    @functools.cached_property
+    def _scheme(self) -> str:
+        return self._given_scheme or find_scheme(self._transport, self._host, self._insecure)
+
+    def manifest(self, reference: str, patience: Patience = STEADY) -> bytes:
+        """The bytes of a manifest by tag or digest, checked against the digest.
 
         Raises:
             RemoteModelNotFound, Unauthorized, RegistryError, TransferCancelled
+            Unsupported: it is an index of several manifests.
         """
-        accept = ", ".join((MANIFEST_TYPE, DOCKER_MANIFEST_TYPE, *INDEX_TYPES))
-        with self._open("GET", f"manifests/{quote(reference)}", {"Accept": accept}) as response:
+        headers = {"Accept": ", ".join((MANIFEST_TYPE, DOCKER_MANIFEST_TYPE, *INDEX_TYPES))}
+        with self._open("GET", f"manifests/{quote(reference)}", headers, patience=patience) as response:
             self._check(response)
             raw = _read_bounded(response, MAX_MANIFEST_BYTES)
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
@@ -66,8 +77,8 @@ class Repository:
         if expected and expected.startswith("sha256:") and digest_of(raw) != expected:
             raise RegistryError(f"{self._host} sent a manifest whose digest is not {expected}.")
         if media_type in INDEX_TYPES:
-            raise RegistryError(f"{self._host}/{self._name}:{reference} is an image for several platforms, no model.")
-        return raw, media_type
+            raise Unsupported(f"{self._host}/{self._name}:{reference} is an image for several platforms, no model.")
+        return raw
 
     @contextmanager
     def blob(self, digest: Digest, offset: int = 0) -> Iterator[urllib3.BaseHTTPResponse]:
@@ -88,18 +99,27 @@ class Repository:
         """Upload a blob in one piece. Raises as `manifest`, and StoreError when the registry takes it for damaged."""
         with self._open("POST", "blobs/uploads/", {"Content-Length": "0"}, actions="pull,push") as response:
             self._check(response, (202,))
-            location = urljoin(self._url("blobs/uploads/"), response.headers.get("Location", ""))
+            location = self._upload_address(response.headers.get("Location", ""))
         mark = "&" if urlsplit(location).query else "?"
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
         url = f"{location}{mark}{urlencode({'digest': descriptor.digest})}"
-        if urlsplit(url).netloc == urlsplit(self._url("")).netloc:
+        if urlsplit(url)[:2] == urlsplit(self._url(""))[:2]:
             headers |= self._headers("pull,push")
         with self._transport.open("PUT", url, headers, body, follow=False) as response:
             self._check(response, (201, 204))
 
-    def put_manifest(self, reference: str, raw: bytes) -> None:
-        headers = {"Content-Type": MANIFEST_TYPE}
-        with self._open("PUT", f"manifests/{quote(reference)}", headers, raw, actions="pull,push") as response:
+    def _upload_address(self, location: str) -> str:
+        """Registries behind a proxy that ends TLS often do not know that they are spoken to over https."""
+        own, parts = urlsplit(self._url("")), urlsplit(urljoin(self._url("blobs/uploads/"), location))
+        if parts.netloc == own.netloc:
+            return parts._replace(scheme=own.scheme).geturl()
+        if parts.scheme not in ("http", "https") or (own.scheme == "https" and parts.scheme == "http"):
+            raise RegistryError(f"{self._host} wants the model sent to an address that is not safe: {parts.netloc}.")
+        return parts.geturl()
+
+    def put_manifest(self, reference: str, raw: bytes, media_type: str = MANIFEST_TYPE) -> None:
+        path, headers = f"manifests/{quote(reference)}", {"Content-Type": media_type}
+        with self._open("PUT", path, headers, raw, actions="pull,push") as response:
             self._check(response, (201, 200))
 
     def _url(self, path: str) -> str:
@@ -111,18 +131,26 @@ class Repository:
 
     @contextmanager
     def _open(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None, actions: str = "pull"
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        actions: str = "pull",
+        patience: Patience = STEADY,
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """One request; on a challenge it is sent once more with what the challenge asks for."""
         url = self._url(path)
         sent = self._headers(actions)
-        with self._transport.open(method, url, {**headers, **sent}, body) as response:
+        with self._transport.open(method, url, {**headers, **sent}, body, patience=patience) as response:
             challenge = parse_challenge(response.headers.get("WWW-Authenticate", ""))
             if response.status != 401 or challenge is None or self._given:
                 yield response
                 return
         self._authorize(challenge, actions, sent.get("Authorization", ""))
-        with self._transport.open(method, url, {**headers, **self._headers(actions)}, body) as response:
+        with self._transport.open(
+            method, url, {**headers, **self._headers(actions)}, body, patience=patience
+        ) as response:
             yield response
 
     def _authorize(self, challenge: Challenge, actions: str, refused: str) -> None:
@@ -182,12 +210,8 @@ class Repository:
         reason = _reason_of(response)
         if "DIGEST_INVALID" in reason:
             raise StoreError(f"{where} found the blob damaged: {reason}.")
-        raise RegistryError(f"{where} answered {status}{': ' + reason if reason else ''}.")
-
-
-def _is_local(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
-    return name == "localhost" or name.endswith(".local") or name in ("127.0.0.1", "::1")
+        text = f"{where} answered {status}{': ' + reason if reason else ''}."
+        raise RegistryError(text, retry_after=RETRY_AFTER if status in PASSING_STATUSES else None)
 
 
 def _read_bounded(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:

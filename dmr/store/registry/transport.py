@@ -6,26 +6,40 @@ import ipaddress
 import os
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
 from dmr.errors import RegistryError
+from dmr.store.registry.proxies import Proxy, proxy_for
+from dmr.store.registry.trust import OWN_VARIABLE, blind_context, trusting_context
 
 MAX_REDIRECTS = 10
 MAX_ATTEMPTS = 5
 MAX_WAIT = 30.0  # seconds between two attempts
-TIMEOUT = urllib3.Timeout(connect=20.0, read=60.0)
-_RETRIED = (408, 425, 429, 500, 502, 503, 504)
+RETRY_AFTER = 5.0  # seconds; in errors that may pass
+PASSING_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 Cancelled = Callable[[], bool]
+
+
+class Patience(NamedTuple):
+    """How long an answer is waited for. `connect` and `read` in seconds of silence."""
+
+    attempts: int
+    connect: float
+    read: float
+
+
+STEADY = Patience(MAX_ATTEMPTS, 20.0, 60.0)
+BRIEF = Patience(1, 5.0, 15.0)  # where there is something else to go on with
 
 
 class TransferCancelled(Exception):
@@ -33,22 +47,35 @@ class TransferCancelled(Exception):
 
 
 class Transport:
-    """One connection pool for each way out (direct, or through a proxy). Any thread."""
+    """Connections of one transfer, and whether it is still wanted. Any thread."""
 
-    def __init__(self, cancelled: Cancelled = lambda: False, certificates: str | None = None) -> None:
-        """`certificates`: a file of authorities to trust, beside the system's SSL_CERT_FILE."""
+    def __init__(
+        self,
+        cancelled: Cancelled = lambda: False,
+        certificates: str = "",
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """`certificates`: a file of authorities to trust beside the system's; `environ`: proxies, SSL_CERT_FILE."""
         self._cancelled = cancelled
         self._given_up = threading.Event()
-        self._options: dict[str, Any] = {"maxsize": 16, "retries": False, "timeout": TIMEOUT}
-        trusted = certificates or os.environ.get("SSL_CERT_FILE")
-        if trusted:
-            self._options["ca_certs"] = trusted
-        self._pools: dict[str, urllib3.PoolManager] = {}
-        self._lock = threading.Lock()
+        self._ways_out = _WaysOut(certificates, environ)
+
+    def part(self) -> Transport:
+        """The same connections, for a part of the work that can be given up without the rest."""
+        part = Transport(self._is_unwanted)
+        part._ways_out = self._ways_out
+        return part
+
+    def trust_blindly(self, host: str) -> None:
+        """Check no certificates of `host` (with its port): its user has said so."""
+        self._ways_out.blindly_trusted.add(host)
 
     def check_cancelled(self) -> None:
-        if self._given_up.is_set() or self._cancelled():
+        if self._is_unwanted():
             raise TransferCancelled
+
+    def _is_unwanted(self) -> bool:
+        return self._given_up.is_set() or self._cancelled()
 
     def give_up(self) -> None:
         """End whatever goes on: one part has failed, so the others are for nothing."""
@@ -56,7 +83,13 @@ class Transport:
 
     @contextmanager
     def open(
-        self, method: str, url: str, headers: Mapping[str, str], body: Any = None, follow: bool = True
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Any = None,
+        follow: bool = True,
+        patience: Patience = STEADY,
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """The response, its body unread. Statuses that a later attempt may cure are retried first.
 
@@ -66,26 +99,26 @@ class Transport:
             RegistryError: no answer after all attempts, or a redirect that must not be followed.
             TransferCancelled
         """
-        response = self._attempts(method, url, headers, body, follow and method in ("GET", "HEAD"))
+        response = self._attempts(method, url, headers, body, follow and method in ("GET", "HEAD"), patience)
         try:
             yield response
         finally:
             response.close()
 
     def _attempts(
-        self, method: str, url: str, headers: Mapping[str, str], body: Any, follow: bool
+        self, method: str, url: str, headers: Mapping[str, str], body: Any, follow: bool, patience: Patience
     ) -> urllib3.BaseHTTPResponse:
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        for attempt in range(1, patience.attempts + 1):
             self.check_cancelled()
-            is_last = attempt == MAX_ATTEMPTS or (body is not None and not isinstance(body, bytes))
+            is_last = attempt == patience.attempts or (body is not None and not isinstance(body, bytes))
             try:
-                response = self._follow(method, url, headers, body, follow)
+                response = self._follow(method, url, headers, body, follow, patience)
             except urllib3.exceptions.HTTPError as error:
                 if is_last or isinstance(error, urllib3.exceptions.SSLError):
-                    raise RegistryError(f"{_host(url)} cannot be reached: {_reason(error)}.") from error
+                    raise _unreachable(url, error) from error
                 self.pause(attempt)
                 continue
-            if response.status not in _RETRIED or is_last:
+            if response.status not in PASSING_STATUSES or is_last:
                 return response
             after = response.headers.get("Retry-After", "")
             response.close()
@@ -101,12 +134,13 @@ class Transport:
             time.sleep(min(left, 0.2))
 
     def _follow(
-        self, method: str, url: str, headers: Mapping[str, str], body: Any, follow: bool
+        self, method: str, url: str, headers: Mapping[str, str], body: Any, follow: bool, patience: Patience
     ) -> urllib3.BaseHTTPResponse:
         origin = url
+        timeout = urllib3.Timeout(connect=patience.connect, read=patience.read)
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._pool(url).request(
-                method, url, headers=dict(headers), body=body, preload_content=False, redirect=False
+            response = self._ways_out.to(url).request(
+                method, url, headers=dict(headers), body=body, preload_content=False, redirect=False, timeout=timeout
             )
             target = response.headers.get("Location")
             if not follow or response.status not in _REDIRECTS or not target:
@@ -119,15 +153,38 @@ class Transport:
             url = target
         raise RegistryError(f"{_host(origin)} redirects more than {MAX_REDIRECTS} times.")
 
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        parts = urlsplit(url)
-        proxy = "" if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme, "")
+
+class _WaysOut:
+    """A connection pool for each way out: direct or through a proxy, with certificates checked or not."""
+
+    def __init__(self, certificates: str, environ: Mapping[str, str]) -> None:
+        self._certificates = certificates
+        self._environ = environ
+        self._pools: dict[tuple[Proxy | None, str], urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+        self.blindly_trusted: set[str] = set()
+
+    def to(self, url: str) -> urllib3.PoolManager:
+        """Raises RegistryError: the proxy or a file of certificates cannot be used."""
+        proxy = proxy_for(url, self._environ)
+        # A context is made only where one is needed: it takes as long as a whole request on a fast network.
+        is_plain = urlsplit(url).scheme == "http" and not (proxy and proxy.address.startswith("https:"))
+        kind = "plain" if is_plain else "blind" if _host(url) in self.blindly_trusted else "checked"
         with self._lock:
-            pool = self._pools.get(proxy)
-            if pool is None:
-                pool = urllib3.ProxyManager(proxy, **self._options) if proxy else urllib3.PoolManager(**self._options)
-                self._pools[proxy] = pool
-            return pool
+            if (proxy, kind) not in self._pools:
+                self._pools[proxy, kind] = self._make(proxy, kind)
+            return self._pools[proxy, kind]
+
+    def _make(self, proxy: Proxy | None, kind: str) -> urllib3.PoolManager:
+        options: dict[str, Any] = {"maxsize": 16, "retries": False}
+        checked: ssl.SSLContext | None = None
+        if kind != "plain":
+            checked = trusting_context(self._certificates, self._environ)
+            options["ssl_context"] = blind_context() if kind == "blind" else checked
+        if proxy is None:
+            return urllib3.PoolManager(**options)
+        headers = urllib3.make_headers(proxy_basic_auth=proxy.login) if proxy.login else None
+        return urllib3.ProxyManager(proxy.address, proxy_headers=headers, proxy_ssl_context=checked, **options)
 
 
 def is_private_host(host: str) -> bool:
@@ -156,6 +213,15 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 def _host(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _unreachable(url: str, error: Exception) -> RegistryError:
+    reason = _reason(error)
+    hint = ""
+    if "issuer" in reason or "self-signed" in reason:
+        hint = f" If an authority of your own has signed its certificate, name that one's file in {OWN_VARIABLE}."
+    text = f"{_host(url)} cannot be reached: {reason.removesuffix('.')}.{hint}"
+    return RegistryError(text, retry_after=None if isinstance(error, urllib3.exceptions.SSLError) else RETRY_AFTER)
 
 
 def _reason(error: Exception) -> str:

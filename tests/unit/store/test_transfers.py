@@ -137,10 +137,9 @@ def test_damaged_leftovers_are_found_out(name: str, target: ModelStore, registry
     digest, blobs = weights(registry), target.root / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     (blobs / f"{digest.removeprefix('sha256:')}.incomplete").write_bytes(b"x" * 1000)
-    with pytest.raises(RegistryError, match="another digest"):
-        bring(target, name)
     bring(target, name)
-    assert target.get(name)
+    assert target.verify(name) == []
+    assert registry.bytes_sent[digest] == 2 * len(registry.blobs[digest]) - 1000
 
 
 def test_wrong_bytes_never_get_a_name(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
@@ -190,7 +189,9 @@ def test_without_the_network_the_model_in_the_store_will_do(
 ) -> None:
     bring(target, name)
     registry.close()
-    assert "Using what is there" in bring(target, name)[0].message
+    (warning,) = bring(target, name)
+    assert warning.is_warning
+    assert "cannot be reached" in warning.message
 
 
 @pytest.mark.parametrize("scheme", ["bearer", "basic"])
@@ -245,7 +246,7 @@ def test_unknown_names_and_other_things_are_told(name: str, target: ModelStore, 
     with pytest.raises(Unsupported, match="application/x"):
         bring(target, f"{registry.host}/test/image:v1")
     registry.manifests["test/many:v1"] = (b"{}", "application/vnd.oci.image.index.v1+json")
-    with pytest.raises(RegistryError, match="several platforms"):
+    with pytest.raises(Unsupported, match="several platforms"):
         bring(target, f"{registry.host}/test/many:v1")
 
 
