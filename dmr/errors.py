@@ -85,9 +85,12 @@ class ModelNotFound(DmrError):
 
     code = "model_not_found"
 
-    def __init__(self, reference: str) -> None:
+    def __init__(self, reference: str, alias: str = "") -> None:
+        """`alias`: the name that was asked for, if the settings say that it means this one."""
+        meant = f", which '{alias}' stands for," if alias else ""
         super().__init__(
-            f"The model '{reference}' does not exist. Pull it, or import a file with 'dmr import'.", param="model"
+            f"The model '{reference}'{meant} does not exist. Pull it, or import a file with 'dmr import'.",
+            param="model",
         )
         self.reference = reference
 
@@ -170,6 +173,12 @@ class DeadlineExceeded(DmrError):
     """The answer was not finished in the time that a request may take. To repeat it would take as long again."""
 
     code = "deadline_exceeded"
+
+
+class UpstreamFailed(DmrError):
+    """An engine beyond this machine cannot be reached, or does not keep to its protocol."""
+
+    code = "upstream_failed"
 
 
 class EngineCrashed(Unavailable):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from dmr.errors import ModelNotFound
+from dmr.service.upstreams import Upstreams
 from dmr.types import (
     DetokenizeRequest,
     Embeddings,
@@ -63,6 +64,7 @@ class FakeService:
         self.running: list[RunningModel] = []
         self.measured: list[ModelStatistics] = []
         self.ready = True
+        self.upstreams = Upstreams()
         self.requests: list[GenerateRequest] = []
         self.streams: list[FakeStream] = []
         self.removed: list[tuple[str, bool]] = []

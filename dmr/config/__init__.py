@@ -4,6 +4,7 @@ Names are Docker Model Runner's own where it has one (`MODELS_PATH`, `MODEL_RUNN
 with `DMR_`.
 """
 
+from dmr.config.aliases import Alias, other_names
 from dmr.config.reading import read_settings
 from dmr.config.settings import (
     DEFAULT_CONTEXT_LIMIT,
@@ -21,9 +22,11 @@ __all__ = [
     "DEFAULT_PORT",
     "SPECULATIONS",
     "VARIABLES",
+    "Alias",
     "EngineSettings",
     "RegistrySettings",
     "Settings",
     "UpstreamEngine",
+    "other_names",
     "read_settings",
 ]

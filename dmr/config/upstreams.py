@@ -12,8 +12,30 @@ from dmr.errors import InvalidRequest
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 # What stands in an engine's place in addresses already.
 RESERVED_NAMES = frozenset(
-    "llama.cpp v1 ps df status unload requests responses rerank reranking score tokenize detokenize infill "
-    "apply-template embeddings completions chat models install-backend uninstall-backend _configure".split()
+    [
+        "llama.cpp",
+        "v1",
+        "ps",
+        "df",
+        "status",
+        "unload",
+        "requests",
+        "responses",
+        "rerank",
+        "reranking",
+        "score",
+        "tokenize",
+        "detokenize",
+        "infill",
+        "apply-template",
+        "embeddings",
+        "completions",
+        "chat",
+        "models",
+        "install-backend",
+        "uninstall-backend",
+        "_configure",
+    ]
 )
 
 

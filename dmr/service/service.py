@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+import os
+from collections.abc import Callable, Generator, Iterator
 from typing import BinaryIO, TypeVar, Union
 
 import msgspec
@@ -11,15 +12,17 @@ import msgspec
 from dmr import _core
 from dmr.client import EngineClient, Lease, ManagerClient, Readiness
 from dmr.config import Settings
-from dmr.errors import DmrError, InternalError
+from dmr.errors import DmrError, InternalError, InvalidReference, ModelNotFound
 from dmr.service.answer import Answer
 from dmr.service.answering import Answering
 from dmr.service.capabilities import Capabilities, check_template
 from dmr.service.defaults import default_context, with_defaults
 from dmr.service.leasing import Leasing, Wish, wait_for
 from dmr.service.measuring import measure_all
+from dmr.service.names import Names
 from dmr.service.schema_check import checked_schemas
 from dmr.service.uploads import uploaded_file
+from dmr.service.upstreams import Upstreams
 from dmr.service.vectors import check_dimensions, cut
 from dmr.store.record_cache import RecordCache
 from dmr.store.reference import parse_reference
@@ -70,22 +73,27 @@ class Service:
     """
 
     def __init__(self, manager: ManagerClient, store: ModelStore) -> None:
+        self.upstreams = Upstreams()
         self._manager = manager
         self._store = store
         self._leasing = Leasing(manager)
         self._answering = Answering()
         self._capabilities = Capabilities(store)
         self._records = RecordCache(store)
+        self.names = Names(self._records)
 
     @classmethod
     def connect(cls, settings: Settings) -> Service:
         """The service of a running manager; it need not be up yet."""
         if settings.runtime_dir is None:
             raise InternalError("DMR_RUNTIME_DIR is not set: there is no manager to talk to.")
-        return cls(
+        service = cls(
             ManagerClient(settings.runtime_dir / "manager.sock"),
             ModelStore(settings.models_path, settings.registry.default),
         )
+        service.upstreams = Upstreams(settings.upstreams, os.environ)
+        service.names = Names(service._records, settings.aliases)
+        return service
 
     # --- what models do ----------------------------------------------------------------------------------------------
 
@@ -110,8 +118,9 @@ class Service:
         self, reference: str, keep_alive: float | None = None, context_size: int | None = None
     ) -> Iterator[Event]:
         """Load a model without asking it anything; yields Tick until it is ready."""
-        wanted = default_context(self._records.get(reference).defaults, context_size)
-        lease = yield from self._leasing.acquire(Wish(reference, keep_alive, wanted))
+        name = self.names.resolve(reference)
+        wanted = default_context(self._records.get(name).defaults, context_size)
+        lease = yield from self._leasing.acquire(Wish(name, keep_alive, wanted))
         lease.close()
 
     def embed(self, request: EmbedRequest) -> Replies[Embeddings]:
@@ -128,7 +137,7 @@ class Service:
                 msgspec.structs.replace(answer.timings, load=load),
             )
 
-        return self._leasing.use(Wish(request.model, request.keep_alive), work)
+        return self._use(Wish(request.model, request.keep_alive), work)
 
     def rerank(self, request: RerankRequest) -> Replies[Scores]:
         """Raises Unsupported: the model cannot; ContextLengthExceeded."""
@@ -138,7 +147,7 @@ class Service:
             answer = yield from wait_for(EngineClient(lease.socket).ask(query, EngineScores))
             yield Scores(answer.scores, answer.num_tokens)
 
-        return self._leasing.use(Wish(request.model, request.keep_alive), work)
+        return self._use(Wish(request.model, request.keep_alive), work)
 
     def tokenize(self, request: TokenizeRequest) -> Replies[Tokens]:
         def work(lease: Lease, load: float) -> Replies[Tokens]:
@@ -151,14 +160,14 @@ class Service:
             answer = yield from wait_for(EngineClient(lease.socket).ask(query, EngineTokens))
             yield Tokens(answer.ids, answer.pieces)
 
-        return self._leasing.use(Wish(request.model, request.keep_alive), work)
+        return self._use(Wish(request.model, request.keep_alive), work)
 
     def detokenize(self, request: DetokenizeRequest) -> Replies[str]:
         def work(lease: Lease, load: float) -> Replies[str]:
             query = EngineDetokenize(request.token_ids)
             yield (yield from wait_for(EngineClient(lease.socket).ask(query, EngineText))).text
 
-        return self._leasing.use(Wish(request.model, request.keep_alive), work)
+        return self._use(Wish(request.model, request.keep_alive), work)
 
     def count_tokens(self, request: GenerateRequest) -> Replies[TokenCount]:
         """What `generate` would be billed for the prompt; nothing is computed for it."""
@@ -175,8 +184,16 @@ class Service:
     def list_models(self) -> list[ModelRecord]:
         return self._store.models()
 
+    def served_models(self) -> list[ModelRecord]:
+        """What clients can ask for: those of the store, and again those that the settings give one name more."""
+        return [*self._store.models(), *self.names.aliased()]
+
     def get_model(self, reference: str) -> ModelRecord:
-        """Raises ModelNotFound, InvalidReference."""
+        """The model that is meant, perhaps by an alias. Raises ModelNotFound, InvalidReference."""
+        return self.names.record(reference)
+
+    def get_stored_model(self, reference: str) -> ModelRecord:
+        """The model of this very name, for what changes the store. Raises ModelNotFound, InvalidReference."""
         return self._store.get(reference)
 
     def capabilities(self, record: ModelRecord) -> tuple[str, ...]:
@@ -263,7 +280,7 @@ class Service:
             ModelNotFound
             Conflict: one of those that were named is in use.
         """
-        return self._manager.unload_models(None if references is None else tuple(references))
+        return self._manager.unload_models(None if references is None else tuple(map(self._loaded, references)))
 
     # --- the server --------------------------------------------------------------------------------------------------
 
@@ -281,7 +298,19 @@ class Service:
         return False
 
     def _with_defaults(self, request: GenerateRequest) -> GenerateRequest:
-        return with_defaults(request, self._records.get(request.model).defaults)
+        name = self.names.resolve(request.model)
+        if name != request.model:
+            request = msgspec.structs.replace(request, model=name)
+        return with_defaults(request, self._records.get(name).defaults)
+
+    def _use(self, wish: Wish, work: Callable[[Lease, float], Replies[T]]) -> Replies[T]:
+        yield from self._leasing.use(wish._replace(model=self.names.resolve(wish.model)), work)
+
+    def _loaded(self, reference: str) -> str:
+        """A model that is loaded need not be in the store any more."""
+        with contextlib.suppress(ModelNotFound, InvalidReference):
+            return self.names.resolve(reference)
+        return reference
 
 
 def _to_rerank(request: RerankRequest) -> EngineRerank:

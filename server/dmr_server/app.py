@@ -11,7 +11,7 @@ import falcon
 from dmr.config import Settings
 from dmr.errors import DmrError, InternalError, InvalidRequest
 from dmr.types.preparation import prepare_types
-from dmr_server import docker
+from dmr_server import docker, engines
 from dmr_server.anthropic import resources as anthropic
 from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.dialect import Dialect, send_error
@@ -24,6 +24,7 @@ from dmr_server.ollama.wire import OllamaDialect
 from dmr_server.openai import resources as openai
 from dmr_server.openai.wire import OpenAIDialect
 from dmr_server.openapi import OpenApi
+from dmr_server.passing_on import PassOn
 from dmr_server.refusal import Refusal
 from dmr_server.responses import resources as responses
 
@@ -52,8 +53,17 @@ def create_app(service: Service, settings: Settings, stamps: Stamps | None = Non
     """The WSGI app over a service."""
     prepare_types()
     sending = Sending(settings.write_timeout)
+    passing_on = PassOn(service, settings.max_body_bytes)
     app: App = falcon.App(
-        middleware=[RequestId(), CleanPath(), ModelsForAnthropic(), sending, ChooseDialect(DIALECTS), Refusal()]
+        middleware=[
+            RequestId(),
+            CleanPath(),
+            ModelsForAnthropic(),
+            sending,
+            ChooseDialect(DIALECTS),
+            Refusal(),
+            passing_on,
+        ]
     )
     app.router_options.converters["model"] = ModelName
     for template, resource in routes(service, settings, stamps or Stamps()).items():
@@ -69,6 +79,7 @@ def routes(service: Service, settings: Settings, stamps: Stamps) -> dict[str, ob
     """Every route there is."""
     table: dict[str, object] = {
         **docker.routes(service, settings),
+        **engines.routes(service, settings),
         **openai.routes(service, settings, stamps),
         **responses.routes(service, settings, stamps),
         **anthropic.routes(service, settings, stamps),

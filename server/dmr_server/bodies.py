@@ -119,11 +119,20 @@ def read_json(req: falcon.Request, max_bytes: int) -> dict[str, Any]:
 
 
 def read_body(req: falcon.Request, max_bytes: int) -> bytes:
-    """The whole body, unpacked. Raises as `read_json` does."""
+    """The whole body, unpacked; it can be read again. Raises as `read_json` does."""
+    body: bytes | None = getattr(req.context, "body", None)
+    if body is not None:
+        return body
     _refuse_forms(req)
     encoding = _content_encoding(req, ("gzip", "x-gzip"))
-    data = _read_all(RequestBody(req), max_bytes)
-    return _gunzip(data, max_bytes) if encoding else data
+    data = read_raw(req, max_bytes)
+    req.context.body = _gunzip(data, max_bytes) if encoding else data
+    return cast(bytes, req.context.body)
+
+
+def read_raw(req: falcon.Request, max_bytes: int) -> bytes:
+    """The whole body as it was sent, whatever it is. Raises PayloadTooLarge, InvalidBody, RequestTimeout."""
+    return _read_all(RequestBody(req), max_bytes)
 
 
 def parse_json(data: bytes) -> dict[str, Any]:

@@ -192,21 +192,6 @@ class DiskUsage:
     on_head = on_get
 
 
-class Status:
-    """GET /engines/status"""
-
-    dialect = DockerDialect()
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        commit = self._service.versions().get("llama_cpp_commit", "version unknown")
-        resp.data = encode({BACKEND: f"Running: {BACKEND} {commit}"})
-
-    on_head = on_get
-
-
 class Version:
     """GET /version"""
 
@@ -244,7 +229,6 @@ def routes(service: Service, settings: Settings) -> dict[str, object]:
         "/models/{name:model}": Model(service, settings.max_body_bytes),
         "/engines/df": DiskUsage(service),
         "/engines/ps": Running(service),
-        "/engines/status": Status(service),
         "/engines/unload": Unloading(service, settings.max_body_bytes),
     }
 

@@ -7,6 +7,7 @@ from typing import Any, Union
 import msgspec
 
 from dmr.errors import InvalidModelFile, RegistryError, RemoteModelNotFound, Unauthorized
+from dmr_server import engines_operations
 from dmr_server.docker import DockerDialect, Unload, WireModel, WireRunning
 from dmr_server.docker_transfers import PullRequest, PushRequest, WireStep
 from dmr_server.operation import BAD_NAME, BAD_QUERY, IN_USE, OCTETS, TEXT, Operation, Parameter, Surface
@@ -64,8 +65,8 @@ SURFACE = Surface(
         },
         "/engines/df": {"get": Operation("disk space in use", DiskUsage)},
         "/engines/ps": {"get": Operation("which models are loaded", list[WireRunning])},
-        "/engines/status": {"get": Operation("the state of the engine", dict[str, str])},
         "/engines/unload": {"post": Operation("unload models", Unloaded, body=Unload, errors=IN_USE)},
+        **engines_operations.OPERATIONS,
     },
     actions={
         "/models/import": {

@@ -28,6 +28,7 @@ from dmr.errors import (
     Unauthorized,
     Unavailable,
     Unsupported,
+    UpstreamFailed,
 )
 
 # The official clients do not retry at all when they are told to wait for more than 120 s.
@@ -100,6 +101,7 @@ _TABLE: dict[type[DmrError], ErrorRow] = {
     DmrError: ErrorRow(500, _SERVER_ERROR, "internal_error"),
     InternalError: ErrorRow(500, _SERVER_ERROR, "internal_error"),
     RegistryError: ErrorRow(502, _SERVER_ERROR, "registry_error"),
+    UpstreamFailed: ErrorRow(502, _SERVER_ERROR, "upstream_failed"),
     StoreError: ErrorRow(500, _SERVER_ERROR, "store_error"),
     ModelLoadFailed: ErrorRow(500, _SERVER_ERROR, "model_load_failed"),
     Unavailable: ErrorRow(503, _SERVER_ERROR, "unavailable"),

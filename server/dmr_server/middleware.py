@@ -28,12 +28,13 @@ class CleanPath:
     """
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        segments = [_segment(segment) for segment in _raw_path(req.env).split("/")]
+        segments = [_segment(segment) for segment in raw_path(req.env).split("/")]
         path = _SLASHES.sub("/", "/".join(segments))
         req.path = path.rstrip("/") or "/"
 
 
-def _raw_path(environ: Mapping[str, Any]) -> str:
+def raw_path(environ: Mapping[str, Any]) -> str:
+    """The path of a request as it was sent."""
     raw = environ.get("RAW_URI")
     if raw is None:  # a server that only tells the decoded path
         return quote(environ["PATH_INFO"].encode("iso-8859-1"))

@@ -30,6 +30,11 @@ class Refusal:
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
     ) -> None:
-        retry_after = getattr(_here, "retry_after", None)
-        if retry_after is not None:
-            raise Overloaded("The server answers as many requests as it can already.", retry_after=retry_after)
+        refuse_if_full()
+
+
+def refuse_if_full() -> None:
+    """Raises Overloaded where this thread only refuses."""
+    retry_after = getattr(_here, "retry_after", None)
+    if retry_after is not None:
+        raise Overloaded("The server answers as many requests as it can already.", retry_after=retry_after)

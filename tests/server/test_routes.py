@@ -26,7 +26,6 @@ def test_dockers_own_routes(service: FakeService) -> None:
         "/",
         "/engines/df",
         "/engines/ps",
-        "/engines/status",
         "/engines/unload",
         "/health",
         "/models",

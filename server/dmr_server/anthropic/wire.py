@@ -108,6 +108,7 @@ _TYPES: Mapping[int, str] = {
     413: "request_too_large",
     429: "rate_limit_error",
     500: "api_error",
+    502: "api_error",
     504: "timeout_error",
     529: "overloaded_error",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Union
 
 import msgspec
@@ -43,9 +43,21 @@ class Deleted(msgspec.Struct, frozen=True):
     deleted: bool = True
 
 
-def to_models(records: Iterable[ModelRecord]) -> ModelPage:
-    """One entry for each tag, so that every id can be used as a model name; an untagged model goes by its digest."""
-    return ModelPage("list", [_model(record, id) for record in records for id in _ids(record)])
+def to_models(records: Iterable[ModelRecord], elsewhere: Mapping[str, Iterable[str]] = {}) -> ModelPage:
+    """One entry for each tag, so that every id can be used as a model name; an untagged model goes by its digest.
+
+    `elsewhere`: models of other engines, by the engines' names; whoever comes first has a name.
+    """
+    models = {id: _model(record, id) for record in records for id in _ids(record)}
+    for engine, names in elsewhere.items():
+        for name in names:
+            models.setdefault(name, model_elsewhere(name, engine))
+    return ModelPage("list", list(models.values()))
+
+
+def model_elsewhere(name: str, engine: str) -> Model:
+    """A model of another engine; when it was made is not known."""
+    return Model(name, "model", 0, engine)
 
 
 def to_model(record: ModelRecord, asked_for: str) -> Model:

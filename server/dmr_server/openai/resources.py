@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import falcon
 
 from dmr.config import Settings
+from dmr.errors import ModelNotFound
 from dmr_server.generation import BACKEND, Generation, Stamps, check_backend
 from dmr_server.openai.calls import Call
 from dmr_server.openai.chat import read_chat
@@ -14,7 +15,7 @@ from dmr_server.openai.completions import read_completion
 from dmr_server.openai.embeddings import read_embeddings
 from dmr_server.openai.infill import read_infill
 from dmr_server.openai.missing import missing_routes
-from dmr_server.openai.models import Deleted, to_model, to_models
+from dmr_server.openai.models import Deleted, model_elsewhere, to_model, to_models
 from dmr_server.openai.rerank import read_rerank, read_score
 from dmr_server.openai.tokens import read_apply_template, read_detokenize, read_input_tokens, read_tokenize
 from dmr_server.openai.wire import OpenAIDialect, encode
@@ -37,9 +38,11 @@ class ModelList:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response, backend: str = BACKEND) -> None:
-        check_backend(backend)
-        resp.data = encode(to_models(self._service.list_models()))
+    def on_get(self, req: falcon.Request, resp: falcon.Response, backend: str = "") -> None:
+        """With the models of other engines, unless only those of one are asked for."""
+        check_backend(backend or BACKEND)
+        others = {} if backend else self._service.upstreams.models()
+        resp.data = encode(to_models(self._service.served_models(), others))
 
     on_head = on_get
 
@@ -52,9 +55,15 @@ class ModelItem:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response, name: str, backend: str = BACKEND) -> None:
-        check_backend(backend)
-        resp.data = encode(to_model(self._service.get_model(name), name))
+    def on_get(self, req: falcon.Request, resp: falcon.Response, name: str, backend: str = "") -> None:
+        check_backend(backend or BACKEND)
+        try:
+            resp.data = encode(to_model(self._service.get_model(name), name))
+        except ModelNotFound:
+            other = None if backend else self._service.upstreams.of_model(name)
+            if other is None:
+                raise
+            resp.data = encode(model_elsewhere(name, other.engine.name))
 
     on_head = on_get
 
