@@ -54,8 +54,16 @@ class Model:
         num_gpu_layers: int = -1,
         use_mmap: bool = True,
         use_mlock: bool = False,
+        use_direct_io: bool = False,
         check_tensors: bool = False,
         vocab_only: bool = False,
+        repack: bool = True,
+        use_host_buffers: bool = True,
+        split_mode: str = "layer",
+        main_gpu: int = 0,
+        tensor_split: Sequence[float] = (),
+        devices: Sequence[str] = (),
+        num_cpu_expert_layers: int = 0,
         progress: Callable[[float], bool | None] | None = None,
     ) -> None:
         """Load one file, or all shards in order; `progress(0..1)` returns False to cancel.
@@ -184,8 +192,21 @@ class Batch:
     def clear(self) -> None: ...
     def __len__(self) -> int: ...
 
+class RopeOptions:
+    """Positions in the rotary embedding; defaults and meanings in csrc/core/context_options.h."""
+
+    def __init__(self) -> None: ...
+    scaling: str
+    freq_base: float
+    freq_scale: float
+    yarn_orig_ctx: int
+    yarn_ext_factor: float
+    yarn_attn_factor: float
+    yarn_beta_fast: float
+    yarn_beta_slow: float
+
 class ContextOptions:
-    """How a context is made; defaults and meanings in csrc/core/context.h."""
+    """How a context is made; defaults and meanings in csrc/core/context_options.h."""
 
     def __init__(self) -> None: ...
     context_size: int
@@ -198,8 +219,12 @@ class ContextOptions:
     flash_attention: str
     key_type: str
     value_type: str
+    offload_cells: bool
+    offload_operations: bool
     num_threads: int
+    num_batch_threads: int
     thread_polling: int
+    rope: RopeOptions
 
 class DecodeStatus:
     """DONE; NO_ROOM: nothing was changed; ABORTED: each sequence of the batch holds what it held before, or nothing at

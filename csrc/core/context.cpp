@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <map>
 
 #include "core/errors.h"
 #include "core/log_queue.h"
@@ -12,55 +11,6 @@
 
 namespace dmr {
 namespace {
-
-constexpr uint32_t max_context_size = 1U << 24;
-constexpr uint32_t max_batch_size   = 1U << 16;
-
-ggml_type cache_type(const std::string & name) {
-    static const std::map<std::string, ggml_type> types = {
-        {"f32", GGML_TYPE_F32},   {"f16", GGML_TYPE_F16},   {"bf16", GGML_TYPE_BF16}, {"q8_0", GGML_TYPE_Q8_0},
-        {"q5_1", GGML_TYPE_Q5_1}, {"q5_0", GGML_TYPE_Q5_0}, {"q4_1", GGML_TYPE_Q4_1}, {"q4_0", GGML_TYPE_Q4_0},
-    };
-    const auto found = types.find(name);
-    require(found != types.end(), "unknown type of KV cells: " + name);
-    return found->second;
-}
-
-enum llama_pooling_type pooling_type(const std::string & name) {
-    static const std::map<std::string, enum llama_pooling_type> types = {
-        {"model", LLAMA_POOLING_TYPE_UNSPECIFIED}, {"none", LLAMA_POOLING_TYPE_NONE}, {"mean", LLAMA_POOLING_TYPE_MEAN},
-        {"cls", LLAMA_POOLING_TYPE_CLS},           {"last", LLAMA_POOLING_TYPE_LAST}, {"rank", LLAMA_POOLING_TYPE_RANK},
-    };
-    const auto found = types.find(name);
-    require(found != types.end(), "unknown pooling: " + name);
-    return found->second;
-}
-
-llama_flash_attn_type flash_attention_type(const std::string & name) {
-    if (name == "auto") {
-        return LLAMA_FLASH_ATTN_TYPE_AUTO;
-    }
-    require(name == "on" || name == "off", "flash_attention is auto, on or off, not " + name);
-    return name == "on" ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
-}
-
-uint32_t context_size_of(const ContextOptions & options, const Model & model) {
-    return options.context_size == 0 ? static_cast<uint32_t>(std::max(model.context_length(), 1))
-                                     : options.context_size;
-}
-
-void check_options(const ContextOptions & options, const Model & model) {
-    require(options.context_size <= max_context_size, "context_size is over " + std::to_string(max_context_size));
-    require(options.max_batch >= 1 && options.max_batch <= max_batch_size, "max_batch is out of range");
-    require(options.max_sequences >= 1 && options.max_sequences <= llama_max_parallel_sequences(),
-            "max_sequences is out of range 1.." + std::to_string(llama_max_parallel_sequences()));
-    // llama.cpp reserves outputs for all sequences within one batch, and a batch never exceeds the context.
-    require(options.max_sequences <= std::min(options.max_batch, context_size_of(options, model)),
-            "max_sequences is over max_batch or over context_size");
-    require(!(model.has_encoder() && model.has_decoder()), "encoder-decoder models are not supported");
-    require(options.num_threads >= 1 && options.num_threads <= GGML_MAX_N_THREADS, "num_threads is out of range");
-    require(options.thread_polling <= 100, "thread_polling is out of range 0..100");
-}
 
 // llama.cpp reserves its pooling for a batch that the sequences share evenly, and asserts that it is one.
 uint32_t even_batch(const ContextOptions & options, const Model & model) {
@@ -97,20 +47,10 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options)
     }
     held_.resize(options.max_sequences);
     following_.resize(options.max_sequences);
-    auto params            = llama_context_default_params();
-    params.n_ctx           = options.context_size;
-    params.n_batch         = options_.max_batch;
-    params.n_ubatch        = options_.max_batch;  // one pass for each decode
-    params.n_seq_max       = options.max_sequences;
-    params.kv_unified      = options.unified;
-    params.swa_full        = true;  // cells are counted as if no window forgot any
-    params.embeddings      = options.embeddings;
-    params.pooling_type    = pooling_type(options.pooling);
-    params.flash_attn_type = flash_attention_type(options.flash_attention);
-    params.type_k          = cache_type(options.key_type);
-    params.type_v          = cache_type(options.value_type);
-    params.n_threads       = options.num_threads;
-    params.n_threads_batch = options.num_threads;
+    auto params      = to_params(options);
+    params.n_batch   = options_.max_batch;
+    params.n_ubatch  = options_.max_batch;  // one pass for each decode
+    params.n_seq_max = options.max_sequences;
     // Pooled embeddings take every token as an output.
     const uint32_t least_outputs = options.embeddings ? options_.max_batch : options.max_sequences;
     options_.max_outputs         = std::max(options.max_outputs, least_outputs);
@@ -125,9 +65,10 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options)
     }
     options_.max_batch = std::min(options_.max_batch, llama_n_batch(handle_));
     try {
-        threadpool_ = make_threadpool(options.num_threads, options.thread_polling);
+        const int32_t num_threads = std::max(options.num_threads, options.num_batch_threads);
+        threadpool_               = make_threadpool(num_threads, options.thread_polling);
         if (threadpool_ == nullptr) {
-            throw LoadError("cannot start " + std::to_string(options.num_threads) + " compute threads");
+            throw LoadError("cannot start " + std::to_string(num_threads) + " compute threads");
         }
     } catch (...) {
         llama_free(handle_);

@@ -11,27 +11,13 @@
 #include <vector>
 
 #include "core/batch.h"
+#include "core/context_options.h"
 #include "core/model.h"
 
 struct llama_context;
 struct ggml_threadpool;
 
 namespace dmr {
-
-struct ContextOptions {
-    uint32_t    context_size    = 0;     // cells of KV memory; 0 = as trained
-    uint32_t    max_batch       = 512;   // tokens of one decode, run as one pass
-    uint32_t    max_sequences   = 1;     // 1..256
-    uint32_t    max_outputs     = 0;     // rows with logits of one decode; 0 = max_sequences
-    bool        unified         = true;  // one pool of cells for all sequences; false = a stream of its own for each
-    bool        embeddings      = false;
-    std::string pooling         = "model";  // "model", "none", "mean", "cls", "last", "rank"
-    std::string flash_attention = "auto";   // "auto", "on", "off"
-    std::string key_type        = "f16";    // "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
-    std::string value_type      = "f16";
-    int32_t     num_threads     = 1;
-    uint32_t    thread_polling  = 50;  // 0 = idle compute threads sleep at once, 100 = they spin for long
-};
 
 enum class DecodeStatus { done, no_room, aborted };
 

@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "core/errors.h"
+#include "core/extra_buffers.h"
 #include "core/log_queue.h"
 #include "gguf.h"
 #include "llama.h"
@@ -43,13 +44,6 @@ template <typename Call> std::string sized_text(Call call) {
     return text;
 }
 
-llama_load_mode load_mode_of(const ModelOptions & options) {
-    if (options.use_mmap) {
-        return options.use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP;
-    }
-    return options.use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE;
-}
-
 // A pipe would be waited for without end.
 void require_readable(const std::string & path) {
     std::error_code error;
@@ -82,13 +76,12 @@ std::shared_ptr<Model> Model::load(const std::vector<std::string> & paths, const
     }
     LoadProgress state{progress};
 
-    auto params                        = llama_model_default_params();
-    params.n_gpu_layers                = options.num_gpu_layers;
-    params.load_mode                   = load_mode_of(options);
-    params.check_tensors               = options.check_tensors;
-    params.vocab_only                  = options.vocab_only;
+    ModelParams holder(options);
+    auto &      params                 = holder.get();
     params.progress_callback           = on_progress;
     params.progress_callback_user_data = &state;
+
+    params.use_extra_bufts = params.use_extra_bufts && !params.vocab_only && !is_wrong_on_amx(names[0]);
 
     forget_last_errors();
     llama_model * handle = names.size() == 1 ? llama_model_load_from_file(names[0], params)

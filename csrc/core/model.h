@@ -8,20 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "core/model_options.h"
+
 struct llama_model;
 struct llama_vocab;
 
 namespace dmr {
 
 using Token = int32_t;
-
-struct ModelOptions {
-    int32_t num_gpu_layers = -1;  // negative = all
-    bool    use_mmap       = true;
-    bool    use_mlock      = false;
-    bool    check_tensors  = false;  // validate the weights' bytes while loading
-    bool    vocab_only     = false;  // tokenizer and metadata, no weights
-};
 
 class Model {
   public:

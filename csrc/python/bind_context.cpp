@@ -82,7 +82,18 @@ void register_batch(py::module_ & module) {
 }
 
 void register_options(py::module_ & module) {
-    py::class_<ContextOptions>(module, "ContextOptions", "How a context is made; see csrc/core/context.h.")
+    py::class_<RopeOptions>(module, "RopeOptions",
+                            "Positions in the rotary embedding; see csrc/core/context_options.h.")
+        .def(py::init<>())
+        .def_readwrite("scaling", &RopeOptions::scaling)
+        .def_readwrite("freq_base", &RopeOptions::freq_base)
+        .def_readwrite("freq_scale", &RopeOptions::freq_scale)
+        .def_readwrite("yarn_orig_ctx", &RopeOptions::yarn_orig_ctx)
+        .def_readwrite("yarn_ext_factor", &RopeOptions::yarn_ext_factor)
+        .def_readwrite("yarn_attn_factor", &RopeOptions::yarn_attn_factor)
+        .def_readwrite("yarn_beta_fast", &RopeOptions::yarn_beta_fast)
+        .def_readwrite("yarn_beta_slow", &RopeOptions::yarn_beta_slow);
+    py::class_<ContextOptions>(module, "ContextOptions", "How a context is made; see csrc/core/context_options.h.")
         .def(py::init<>())
         .def_readwrite("context_size", &ContextOptions::context_size)
         .def_readwrite("max_batch", &ContextOptions::max_batch)
@@ -94,8 +105,12 @@ void register_options(py::module_ & module) {
         .def_readwrite("flash_attention", &ContextOptions::flash_attention)
         .def_readwrite("key_type", &ContextOptions::key_type)
         .def_readwrite("value_type", &ContextOptions::value_type)
+        .def_readwrite("offload_cells", &ContextOptions::offload_cells)
+        .def_readwrite("offload_operations", &ContextOptions::offload_operations)
         .def_readwrite("num_threads", &ContextOptions::num_threads)
-        .def_readwrite("thread_polling", &ContextOptions::thread_polling);
+        .def_readwrite("num_batch_threads", &ContextOptions::num_batch_threads)
+        .def_readwrite("thread_polling", &ContextOptions::thread_polling)
+        .def_readwrite("rope", &ContextOptions::rope);
 }
 
 }  // namespace

@@ -31,8 +31,14 @@ class PythonProgress {
 };
 
 std::unique_ptr<ModelHandle> load(const std::vector<std::string> & paths, int32_t num_gpu_layers, bool use_mmap,
-                                  bool use_mlock, bool check_tensors, bool vocab_only, const py::object & progress) {
-    const ModelOptions     options{num_gpu_layers, use_mmap, use_mlock, check_tensors, vocab_only};
+                                  bool use_mlock, bool use_direct_io, bool check_tensors, bool vocab_only, bool repack,
+                                  bool use_host_buffers, const std::string & split_mode, int32_t main_gpu,
+                                  const std::vector<float> & tensor_split, const std::vector<std::string> & devices,
+                                  int32_t num_cpu_expert_layers, const py::object & progress) {
+    const ModelOptions     options{num_gpu_layers,       use_mmap,   use_mlock,    use_direct_io,
+                                   check_tensors,        vocab_only, repack,       use_host_buffers,
+                                   split_mode,           main_gpu,   tensor_split, devices,
+                                   num_cpu_expert_layers};
     PythonProgress         python_progress(progress);
     std::shared_ptr<Model> model;
     try {
@@ -73,10 +79,15 @@ std::vector<py::str> control_tokens(const ModelHandle & handle) {
 
 void register_model(py::module_ & module) {
     py::class_<ModelHandle>(module, "Model", "Weights and vocabulary of a GGUF model.")
-        .def(py::init(&load), py::arg("paths"), py::kw_only(), py::arg("num_gpu_layers") = -1,
-             py::arg("use_mmap") = true, py::arg("use_mlock") = false, py::arg("check_tensors") = false,
-             py::arg("vocab_only") = false, py::arg("progress") = py::none(),
-             "Load one file, or all shards in order. `progress(fraction)` may return False to cancel.\n\n"
+        .def(py::init(&load), py::arg("paths"), py::kw_only(), py::arg("num_gpu_layers") = all_layers,
+             py::arg("use_mmap") = true, py::arg("use_mlock") = false, py::arg("use_direct_io") = false,
+             py::arg("check_tensors") = false, py::arg("vocab_only") = false, py::arg("repack") = true,
+             py::arg("use_host_buffers") = true, py::arg("split_mode") = "layer", py::arg("main_gpu") = 0,
+             py::arg_v("tensor_split", std::vector<float>(), "()"),
+             py::arg_v("devices", std::vector<std::string>(), "()"), py::arg("num_cpu_expert_layers") = 0,
+             py::arg("progress") = py::none(),
+             "Load one file, or all shards in order; where to, see csrc/core/model_options.h.\n"
+             "`progress(fraction)` may return False to cancel.\n\n"
              "Raises LoadError, Cancelled, ValueError.")
         .def("close", &ModelHandle::close, ReleaseGil(), "Give the model up; contexts made from it keep it alive.")
         .def_property_readonly("description", [](const ModelHandle & h) { return decoded(h.shared()->description()); })
