@@ -149,7 +149,7 @@ class KVCache:
         if self.sharing is Sharing.AT_END:
             self._plan_checkpoints(sequence, num_known)
         if self._tier is not None:
-            self._tier.forget(sequence)
+            self._tier.make_way(sequence)
 
     def allocate(self, sequence: Sequence, num_cells: int) -> None:
         """Take cells for tokens about to be computed. Call only when there are that many free ones."""

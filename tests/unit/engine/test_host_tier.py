@@ -151,6 +151,30 @@ def test_nothing_is_saved_as_long_as_there_is_plenty_of_room() -> None:
     assert tier.host.num_saved_tokens > 550
 
 
+def test_what_is_saved_makes_way_for_who_runs_and_stays_for_who_goes_on() -> None:
+    tier = Tier(num_cells=4000, num_slots=20, max_parked_cells=800)
+    for number in (1, 2, 3):
+        tier.visit(conversation(number))
+        tier.idle()
+    assert tier.memory.num_used == 200 + 200  # the last one, and what may stand beside it
+    busy = tier.run(conversation(4, 50))
+    assert tier.memory.num_used <= 200 + 50
+    tier.leave(busy)
+    tier.idle()
+    assert tier.visit([*conversation(4, 50), 5]) == 50  # the last one is still in the pool
+    assert tier.memory.num_restored == 0
+    assert tier.visit([*conversation(1), 5]) == 200  # and the others come back
+
+
+def test_what_is_not_saved_yet_makes_no_way() -> None:
+    tier = Tier(num_cells=4000, num_slots=20, max_parked_cells=800)
+    tier.visit(conversation(1))
+    tier.visit(conversation(2))
+    busy = tier.run(conversation(3, 50))
+    assert tier.memory.num_used == 450
+    tier.leave(busy)
+
+
 def test_who_fails_to_get_it_back_computes_it() -> None:
     tier = Tier()
     tier.visit(conversation(1))
