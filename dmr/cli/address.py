@@ -10,6 +10,7 @@ import msgspec
 from dmr.config import DEFAULT_PORT
 from dmr.errors import InvalidRequest
 
+_CONNECT_TIMEOUT = 5.0  # seconds
 DEFAULT_ADDRESS = f"http://localhost:{DEFAULT_PORT}"
 
 
@@ -18,6 +19,18 @@ class Address(msgspec.Struct, frozen=True):
 
     url: str
     is_local: bool
+
+    def accepts(self) -> bool:
+        """Whether anything accepts connections there."""
+        import socket
+
+        parts = urlsplit(self.url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_TIMEOUT).close()
+        except OSError:
+            return False
+        return True
 
 
 def parse_address(text: str) -> Address:

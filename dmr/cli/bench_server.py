@@ -15,7 +15,8 @@ from dmr.bench.figures import LevelFigures, level_figures
 from dmr.bench.level import Level, Workload
 from dmr.bench.load import LoadClient, Outcome
 from dmr.bench.prompts import PromptMaker, sample_text
-from dmr.cli.server_api import CHAT_PATH, COMPLETIONS_PATH, ServerApi, ServerError
+from dmr.cli.server_api import CHAT_PATH, COMPLETIONS_PATH, ServerApi
+from dmr.cli.transport import ServerError
 from dmr.cli.values import format_rate, format_seconds, format_table, printable
 
 _HEADER = (

@@ -11,11 +11,13 @@ from dmr.cli.address import DEFAULT_ADDRESS
 from dmr.cli.bench import bench_command
 from dmr.cli.group import Commands
 from dmr.cli.import_file import import_command
-from dmr.cli.models import inspect_command, list_command, rm_command
+from dmr.cli.models import list_command, rm_command, tag_command
 from dmr.cli.run import run_command
 from dmr.cli.running import df_command, ps_command, unload_command
 from dmr.cli.serve import serve_command
+from dmr.cli.show import inspect_command, show_command
 from dmr.cli.status import status_command
+from dmr.cli.transfer import pull_command, push_command
 from dmr.cli.version import version_command
 
 _EPILOG = """\
@@ -52,8 +54,12 @@ def cli(server: str) -> None:
 for _command in (
     serve_command,
     run_command,
+    pull_command,
+    push_command,
     list_command,
     inspect_command,
+    show_command,
+    tag_command,
     import_command,
     rm_command,
     ps_command,

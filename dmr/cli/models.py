@@ -1,21 +1,21 @@
-"""`dmr list`, `dmr inspect`, `dmr rm`: the models in the store."""
+"""`dmr list`, `dmr rm`, `dmr tag`: the models in the store."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dmr.cli.server import complete_model, pass_server
-from dmr.cli.values import format_table, human_duration
+from dmr.cli.json_output import json_option, print_json
+from dmr.cli.server import complete_model, pass_models
+from dmr.cli.values import format_table, human_duration, printable
 from dmr.errors import InvalidReference
 
 if TYPE_CHECKING:
     from dmr.cli.replies import Model
-    from dmr.cli.server_api import ServerApi
+    from dmr.cli.server import Models
 
 _UNTAGGED = "<none>"
 _HEADER = ("MODEL NAME", "PARAMETERS", "QUANTIZATION", "ARCHITECTURE", "MODEL ID", "CREATED", "CONTEXT", "SIZE")
@@ -37,54 +37,72 @@ def short_id(model_id: str) -> str:
 
 @click.command("list", short_help="List the models in the store (alias: ls).")
 @click.argument("model", required=False, shell_complete=complete_model)
-@click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")
+@json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the first 12 hex digits of each ID.")
-@pass_server
-def list_command(server: ServerApi, model: str | None, as_json: bool, quiet: bool) -> None:
+@pass_models
+def list_command(models: Models, model: str | None, as_json: bool, quiet: bool) -> None:
     """List the models in the store: all, or those that MODEL means (a name, with or without its tag, or an ID)."""
     from dmr.cli.replies import Model
 
     if as_json:
-        objects = server.list_models(dict[str, Any])
-        _print_json([o for o in objects if _selected(o.get("id", ""), o.get("tags", ()), model)])
+        objects = models.list_models(dict[str, Any])
+        print_json([o for o in objects if _selected(o.get("id", ""), o.get("tags", ()), model)])
         return
-    models = [m for m in server.list_models(Model) if _selected(m.id, m.tags, model)]
+    chosen = [m for m in models.list_models(Model) if _selected(m.id, m.tags, model)]
     if quiet:
-        click.echo("".join(f"{short_id(m.id)}\n" for m in models), nl=False)
+        click.echo("".join(f"{short_id(m.id)}\n" for m in chosen), nl=False)
     else:
-        click.echo(format_table(_HEADER, _rows(models, model)))
-
-
-@click.command("inspect", short_help="Print everything about a model as JSON.")
-@click.argument("model", shell_complete=complete_model)
-@pass_server
-def inspect_command(server: ServerApi, model: str) -> None:
-    """Print everything that the server tells about MODEL, as JSON."""
-    _print_json(server.get_model(model, dict[str, Any]))
+        click.echo(format_table(_HEADER, _rows(chosen, model)))
 
 
 @click.command("rm", short_help="Remove models.")
 @click.argument("models", nargs=-1, required=True, shell_complete=complete_model)
 @click.option("-f", "--force", is_flag=True, help="Remove a model given by its ID even if it has several tags.")
-@pass_server
-def rm_command(server: ServerApi, models: tuple[str, ...], force: bool) -> None:
+@json_option
+@pass_models
+def rm_command(store: Models, /, models: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Remove MODELS: each a tag, or with its last tag or by its ID the model itself. Stops at the first failure."""
-    from dmr.cli.server_api import ServerError
+    done: list[dict[str, str]] = []
+    try:
+        for model in models:
+            actions = _remove(store, model, force)
+            done += actions
+            if not as_json:
+                for what, name in (item for action in actions for item in action.items()):
+                    click.echo(f"{what}: {name}")
+    finally:
+        if as_json:
+            print_json(done)
 
-    for model in models:
-        try:
-            actions = server.remove_model(model, force=force)
-        except ServerError as error:
-            if not error.status:
-                raise
-            raise ServerError(f"removing {model} failed with status {error.status}: {error.message}") from None
-        for action in actions:
-            for what, name in action.items():
-                click.echo(f"{what}: {name}")
+
+@click.command("tag", short_help="Give a model another name.")
+@click.argument("source", shell_complete=complete_model)
+@click.argument("target")
+@json_option
+@pass_models
+def tag_command(models: Models, source: str, target: str, as_json: bool) -> None:
+    """Let TARGET be a name of the model SOURCE, too. TARGET moves here if it was another model's."""
+    from dmr.store.reference import parse_reference
+
+    reference = parse_reference(target)
+    if reference.digest:
+        raise InvalidReference(f"{target} has a digest, which cannot be chosen: leave out the part from '@' on.")
+    models.tag_model(source, f"{reference.registry}/{reference.repository}", reference.tag)
+    if as_json:
+        print_json({"source": source, "target": str(reference)})
+    else:
+        click.echo(f'Model "{printable(source)}" tagged successfully with "{printable(target)}"')
 
 
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=4, ensure_ascii=False))
+def _remove(store: Models, model: str, force: bool) -> list[dict[str, str]]:
+    from dmr.cli.transport import ServerError
+
+    try:
+        return store.remove_model(model, force=force)
+    except ServerError as error:
+        if not error.status:
+            raise
+        raise ServerError(f"removing {model} failed with status {error.status}: {error.message}") from None
 
 
 def _selected(model_id: str, tags: Iterable[str], wanted: str | None) -> bool:

@@ -31,13 +31,6 @@ class Runner(msgspec.Struct, frozen=True):
     keep_alive: str = ""
 
 
-class DiskUsage(msgspec.Struct, frozen=True):
-    """`GET /engines/df`, in bytes."""
-
-    models_disk_usage: int = 0
-    default_backend_disk_usage: int = 0
-
-
 class Unloaded(msgspec.Struct, frozen=True):
     """`POST /engines/unload`."""
 
@@ -76,3 +69,19 @@ class Chunk(msgspec.Struct, frozen=True):
     choices: tuple[ChunkChoice, ...] = ()
     usage: ChunkUsage | None = None
     error: Any = None
+
+
+class StepLayer(msgspec.Struct, frozen=True):
+    """`size` and `current` in bytes."""
+
+    id: str = ""
+    size: int = 0
+    current: int = 0
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One line of a pull or a push. `type` is progress, warning, error or success."""
+
+    type: str = ""
+    message: str = ""
+    layer: StepLayer = StepLayer()

@@ -14,7 +14,10 @@ from dmr.errors import DmrError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from dmr.cli.local_models import LocalModels
     from dmr.cli.server_api import ServerApi
+
+    Models = ServerApi | LocalModels
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +40,29 @@ def pass_server(command: Callable[Concatenate[ServerApi, P], R]) -> Callable[P, 
         return command(connect(click.get_current_context()), *args, **kwargs)
 
     return with_server
+
+
+def pass_models(command: Callable[Concatenate[Models, P], R]) -> Callable[P, R]:
+    """Call a command with the models as its first argument: a client of the server, or the store on disk."""
+
+    @functools.wraps(command)
+    def with_models(*args: P.args, **kwargs: P.kwargs) -> R:
+        return command(find_models(click.get_current_context()), *args, **kwargs)
+
+    return with_models
+
+
+def find_models(ctx: click.Context) -> Models:
+    """The server's models; where none answers on this machine, those of the store on disk, which is told on stderr."""
+    server = connect(ctx)
+    if not server.address.is_local or server.address.accepts():
+        return server
+    from dmr.cli.local_models import LocalModels
+    from dmr.config import read_settings
+
+    path = read_settings().models_path
+    click.echo(f"No server answers at {server.address.url}: this is the store at {path}.", err=True)
+    return LocalModels(path)
 
 
 def complete_model(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

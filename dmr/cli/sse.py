@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-MAX_LINE_BYTES = 16 * 1024 * 1024
+from dmr.cli.lines import read_lines
 
 
 def read_events(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """The data of each complete event, however the bytes are cut; comments and other fields are skipped.
 
     Raises:
-        ValueError: a line is longer than `MAX_LINE_BYTES`.
+        ValueError: a line is too long.
     """
     data: list[bytes] = []
-    for line in _lines(pieces):
+    for line in read_lines(pieces):
         if not line and data:
             yield b"\n".join(data)
             data = []
         elif line.startswith(b"data:"):
             data.append(line[5:].removeprefix(b" "))
-
-
-def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield line.removesuffix(b"\r")
-        if len(rest) > MAX_LINE_BYTES:
-            raise ValueError("an event is too long")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def status_command(ctx: click.Context, server: ServerApi, as_json: bool) -> None:
     """Tell whether the server is running, and its engines. The exit status is 1 if it is not."""
-    from dmr.cli.server_api import ServerNotRunning
+    from dmr.cli.transport import ServerNotRunning
 
     try:
         backends = server.backends()

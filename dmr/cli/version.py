@@ -49,7 +49,7 @@ def _architecture() -> str:
 
 
 def _server_versions(server: ServerApi) -> dict[str, Any] | None:
-    from dmr.cli.server_api import ServerNotRunning
+    from dmr.cli.transport import ServerNotRunning
 
     try:
         versions = server.get("/version", dict[str, Any])

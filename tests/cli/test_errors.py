@@ -14,12 +14,13 @@ from click.testing import CliRunner
 from dmr.cli.main import cli
 
 COMMANDS = [
-    ["list"],
-    ["inspect", "a"],
-    ["rm", "a"],
+    ["inspect", "--openai", "a"],
+    ["inspect", "--remote", "a"],
+    ["show", "--remote", "a"],
+    ["pull", "a"],
+    ["push", "a"],
     ["ps"],
     ["unload", "--all"],
-    ["df"],
     ["status"],
     ["run", "a", "Hello"],
     ["run", "-d", "a"],
@@ -103,7 +104,7 @@ def test_something_that_hangs_up(said: bytes) -> None:
 
 
 def test_a_server_that_goes_silent_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmr.cli.server_api._READ_TIMEOUT", 0.1)
+    monkeypatch.setattr("dmr.cli.transport._READ_TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         result = CliRunner().invoke(cli, ["--server", url, "list"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -15,30 +16,42 @@ def runner(**fields: Any) -> dict[str, Any]:
 
 
 def test_ps_is_a_table(dmr: Run, server: ScriptedServer) -> None:
-    used = (datetime.now(timezone.utc) - timedelta(minutes=4)).isoformat()
+    used = (datetime.now(timezone.utc) - timedelta(minutes=5, seconds=5)).isoformat()
     server.on("GET /engines/ps", [runner(last_used=used, keep_alive="10m0s")])
     assert dmr("ps").stdout == (
-        "MODEL NAME  BACKEND    MODE        STATUS              KEEP ALIVE\n"
-        "smollm2     llama.cpp  completion  Used 4 minutes ago  10m\n"
+        "MODEL NAME  BACKEND    MODE        UNTIL\nsmollm2     llama.cpp  completion  4 minutes from now\n"
     )
 
 
 @pytest.mark.parametrize(
-    ("fields", "status", "keep_alive"),
+    ("fields", "until"),
     [
-        ({"loading": True, "in_use": True}, "Loading...", ""),
-        ({"in_use": True, "keep_alive": "-1s"}, "In use", "Forever"),
-        ({"keep_alive": "1h0m0s"}, "Not used yet", "1h"),
-        ({"last_used": "2999-01-01T00:00:00.123456789Z", "keep_alive": "0s"}, "Used less than a second ago", "0s"),
+        ({"loading": True, "in_use": True}, "Loading..."),
+        ({"in_use": True, "keep_alive": "-1"}, "Forever"),
+        ({"in_use": True, "keep_alive": "5m0s"}, "In use"),
+        ({"keep_alive": "1h0m0s"}, "Not used yet"),
+        ({"last_used": "2026-01-01T00:00:00.123456789Z", "keep_alive": "0s"}, "Expiring"),
+        ({"last_used": "2026-01-01T00:00:00Z", "keep_alive": "1000000h0m0s"}, "113 years from now"),
+        ({"last_used": "2026-01-01T00:00:00Z"}, "Unknown"),
+        ({"last_used": "2026-01-01T00:00:00Z", "keep_alive": "soon\x1b[2J"}, "soon[2J"),
     ],
 )
-def test_ps_tells_what_each_model_does(
-    dmr: Run, server: ScriptedServer, fields: dict[str, Any], status: str, keep_alive: str
+def test_ps_tells_until_when_each_model_stays(
+    dmr: Run, server: ScriptedServer, fields: dict[str, Any], until: str
 ) -> None:
     server.on("GET /engines/ps", [runner(**fields)])
-    row = dmr("ps").stdout.splitlines()[1]
-    assert row.removeprefix("smollm2     llama.cpp  completion  ").split("  ")[0] == status
-    assert row.endswith(keep_alive or status)
+    assert dmr("ps").stdout.splitlines()[1] == f"smollm2     llama.cpp  completion  {until}"
+
+
+def test_ps_json_keeps_fields_that_this_program_does_not_know(dmr: Run, server: ScriptedServer) -> None:
+    server.on("GET /engines/ps", [runner(news=1)])
+    assert json.loads(dmr("ps", "--json").stdout) == [runner(news=1)]
+
+
+def test_unload_of_one_engine_as_json(dmr: Run, server: ScriptedServer) -> None:
+    server.on("POST /engines/unload", {"unloaded_runners": 1})
+    assert json.loads(dmr("unload", "--json", "--all", "--backend", "vllm").stdout) == {"unloaded_runners": 1}
+    assert server.asked[0].json == {"all": True, "models": [], "backend": "vllm"}
 
 
 @pytest.mark.parametrize(
@@ -77,3 +90,8 @@ def test_df(dmr: Run, server: ScriptedServer) -> None:
 def test_df_shows_the_engine_when_it_takes_space(dmr: Run, server: ScriptedServer) -> None:
     server.on("GET /engines/df", {"models_disk_usage": 0, "default_backend_disk_usage": 42_000_000})
     assert dmr("df").stdout.splitlines()[2] == "Inference engine  42.00MB"
+
+
+def test_df_as_json_is_what_the_server_tells(dmr: Run, server: ScriptedServer) -> None:
+    server.on("GET /engines/df", {"models_disk_usage": 7, "reclaimable": 3})
+    assert json.loads(dmr("df", "--json").stdout) == {"models_disk_usage": 7, "reclaimable": 3}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmr.cli import sse
+from dmr.cli import lines
 from dmr.cli.sse import read_events
 
 STREAM = (
@@ -31,6 +31,6 @@ def test_an_event_comes_as_soon_as_its_blank_line_is_there() -> None:
 
 
 def test_an_endless_line_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     with pytest.raises(ValueError, match="too long"):
         list(read_events([b"data: "] + [b"x" * 10] * 20))

@@ -23,6 +23,10 @@ VENDORS = re.compile("openai|anthropic|ollama|docker", re.IGNORECASE)
 VENDOR_EXCEPTIONS = {
     ("dmr/config/settings.py", "~/.docker/models"),
     ("dmr/config/settings.py", "docker.io"),
+    # Flags are upstream's, so that what people have written goes on working.
+    ("dmr/cli/show.py", "--openai"),
+    ("dmr/cli/show.py", "--openai and --remote exclude each other."),
+    ("dmr/cli/run.py", "DOCKER_MODEL_NOHISTORY"),
 }
 # import-linter sees Python sources only. `dmr version` loads it by name, to tell in one line when it is not there.
 NATIVE_DOORS = {

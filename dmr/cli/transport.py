@@ -1,0 +1,153 @@
+"""HTTP to one server. Every failure is a `DmrError` whose message is one line a user can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import urllib3
+from urllib3.response import BaseHTTPResponse
+
+from dmr.cli.address import Address
+from dmr.errors import DmrError, Unavailable
+
+T = TypeVar("T")
+
+# Seconds of silence. Once it has accepted a request the server says something every 15 s; before, it may load a model.
+_CONNECT_TIMEOUT = 5.0
+_READ_TIMEOUT = 60.0
+_SLOW_READ_TIMEOUT = 900.0
+_MAX_ERROR_BYTES = 64 * 1024
+
+
+class ServerNotRunning(Unavailable):
+    """Nothing accepts connections at the server's address."""
+
+    code = "server_not_running"
+
+
+class ServerError(DmrError):
+    """The server refused, or its answer cannot be understood. `status` is 0 if there was no whole answer."""
+
+    code = "server_error"
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ConnectionLost(ServerError):
+    """There was a connection, but no whole answer: the same request may succeed."""
+
+
+class Transport:
+    """One server. Calls raise `ServerNotRunning` or `ServerError`."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._prefix = urlsplit(address.url).path
+        self._pool = urllib3.connection_from_url(address.url, retries=False, blocksize=1024 * 1024)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._pool.close()
+
+    def get(self, path: str, kind: type[T]) -> T:
+        return self.decode(self.call("GET", path), kind)
+
+    @contextlib.contextmanager
+    def stream(
+        self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[Iterator[bytes]]:
+        """The pieces of an answer as they come; leaving the block closes the connection."""
+        response = self._open(method, path, body, headers or {}, _SLOW_READ_TIMEOUT)
+        try:
+            yield self._pieces(response)
+        finally:
+            response.close()
+
+    def _pieces(self, response: BaseHTTPResponse) -> Iterator[bytes]:
+        with self.failures():
+            # stream(n) waits for n bytes unless the body is chunked
+            yield from response.stream(64 * 1024 if getattr(response, "chunked", False) else 1)
+
+    def call(
+        self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None, slow: bool = False
+    ) -> bytes:
+        """The whole answer. `body` is JSON as bytes, or a file-like object whose size is in `headers`."""
+        response = self._open(method, path, body, headers or {}, _SLOW_READ_TIMEOUT if slow else _READ_TIMEOUT)
+        try:
+            with self.failures():
+                return response.read()
+        finally:
+            response.close()
+
+    def _open(
+        self, method: str, path: str, body: Any, headers: Mapping[str, str], read_timeout: float
+    ) -> BaseHTTPResponse:
+        if isinstance(body, bytes):
+            headers = {"Content-Type": "application/json", **headers}
+        with self.failures():
+            response = self._pool.request(
+                method,
+                self._prefix + path,
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT, read=read_timeout),
+                preload_content=False,
+                redirect=False,
+            )
+            if 200 <= response.status < 300:
+                return response
+            try:
+                data = response.read(_MAX_ERROR_BYTES)
+            finally:
+                response.close()
+        raise ServerError(_error_text(response.status, data), status=response.status)
+
+    @contextlib.contextmanager
+    def failures(self) -> Iterator[None]:
+        """Errors of the HTTP client inside the block become ours."""
+        try:
+            yield
+        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError):
+            raise ServerNotRunning(self._absent()) from None
+        except urllib3.exceptions.TimeoutError:
+            raise ConnectionLost(f"The server at {self.address.url} has stopped answering.") from None
+        except urllib3.exceptions.ProtocolError:
+            raise ConnectionLost("The server closed the connection before the answer was complete.") from None
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            raise ServerError(f"The server at {self.address.url} cannot be understood: {error}") from None
+
+    def _absent(self) -> str:
+        advice = "Start it with `dmr serve`." if self.address.is_local else "Check MODEL_RUNNER_HOST."
+        return f"No server answers at {self.address.url}. {advice}"
+
+    def decode(self, data: bytes, kind: type[T]) -> T:
+        """JSON of the server's; raises `ServerError` if it is something else."""
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.DecodeError as error:
+            raise ServerError(f"The answer of {self.address.url} is not a model runner's: {error}") from None
+
+
+def _error_text(status: int, data: bytes) -> str:
+    text = data.decode("utf-8", "replace").strip()
+    if text[:1] == "{":
+        with contextlib.suppress(ValueError):
+            text = message_of(json.loads(text))
+    if not text or text[:1] in "<{":
+        return f"The server answered with status {status}."
+    return text
+
+
+def message_of(body: Any) -> str:
+    """The message in any of the error shapes that servers use: {"error": {"message"}}, {"error": text}, {"message"}."""
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if isinstance(error, dict):
+        error = error.get("message", "")
+    return error if isinstance(error, str) else ""
