@@ -45,6 +45,7 @@ class RegistrySettings(msgspec.Struct, frozen=True):
     default: str = "docker.io"  # of names that have none
     insecure: bool = False  # plain http to every registry
     mirrors: tuple[str, ...] = ()  # hosts that are asked before the default one when pulling
+    certificates: str = ""  # a file of authorities to trust beside the system's
 
 
 class Settings(msgspec.Struct, frozen=True):

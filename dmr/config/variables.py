@@ -71,4 +71,5 @@ VARIABLES: Mapping[str, Variable] = {
     "DEFAULT_REGISTRY": Variable("registry.default", str),
     "INSECURE_REGISTRY": Variable("registry.insecure", bool),
     "MODEL_RUNNER_REGISTRY_MIRRORS": Variable("registry.mirrors", tuple),
+    "DMR_CA_FILE": Variable("registry.certificates", FileName),
 }

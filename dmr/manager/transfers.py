@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -22,13 +22,12 @@ from dmr.store.draft import Quantize
 from dmr.store.pull import RegistryOptions, Report
 from dmr.store.registry.transport import Cancelled, TransferCancelled
 from dmr.store.store import ModelStore
-from dmr.store.transfers import pull, push
+from dmr.store.transfers import pull, push, same_model
 from dmr.store.uploads import Uploads
 from dmr.types import NewModel, TransferProgress
 
 MAX_TRANSFERS = 4  # at the same time; more wait
 MAX_CREATIONS = 2  # beside them
-REPORT_INTERVAL = 0.1  # seconds between two reports about the same layer
 
 logger = logging.getLogger("dmr.manager")
 
@@ -45,11 +44,47 @@ class _Key(NamedTuple):
     insecure: bool
 
 
+class _Follower:
+    """What one who follows a transfer has not been told yet; of each layer the latest only, for those who are slow."""
+
+    def __init__(self, known: Iterable[TransferProgress]) -> None:
+        self._messages: list[TransferProgress] = []
+        self._layers: dict[str, TransferProgress] = {}
+        self._is_over = False
+        self._has_news = asyncio.Event()
+        for progress in known:
+            self.tell(progress)
+
+    def tell(self, progress: TransferProgress) -> None:
+        if progress.message:
+            self._messages.append(progress)
+        else:
+            self._layers[progress.layer] = progress
+        self._has_news.set()
+
+    def end(self) -> None:
+        self._is_over = True
+        self._has_news.set()
+
+    async def news(self) -> AsyncGenerator[TransferProgress, None]:
+        """All of it, as it comes, until the transfer is over."""
+        while True:
+            await self._has_news.wait()
+            self._has_news.clear()
+            is_over, news = self._is_over, [*self._messages, *self._layers.values()]
+            self._messages.clear()
+            self._layers.clear()
+            for progress in news:
+                yield progress
+            if is_over:
+                return
+
+
 class _Transfer:
     """One running transfer and those who follow it. When the last one leaves it is cancelled."""
 
     def __init__(self) -> None:
-        self.followers: set[asyncio.Queue[TransferProgress | None]] = set()
+        self.followers: set[_Follower] = set()
         self.latest: dict[str, TransferProgress] = {}  # by layer: a newcomer is told at once how far it is
         self.error: DmrError | None = None
         self.is_over = False
@@ -58,14 +93,14 @@ class _Transfer:
 
     def publish(self, progress: TransferProgress) -> None:
         self.latest[progress.layer] = progress
-        for queue in self.followers:
-            queue.put_nowait(progress)
+        for follower in self.followers:
+            follower.tell(progress)
 
     def end(self, error: DmrError | None) -> None:
         self.error = error
         self.is_over = True
-        for queue in self.followers:
-            queue.put_nowait(None)
+        for follower in self.followers:
+            follower.end()
 
 
 class Transfers:
@@ -91,14 +126,14 @@ class Transfers:
         Raises: as `dmr.store.transfers.pull`
         """
         options = self._options(token, insecure)
-        key = _Key("pull", reference.strip(), "", token, insecure)
+        key = _Key("pull", self._same(reference), "", token, insecure)
         return self._follow(key, lambda report, cancelled: pull(self._store, reference, options, report, cancelled))
 
     def push(
         self, reference: str, target: str, token: str | None, insecure: bool
     ) -> AsyncGenerator[TransferProgress, None]:
         options = self._options(token, insecure)
-        key = _Key("push", reference.strip(), target.strip(), token, insecure)
+        key = _Key("push", self._same(reference), self._same(target), token, insecure)
         return self._follow(
             key, lambda report, cancelled: push(self._store, reference, target, options, report, cancelled)
         )
@@ -124,7 +159,12 @@ class Transfers:
 
     def _options(self, token: str | None, insecure: bool) -> RegistryOptions:
         registry = self._settings.registry
-        return RegistryOptions(insecure or registry.insecure, registry.mirrors, token, self._environ)
+        return RegistryOptions(
+            insecure or registry.insecure, registry.mirrors, token, self._environ, registry.certificates
+        )
+
+    def _same(self, name: str) -> str:
+        return same_model(name, self._settings.registry.default)
 
     async def _follow(self, key: _Key, work: Work) -> AsyncGenerator[TransferProgress, None]:
         if self._is_stopping:
@@ -133,15 +173,13 @@ class Transfers:
         if transfer is None or transfer.cancelled.is_set():
             transfer = self._running[key] = _Transfer()
             transfer.task = asyncio.ensure_future(self._run(key, transfer, work))
-        queue: asyncio.Queue[TransferProgress | None] = asyncio.Queue()
-        for progress in transfer.latest.values():
-            queue.put_nowait(progress)
-        transfer.followers.add(queue)
+        follower = _Follower(transfer.latest.values())
+        transfer.followers.add(follower)
         try:
-            while (latest := await queue.get()) is not None:
-                yield latest
+            async for progress in follower.news():
+                yield progress
         finally:
-            transfer.followers.discard(queue)
+            transfer.followers.discard(follower)
             if not transfer.followers and not transfer.is_over:
                 transfer.cancelled.set()
         if transfer.error is not None:

@@ -9,7 +9,7 @@ import falcon.testing
 import pytest
 from fakes import FakeService, Step
 
-from dmr.errors import RegistryError, RemoteModelNotFound, Unauthorized, Unsupported
+from dmr.errors import InvalidReference, RegistryError, RemoteModelNotFound, StoreError, Unauthorized, Unsupported
 from dmr.types import Tick, TransferProgress
 
 LAYER = TransferProgress("", 3_000_000, "sha256:aa", 2_000_000, 1_500_000)
@@ -49,23 +49,44 @@ def test_what_is_there_already_is_one_line(client: falcon.testing.TestClient, se
     result = client.simulate_post("/models/create", json={"from": "ai/x"}, headers={"Accept": "application/json"})
     assert lines(result) == [{**SUCCESS, "message": "Using cached model", "mode": "pull"}]
     assert result.headers["content-type"] == "application/json"
+    service.enqueue(Tick())
+    result = client.simulate_post("/models/create", json={"from": "ai/smollm2"})
+    assert lines(result) == [{**SUCCESS, "message": "Using cached model: 91.73MiB", "mode": "pull"}]
+    assert result.headers["content-type"] == "text/plain; charset=utf-8"
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("error", "status", "text"),
     [
-        (RemoteModelNotFound("no such model"), 404),
-        (Unauthorized("access was refused"), 401),
-        (RegistryError("cannot be reached"), 502),
-        (Unsupported("config of another type"), 400),
+        (RemoteModelNotFound("there is none"), 404, "Model not found: there is none"),
+        (Unauthorized("log in"), 401, "Unauthorized: log in"),
+        (InvalidReference("bad tag"), 400, "Invalid model reference: bad tag"),
+        (RegistryError("cannot be reached"), 502, "error while pulling model: cannot be reached"),
+        (StoreError("the disk is full"), 500, "error while pulling model: the disk is full"),
+        (Unsupported("config of another type"), 422, "config of another type"),
     ],
 )
 def test_what_fails_at_once_has_its_status(
-    client: falcon.testing.TestClient, service: FakeService, error: Exception, status: int
+    client: falcon.testing.TestClient, service: FakeService, error: Exception, status: int, text: str
 ) -> None:
     service.enqueue(Tick(), error)
     result = client.simulate_post("/models/create", json={"from": "ai/x"})
-    assert (result.status_code, result.text) == (status, f"{error}\n")
+    assert (result.status_code, result.text) == (status, f"{text}\n")
+
+
+def test_a_warning_is_a_line_of_its_own(client: falcon.testing.TestClient, service: FakeService) -> None:
+    service.enqueue(TransferProgress("nobody answers", is_warning=True))
+    warning, success = lines(client.simulate_post("/models/create", json={"from": "ai/smollm2"}))
+    assert (warning["type"], warning["message"]) == ("warning", "nobody answers")
+    assert (success["type"], success["message"]) == ("success", "Using cached model: 91.73MiB")
+
+
+def test_an_insecure_registry_is_a_wish_of_the_request(client: falcon.testing.TestClient, service: FakeService) -> None:
+    service.enqueue(LAYER)
+    client.simulate_post("/models/create", json={"from": "ai/x", "insecure": True})
+    service.enqueue(LAYER)
+    client.simulate_post("/models/ai/smollm2/push", json={"insecure": True})
+    assert [transfer[-1] for transfer in service.transfers] == [True, True]
 
 
 def test_what_fails_later_is_the_last_line(client: falcon.testing.TestClient, service: FakeService) -> None:
