@@ -163,6 +163,12 @@ class FakeService:
         self._fail()
         return self.models
 
+    def served_models(self) -> list[ModelRecord]:
+        return self.list_models()
+
+    def get_stored_model(self, reference: str) -> ModelRecord:
+        return self.get_model(reference)
+
     def get_model(self, reference: str) -> ModelRecord:
         self._fail()
         names = {f"docker.io/{reference}", f"docker.io/{reference}:latest", reference}

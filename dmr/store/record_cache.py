@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from dmr.errors import ModelNotFound
 from dmr.store.store import ModelStore
 from dmr.types import ModelRecord
 
@@ -17,7 +18,7 @@ class RecordCache:
         self._store = store
         self._index = store.root / "models.json"
         self._state: object = None
-        self._known: dict[str, ModelRecord] = {}
+        self._known: dict[str, ModelRecord | None] = {}  # None = the store has no such model
         self._lock = threading.Lock()
 
     def get(self, reference: str) -> ModelRecord:
@@ -25,14 +26,20 @@ class RecordCache:
         known = self._current()
         if reference not in known:
             # Into the map of before the look: one that is older than the index is not asked again.
-            known[reference] = self._store.get(reference)
-        return known[reference]
+            try:
+                known[reference] = self._store.get(reference)
+            except ModelNotFound:
+                known[reference] = None
+        record = known[reference]
+        if record is None:
+            raise ModelNotFound(reference.strip())
+        return record
 
     def known(self, reference: str) -> ModelRecord | None:
         """If it was read already: takes no longer than a look at the index's date."""
         return self._current().get(reference)
 
-    def _current(self) -> dict[str, ModelRecord]:
+    def _current(self) -> dict[str, ModelRecord | None]:
         state = self._state_of_index()
         with self._lock:
             if state != self._state or len(self._known) > MAX_REMEMBERED:

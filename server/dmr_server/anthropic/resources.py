@@ -60,7 +60,7 @@ class ModelList:
         self._service = service
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.data = encode(to_models(self._service.list_models(), _page(req)))
+        resp.data = encode(to_models(self._service.served_models(), _page(req)))
 
     on_head = on_get
 

@@ -19,7 +19,7 @@ def to_name(tag: str) -> str:
 
 def names_of(record: ModelRecord) -> tuple[str, ...]:
     """All names of a model; one without tags is known by its ID."""
-    return tuple(map(to_name, record.tags)) or (record.id,)
+    return tuple(with_tag(to_name(tag)) for tag in record.tags) or (record.id,)  # aliases may have none
 
 
 def name_of(record: ModelRecord, reference: str) -> str:

@@ -153,7 +153,7 @@ class Tags(Resource):
     """GET /api/tags"""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        records = newest_first(self._service.list_models())
+        records = newest_first(self._service.served_models())
         models = [model for each in records for model in to_listed(each, self._service.capabilities(each))]
         resp.content_type = JSON
         resp.data = encode({"models": models})
@@ -203,7 +203,7 @@ class Copy(Resource):
         body = self._body(req)
         source, destination = text_of(body, "source"), text_of(body, "destination")
         try:
-            self._service.get_model(source)
+            self._service.get_stored_model(source)
         except InvalidReference:
             raise InvalidReference(f'source "{source[:100]}" is invalid', param="source") from None
         try:
@@ -218,7 +218,7 @@ class Delete(Resource):
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
         reference = required_model(self._body(req))
         try:
-            record = self._service.get_model(reference)
+            record = self._service.get_stored_model(reference)
         except InvalidReference:
             raise InvalidReference(f'name "{reference[:100]}" is invalid', param="model") from None
         if len(record.tags) <= 1:

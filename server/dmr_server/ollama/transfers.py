@@ -29,7 +29,7 @@ class Push(Resource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         body = self._body(req)
         model, stream, insecure = required_model(body), flag(body, "stream", True), flag(body, "insecure", False)
-        self._service.get_model(model)
+        self._service.get_stored_model(model)
         tell(req, resp, self._service.push(model, insecure=insecure), PUSH, stream)
 
 
@@ -52,7 +52,7 @@ class Create(Resource):
 
     def _has(self, model: str) -> bool:
         try:
-            self._service.get_model(model)
+            self._service.get_stored_model(model)
         except ModelNotFound:
             return False
         return True

@@ -223,7 +223,7 @@ def test_copy_of_nothing(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "text"), [("get_model", 'source "a" is invalid'), ("copy_model", 'destination "b" is invalid')]
+    ("method", "text"), [("get_stored_model", 'source "a" is invalid'), ("copy_model", 'destination "b" is invalid')]
 )
 def test_names_that_cannot_be(client: Client, service: FakeService, monkeypatch: Any, method: str, text: str) -> None:
     service.models.append(model_record("docker.io/a:latest"))
