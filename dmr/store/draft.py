@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from dmr.errors import DmrError, InvalidModelFile, InvalidReference, InvalidRequest, StoreError, Unsupported
+from dmr.errors import DmrError, InvalidModelFile, InvalidRequest, StoreError, Unsupported
 from dmr.store.blobs import StagedBlob
 from dmr.store.digest import Digest, parse_digest
 from dmr.store.disk import store_errors, temporary_path
@@ -21,11 +20,10 @@ from dmr.store.layout import Layout
 from dmr.store.manifest import DEFAULTS_TYPES, FILEPATH_ANNOTATION, GGUF_TYPE, Layer, weight_layers
 from dmr.store.pull import Report
 from dmr.store.record import read_defaults
-from dmr.store.reference import parse_reference
 from dmr.store.registry.transport import Cancelled, TransferCancelled
 from dmr.store.store import ModelStore
 from dmr.store.uploads import Uploads, read_digest
-from dmr.types import ModelConfig, ModelDefaults, ModelRecord, TransferProgress
+from dmr.types import ModelConfig, ModelDefaults, TransferProgress
 
 # (source, target, file type, bytes done, cancelled): writes the weights anew; of shards the source is the first.
 # Raises DmrError, TransferCancelled.
@@ -57,16 +55,8 @@ def draft_of_base(store: ModelStore, layout: Layout, base: str) -> Draft:
         weights=dict(zip(weights, files.weights, strict=True)),
         config=record.config,
         defaults=read_defaults(layout, manifest),
-        parent=_name_of(record, base, store.default_registry),
+        parent=store.name_of(record, base) or record.id,
     )
-
-
-def _name_of(record: ModelRecord, text: str, default_registry: str) -> str:
-    """The model's full name, the one it was asked for by if that is one."""
-    asked = ""
-    with contextlib.suppress(InvalidReference):  # an ID
-        asked = str(parse_reference(text, default_registry))
-    return asked if asked in record.tags else next(iter(record.tags), record.id)
 
 
 def draft_of_files(layout: Layout, files: Mapping[str, str], report: Report, cleanup: contextlib.ExitStack) -> Draft:
@@ -78,13 +68,13 @@ def draft_of_files(layout: Layout, files: Mapping[str, str], report: Report, cle
         path, digest = _find(layout, name, text)
         digests[path] = digest
         names[str(path)] = name
-    with _told_by_name(names):
+    with told_by_name(names):
         plan = plan_files(list(digests))
     staged, layers, weights = [], [], {}
     for source in plan.files:
         digest = digests[source.path]
         if not layout.blobs.has(digest):
-            staged.append(_stage(layout, digest, source.path, source.size, cleanup))
+            staged.append(Uploads(layout.root).stage(layout.blobs, digest, source.size, cleanup))
         layers.append(Layer(source.media_type, digest, source.size, {FILEPATH_ANNOTATION: source.name}))
         if source.media_type == GGUF_TYPE:
             weights[digest] = source.path
@@ -101,7 +91,7 @@ def _find(layout: Layout, name: str, text: str) -> tuple[Path, Digest]:
 
 
 @contextlib.contextmanager
-def _told_by_name(names: Mapping[str, str]) -> Iterator[None]:
+def told_by_name(names: Mapping[str, str]) -> Iterator[None]:
     """Errors name files as the client does, not by where they lie."""
     try:
         yield
@@ -110,20 +100,6 @@ def _told_by_name(names: Mapping[str, str]) -> Iterator[None]:
         for path, name in names.items():
             message = message.replace(path, name[:100])
         raise InvalidModelFile(message, param="files") from error
-
-
-def _stage(layout: Layout, digest: Digest, path: Path, size: int, cleanup: contextlib.ExitStack) -> StagedBlob:
-    """An upload's second name: it was checked when it came."""
-    with store_errors(f"take in {digest}"):
-        layout.blobs.folder.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_path(layout.blobs.folder)
-        try:
-            os.link(path, temporary)
-            staged = StagedBlob(digest, size, temporary)
-        except OSError:  # a file system without links
-            staged = layout.blobs.stage_file(path, expected=digest)
-    cleanup.callback(layout.blobs.discard, staged)
-    return staged
 
 
 def quantized(

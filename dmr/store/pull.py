@@ -6,15 +6,19 @@ is looked up briefly, for it may have moved, and means what it meant if nobody a
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 
 import msgspec
+import urllib3
 
 from dmr.errors import DmrError, RegistryError, RemoteModelNotFound, StoreError, Unauthorized, Unsupported
+from dmr.store.blobs import BlobStore
 from dmr.store.digest import digest_of
 from dmr.store.disk import store_errors
 from dmr.store.download import check_size, download_blob, is_whole, num_bytes_left
@@ -37,6 +41,7 @@ MIN_REPORT_BYTES = 1 << 20
 MAX_REPORTS = 200  # by bytes
 
 Report = Callable[[TransferProgress], None]
+OpenBlob = Callable[[Descriptor, int], AbstractContextManager[urllib3.BaseHTTPResponse]]  # from an offset on
 
 
 class RegistryOptions(msgspec.Struct, frozen=True):
@@ -182,16 +187,17 @@ def _fetch_missing(
     total = sum(blob.size for blob in manifest.blobs)
     for number, repository in enumerate(repositories, 1):
         missing = [blob for blob in manifest.blobs if not is_whole(layout.blobs, blob.digest, blob.size)]
-        _check_space(layout, missing)
+        check_space(layout, missing)
         try:
-            _fetch_all(layout, repository, missing, total, transport.part(), report)
+            open_blob = functools.partial(_open_blob, repository)
+            fetch_all(layout.blobs, missing, open_blob, total, transport.part(), report)
             return
         except (RegistryError, RemoteModelNotFound, Unauthorized):
             if number == len(repositories):
                 raise
 
 
-def _check_space(layout: Layout, missing: Sequence[Descriptor]) -> None:
+def check_space(layout: Layout, missing: Sequence[Descriptor]) -> None:
     """Now rather than after hours. Raises StoreError."""
     wanted = sum(num_bytes_left(layout.blobs, blob.digest, blob.size) for blob in missing)
     with store_errors(f"write to {layout.root}"):
@@ -205,24 +211,35 @@ def _check_space(layout: Layout, missing: Sequence[Descriptor]) -> None:
         )
 
 
-def _fetch_all(
-    layout: Layout,
-    repository: Repository,
-    missing: list[Descriptor],
+def _open_blob(
+    repository: Repository, blob: Descriptor, offset: int
+) -> AbstractContextManager[urllib3.BaseHTTPResponse]:
+    return repository.blob(blob.digest, offset)
+
+
+def fetch_all(
+    blobs: BlobStore,
+    missing: Sequence[Descriptor],
+    open_blob: OpenBlob,
     total: int,
     transport: Transport,
     report: Report,
 ) -> None:
+    """Several at a time, the largest first; one that fails ends the others, and `transport`.
+
+    Raises:
+        RemoteModelNotFound, Unauthorized, RegistryError, StoreError, TransferCancelled
+    """
     if not missing:
         return
     with ThreadPoolExecutor(NUM_PARALLEL_LAYERS, thread_name_prefix="layer") as pool:
         jobs = [
             pool.submit(
                 download_blob,
-                layout.blobs,
+                blobs,
                 blob.digest,
                 blob.size,
-                lambda offset, blob=blob: repository.blob(blob.digest, offset),  # type: ignore[misc]
+                functools.partial(open_blob, blob),
                 transport,
                 layer_reporter(blob, total, report),
             )

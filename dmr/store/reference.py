@@ -24,6 +24,10 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{12}|(?:sha256:)?[0-9a-f]{64}")
 _REGISTRY_ALIASES = {"index.docker.io": "docker.io", "hf.co": "huggingface.co"}
 
+HUB_HOSTS = ("huggingface.co", "hf.co")
+REVISION_MARK = "--"  # in tags of the hub's models: what comes after it is a revision, its slashes written so too
+_REVISION = re.compile(r"[A-Za-z0-9_.](?:[A-Za-z0-9_./-]*[A-Za-z0-9_.])?")
+
 
 class Reference(msgspec.Struct, frozen=True):
     """A fully qualified name. `tag` is empty only if `digest` is not; `str()` is the form that the store holds."""
@@ -66,7 +70,7 @@ def parse_reference(text: str, default_registry: str = DEFAULT_REGISTRY) -> Refe
     Raises:
         InvalidReference: the text breaks the grammar; the message says where.
     """
-    text = _checked_text(text)
+    text = fold_revision(_checked_text(text))
     name, at, digest = text.partition("@")
     if at and not _DIGEST.fullmatch(digest):
         raise InvalidReference(
@@ -79,6 +83,29 @@ def parse_reference(text: str, default_registry: str = DEFAULT_REGISTRY) -> Refe
         )
     registry, repository = _split_registry(name.lower(), text, default_registry.lower())
     return Reference(registry, repository, tag or ("" if digest else DEFAULT_TAG), digest)
+
+
+def fold_revision(text: str) -> str:
+    """`hf.co/organisation/repository:quantization@revision` in the grammar's own means: the tag names the revision too.
+
+    The revision may also come before the colon. `main` is no revision: it is what no revision means.
+
+    Raises:
+        InvalidReference
+    """
+    host, _, rest = text.partition("/")
+    name, at, revision = rest.partition("@")
+    if host.lower() not in HUB_HOSTS or not at or revision.startswith("sha256:"):
+        return text
+    name, _, tag = name.partition(":")
+    if not tag:
+        revision, _, tag = revision.partition(":")
+    if not _REVISION.fullmatch(revision) or REVISION_MARK in revision or "//" in revision:
+        raise InvalidReference(
+            f"{_quote(text)} has a bad revision: after '@' comes a branch, a tag or a commit, without '{REVISION_MARK}'."
+        )
+    folded = f"{host}/{name}:{tag or DEFAULT_TAG}"
+    return folded if revision == "main" else f"{folded}{REVISION_MARK}{revision.replace('/', REVISION_MARK)}"
 
 
 def _quote(text: str) -> str:
