@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from dmr.errors import ModelNotFound
+from dmr.errors import ModelNotFound, RemoteModelNotFound
 from dmr.service.upstreams import Upstreams
 from dmr.types import (
     DetokenizeRequest,
@@ -56,6 +56,18 @@ class FakeStream:
         self.closed = True
 
 
+class FakeRemoteModels:
+    """What registries have, by name."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, ModelRecord] = {}
+
+    def get(self, reference: str) -> ModelRecord:
+        if reference not in self.records:
+            raise RemoteModelNotFound(f"There is no {reference}.")
+        return self.records[reference]
+
+
 class FakeService:
     """A service without engine, store or manager: answers are queued beforehand, everything asked is recorded."""
 
@@ -65,6 +77,7 @@ class FakeService:
         self.measured: list[ModelStatistics] = []
         self.ready = True
         self.upstreams = Upstreams()
+        self.remote_models = FakeRemoteModels()
         self.requests: list[GenerateRequest] = []
         self.streams: list[FakeStream] = []
         self.removed: list[tuple[str, bool]] = []

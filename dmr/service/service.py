@@ -11,7 +11,7 @@ import msgspec
 
 from dmr import _core
 from dmr.client import EngineClient, Lease, ManagerClient, Readiness
-from dmr.config import Settings
+from dmr.config import RegistrySettings, Settings
 from dmr.errors import DmrError, InternalError, InvalidReference, ModelNotFound
 from dmr.service.answer import Answer
 from dmr.service.answering import Answering
@@ -20,6 +20,7 @@ from dmr.service.defaults import default_context, with_defaults
 from dmr.service.leasing import Leasing, Wish, wait_for
 from dmr.service.measuring import measure_all
 from dmr.service.names import Names
+from dmr.service.remote_models import RemoteModels
 from dmr.service.schema_check import checked_schemas
 from dmr.service.uploads import uploaded_file
 from dmr.service.upstreams import Upstreams
@@ -81,6 +82,7 @@ class Service:
         self._capabilities = Capabilities(store)
         self._records = RecordCache(store)
         self.names = Names(self._records)
+        self.remote_models = RemoteModels(RegistrySettings(), {})
 
     @classmethod
     def connect(cls, settings: Settings) -> Service:
@@ -93,6 +95,7 @@ class Service:
         )
         service.upstreams = Upstreams(settings.upstreams, os.environ)
         service.names = Names(service._records, settings.aliases)
+        service.remote_models = RemoteModels(settings.registry, os.environ)
         return service
 
     # --- what models do ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from dmr.config import Settings
-from dmr.errors import DmrError, InvalidRequest, ModelNotFound, Unsupported
+from dmr.errors import DmrError, InvalidRequest, ModelNotFound, RemoteModelNotFound
 from dmr.types import ModelConfig, ModelRecord, Removal, RunningModel
 from dmr_server import docker_transfers, health
 from dmr_server.bodies import open_body, read_json
@@ -35,7 +35,7 @@ class DockerDialect:
         self._action = action
 
     def error(self, error: DmrError, request_id: str) -> tuple[int, bytes]:
-        text = "model not found" if isinstance(error, ModelNotFound) else error.message
+        text = "model not found" if isinstance(error, (ModelNotFound, RemoteModelNotFound)) else error.message
         return row_of(error).status, f"{self._action}{text}\n".encode()
 
 
@@ -88,8 +88,9 @@ class Model:
     def on_get(self, req: falcon.Request, resp: falcon.Response, name: str) -> None:
         req.context.dialect = DockerDialect("error while getting model: ")
         if _is_set(req, "remote"):
-            raise Unsupported("reading a model from its registry is not supported", param="remote")
-        resp.data = encode(to_model(self._service.get_model(name)))
+            resp.data = encode(to_model(self._service.remote_models.get(name)))
+        else:
+            resp.data = encode(to_model(self._service.get_model(name)))
 
     on_head = on_get
 

@@ -41,7 +41,7 @@ class Tagged(msgspec.Struct, frozen=True):
 _TRAVEL = (*BAD_NAME, Unauthorized(""), RemoteModelNotFound(""), RegistryError(""))
 _REPOSITORY = Parameter("repo", "the new name without its tag", required=True)
 _TAG = Parameter("tag", "the new name's tag", required=True)
-_REMOTE = Parameter("remote", "of a model in its registry: not supported")
+_REMOTE = Parameter("remote", "read the model from its registry")
 _FORCE = Parameter("force", "remove all names of the model, and the model")
 _REFERENCE = Parameter("reference", "the model's new name", required=True)
 
@@ -60,7 +60,7 @@ SURFACE = Surface(
         "/openapi.json": {"get": Operation("this document", dict[str, Any])},
         "/models": {"get": Operation("the models of the store", list[WireModel])},
         "/models/{name:model}": {
-            "get": Operation("one model", WireModel, query=(_REMOTE,), errors=BAD_QUERY),
+            "get": Operation("one model", WireModel, query=(_REMOTE,), errors=(*BAD_QUERY, *_TRAVEL)),
             "delete": Operation("remove a model", list[dict[str, str]], query=(_FORCE,), errors=IN_USE),
         },
         "/engines/df": {"get": Operation("disk space in use", DiskUsage)},
@@ -81,12 +81,22 @@ SURFACE = Surface(
         },
         "/models/create": {
             "post": Operation(
-                "pull a model, told line by line", body=PullRequest, stream=WireStep, stream_type=TEXT, errors=_TRAVEL
+                "pull a model, told line by line",
+                body=PullRequest,
+                stream=WireStep,
+                stream_type=TEXT,
+                errors=_TRAVEL,
+                own_statuses={422: None},
             )
         },
         "/models/{name}/push": {
             "post": Operation(
-                "push a model, told line by line", body=PushRequest, stream=WireStep, stream_type=TEXT, errors=_TRAVEL
+                "push a model, told line by line",
+                body=PushRequest,
+                stream=WireStep,
+                stream_type=TEXT,
+                errors=_TRAVEL,
+                own_statuses={422: None},
             )
         },
         "/models/{name}/tag": {

@@ -84,10 +84,13 @@ def test_delete_conflict(client: falcon.testing.TestClient, service: FakeService
     assert result.text == f"error while deleting model: {service.failure}\n"
 
 
-def test_a_remote_model_is_refused_and_not_overlooked(client: falcon.testing.TestClient) -> None:
+def test_a_remote_model_is_read_from_its_registry(client: falcon.testing.TestClient, service: FakeService) -> None:
+    service.remote_models.records["ai/elsewhere"] = model_record(id="sha256:" + "cd" * 32)
+    result = client.simulate_get("/models/ai/elsewhere", query_string="remote")
+    assert (result.json["id"], "tags" in result.json) == ("sha256:" + "cd" * 32, False)
+    assert client.simulate_get("/models/ai/elsewhere", query_string="remote=no").status_code == 404
     result = client.simulate_get("/models/ai/smollm2", query_string="remote=true")
-    assert result.status_code == 400
-    assert "registry" in result.text
+    assert (result.status_code, result.text) == (404, "error while getting model: model not found\n")
 
 
 def test_import(client: falcon.testing.TestClient, service: FakeService) -> None:
