@@ -61,14 +61,10 @@ add_subdirectory("${llama_cpp_source}" "${CMAKE_BINARY_DIR}/llama.cpp" EXCLUDE_F
 
 dmr_all_targets(llama_cpp_targets "${llama_cpp_source}")
 
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set(cpu_targets ${llama_cpp_targets})
-  list(FILTER cpu_targets INCLUDE REGEX "^ggml-cpu")
-  foreach(target IN LISTS cpu_targets)
-    target_compile_options(${target} PRIVATE
-      "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-include ${CMAKE_CURRENT_LIST_DIR}/amx_tile_config.h>")
-  endforeach()
-endif()
+include("${CMAKE_CURRENT_LIST_DIR}/amx_tile_config.cmake")
+set(cpu_targets ${llama_cpp_targets})
+list(FILTER cpu_targets INCLUDE REGEX "^ggml-cpu")
+dmr_name_whole_tile_config(${cpu_targets})
 
 # A wheel holds no symbolic links, so the libraries carry no version in their names.
 if(DMR_PORTABLE)
@@ -83,3 +79,9 @@ if(DMR_PORTABLE)
     endif()
   endforeach()
 endif()
+
+# llama.cpp's converter of safetensors models: Python sources, which dmr.store.conversion runs in a process of its own.
+install(FILES "${llama_cpp_source}/convert_hf_to_gguf.py" DESTINATION dmr/converter COMPONENT dmr)
+install(DIRECTORY "${llama_cpp_source}/conversion" DESTINATION dmr/converter COMPONENT dmr FILES_MATCHING PATTERN "*.py")
+install(DIRECTORY "${llama_cpp_source}/gguf-py/gguf" DESTINATION dmr/converter/gguf-py COMPONENT dmr
+  FILES_MATCHING PATTERN "*.py")
