@@ -5,6 +5,7 @@ with `DMR_`.
 """
 
 from dmr.config.aliases import Alias, other_names
+from dmr.config.native import AttentionSettings, DraftSettings, RopeSettings, WeightSettings
 from dmr.config.reading import read_settings
 from dmr.config.settings import (
     DEFAULT_CONTEXT_LIMIT,
@@ -23,10 +24,14 @@ __all__ = [
     "SPECULATIONS",
     "VARIABLES",
     "Alias",
+    "AttentionSettings",
+    "DraftSettings",
     "EngineSettings",
     "RegistrySettings",
+    "RopeSettings",
     "Settings",
     "UpstreamEngine",
+    "WeightSettings",
     "other_names",
     "read_settings",
 ]

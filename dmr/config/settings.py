@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from dmr.config.aliases import Alias
+from dmr.config.native import AttentionSettings, DraftSettings, RopeSettings, WeightSettings
 from dmr.config.upstreams import UpstreamEngine
 
 DEFAULT_PORT = 12434
@@ -37,6 +38,18 @@ class EngineSettings(msgspec.Struct, frozen=True):
     speculation: str = "auto"  # where guesses of the next tokens come from: see `SPECULATIONS`
     draft_model: str = ""  # path of a second, smaller model that guesses; empty = none
     max_draft_tokens: int = 16  # guesses for one sequence in one step
+    num_batch_threads: int = 0  # for steps of more than one token; 0 = the same as `num_threads`
+    # Of 100. Compute threads spin for some milliseconds after a step: over the pause between two steps, but not for
+    # much longer, since whoever delivers the tokens needs a core too.
+    thread_polling: int = 2
+    shares_prefixes: bool = True  # a prompt that begins as an earlier one is computed from where they differ
+    pooling: str = (
+        ""  # how vectors of texts are made: "mean", "cls", "last" or "rank"; empty = as the model's file says
+    )
+    weights: WeightSettings = WeightSettings()
+    attention: AttentionSettings = AttentionSettings()
+    rope: RopeSettings = RopeSettings()
+    draft: DraftSettings = DraftSettings()
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence as SequenceOf
 
 from dmr import _core
+from dmr.config import DraftSettings
 from dmr.engine.kv_cache import num_shared
 from dmr.engine.loading import context_costs, usable_for
 from dmr.engine.speculation import MAX_SEQUENCES, DraftFailed, Drafts, DraftWish
@@ -17,7 +18,6 @@ from dmr.errors import ModelLoadFailed
 from dmr.memory.context_planner import ContextPlanner
 
 MAX_BATCH = 256  # tokens of one decode; of a long text so many are read before each step
-LEAST_PROBABILITY = 0.4  # a guess that it is less sure of is not made
 LEAST_TAKEN_OVER = 16  # tokens of another sequence's memory; for fewer it is kept as it is
 MAX_PADDING = 1024  # tokens without a meaning that one of two equal vocabularies may have more
 
@@ -37,8 +37,11 @@ class Memory:
 class DraftModel:
     """For the engine's thread only."""
 
-    def __init__(self, model: _core.Model, context: _core.Context, num_vocabulary: int) -> None:
-        """`num_vocabulary`: tokens that both models have."""
+    def __init__(
+        self, model: _core.Model, context: _core.Context, num_vocabulary: int, least_probability: float
+    ) -> None:
+        """`num_vocabulary`: tokens that both models have. A guess less likely than `least_probability` is not made."""
+        self._least_probability = least_probability
         self._context = context
         self._num_vocabulary = num_vocabulary
         self._num_cells = context.context_size
@@ -48,7 +51,13 @@ class DraftModel:
 
     @classmethod
     def load(
-        cls, path: str, target: _core.Model, context_size: int, num_threads: int, num_gpu_layers: int
+        cls,
+        path: str,
+        target: _core.Model,
+        context_size: int,
+        num_threads: int,
+        num_gpu_layers: int,
+        settings: DraftSettings = DraftSettings(),  # noqa: B008 - frozen
     ) -> DraftModel:
         """`context_size`: tokens that the sequences of the target have at most.
 
@@ -65,8 +74,10 @@ class DraftModel:
             options.max_batch = min(MAX_BATCH, context_size)
             options.max_sequences = min(MAX_SEQUENCES, options.max_batch)
             options.num_threads = num_threads
+            options.key_type, options.value_type = settings.key_type, settings.value_type
             usable = usable_for(model, (path,), num_gpu_layers)
-            planner = ContextPlanner(context_costs(model, path), usable, options.max_batch, options.max_sequences)
+            costs = context_costs(model, path, settings.key_type, settings.value_type)
+            planner = ContextPlanner(costs, usable, options.max_batch, options.max_sequences)
             reason = planner.lack_for(context_size)
             if reason:
                 raise ModelLoadFailed(f"The draft model {path} cannot be used: {reason}")
@@ -75,7 +86,8 @@ class DraftModel:
             raise ModelLoadFailed(f"The draft model {path} cannot be loaded: {error}") from error
         if not context.can_truncate:
             raise ModelLoadFailed(f"The draft model {path} cannot be used: its memory cannot take back a guess.")
-        return cls(model, context, min(model.num_vocabulary, target.num_vocabulary))
+        num_vocabulary = min(model.num_vocabulary, target.num_vocabulary)
+        return cls(model, context, num_vocabulary, settings.least_probability)
 
     @property
     def max_sequences(self) -> int:
@@ -107,7 +119,7 @@ class DraftModel:
             memory.num_certain = len(memory.token_ids)
         num_read = sum(len(unread) for _, unread, _, _ in rows)
         try:
-            drafts = _core.draft(self._context, rows, LEAST_PROBABILITY)
+            drafts = _core.draft(self._context, rows, self._least_probability)
         except (_core.Error, ValueError) as error:
             raise DraftFailed(str(error)) from error
         if drafts is None:  # by our count there is room

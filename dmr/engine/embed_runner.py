@@ -8,6 +8,7 @@ import numpy.typing as npt
 from dmr import _core
 from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings
 from dmr.engine.loading import LoadedModel, computes_on_device
+from dmr.engine.native_options import context_options
 from dmr.errors import InternalError, ModelLoadFailed, Unavailable
 from dmr.memory.context_planner import describe_bytes
 
@@ -34,7 +35,9 @@ class EmbedRunner:
         most = min(settings.max_batch_tokens, MAX_INPUT_TOKENS)
         self.max_batch_tokens = most if computes_on_device() else min(most, PACKED_TOKENS_ON_CPU)
         self.max_texts = MAX_STATES if model.is_recurrent or model.is_hybrid else MAX_TEXTS
-        self.pooling = loaded.pooling(generates)
+        self.pooling = settings.pooling or loaded.pooling(generates)
+        if self.pooling == "rank" and not (model.has_classifier or loaded.declared_pooling == "rank"):
+            raise ModelLoadFailed(f"{model.description} cannot rank: it has no head that scores.")
         self._model = model
         self._num_cores = num_cores
         self._smallest = _capacity(max(most, self.max_texts))
@@ -110,12 +113,12 @@ class EmbedRunner:
 
     def _make_context(self, num_tokens: int) -> _core.Context:
         """`num_tokens`: a power of two, so that the sequences share it evenly."""
-        options = _core.ContextOptions()
+        options = context_options(self._settings)
         options.embeddings = True
         options.pooling = self.pooling
         options.context_size = options.max_batch = num_tokens
         options.max_sequences = min(self.max_texts, num_tokens)
-        options.num_threads = self._num_cores
+        options.num_threads, options.num_batch_threads = self._num_cores, 0
         if not self._reads_in_parts:
             return _core.Context(self._model, options)
         options.max_batch = self._smallest

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import msgspec
+
 from dmr import _core
-from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings
+from dmr.config import DEFAULT_CONTEXT_LIMIT, AttentionSettings, EngineSettings
 from dmr.errors import InvalidRequest, ModelLoadFailed, Unsupported
 from dmr.memory.context_planner import ContextPlan, ContextPlanner, usable_memory
 from dmr.memory.free_memory import Free, free_memory
@@ -43,13 +45,19 @@ class LoadedModel(NamedTuple):
 
     def usable_memory(self, settings: EngineSettings) -> tuple[Free | None, Free | None]:
         """What a context may take now, and what of it as long as the weights stay in memory; None = any."""
+        num_layers = _num_cell_layers(settings)
         return (
-            usable_for(self.model, (), settings.num_gpu_layers, settings.context_bytes),
-            usable_for(self.model, self.weights, settings.num_gpu_layers, settings.context_bytes),
+            usable_for(self.model, (), num_layers, settings.context_bytes),
+            usable_for(self.model, self.weights, num_layers, settings.context_bytes),
         )
 
+    def with_cells(self, attention: AttentionSettings) -> LoadedModel:
+        """The same with other KV cells."""
+        costs = context_costs(self.model, self.weights[0], attention.key_type, attention.value_type)
+        return self._replace(costs=costs)
+
     def pooling(self, generates: bool) -> str:
-        """How its vectors are made: "mean", "cls", "last" or "rank".
+        """How its vectors are made as long as nobody wishes otherwise: "mean", "cls", "last" or "rank".
 
         A model that generates has put what it knows of a text into its last token. A file of a reranker often says
         nothing of it but for the head that it has.
@@ -68,10 +76,12 @@ def load_model(spec: EngineSpec, progress: Callable[[float], bool]) -> LoadedMod
         ModelLoadFailed: with llama.cpp's own reason.
     """
     try:
-        model = _core.Model(list(spec.weights), num_gpu_layers=spec.settings.num_gpu_layers, progress=progress)
+        settings = spec.settings
+        placement = msgspec.structs.asdict(settings.weights)
+        model = _core.Model(list(spec.weights), num_gpu_layers=settings.num_gpu_layers, progress=progress, **placement)
         override = spec.chat_template
         template = Path(override).read_text(encoding="utf-8") if override else model.chat_template
-        costs = context_costs(model, spec.weights[0])
+        costs = context_costs(model, spec.weights[0], settings.attention.key_type, settings.attention.value_type)
     except (_core.Error, ValueError, OSError) as error:
         raise ModelLoadFailed(str(error)) from error
     metadata = model.metadata
@@ -89,7 +99,7 @@ def load_model(spec: EngineSpec, progress: Callable[[float], bool]) -> LoadedMod
     )
 
 
-def context_costs(model: _core.Model, first_file: str) -> ModelCosts:
+def context_costs(model: _core.Model, first_file: str, key_type: str = "f16", value_type: str = "f16") -> ModelCosts:
     """Raises ValueError and OSError: the file is another one by now."""
     return model_costs(
         model.metadata,
@@ -97,7 +107,15 @@ def context_costs(model: _core.Model, first_file: str) -> ModelCosts:
         num_vocabulary=model.num_vocabulary,
         is_recurrent=model.is_recurrent,
         is_hybrid=model.is_hybrid,
+        key_type=key_type,
+        value_type=value_type,
     )
+
+
+def _num_cell_layers(settings: EngineSettings) -> int:
+    """Layers whose KV cells are on a GPU; negative = all."""
+    on_cpu = settings.weights.devices == ("none",) or not settings.attention.offload_cells
+    return 0 if on_cpu else settings.num_gpu_layers
 
 
 def usable_for(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dmr import _core
 from dmr.config import EngineSettings
@@ -24,19 +23,17 @@ from dmr.engine.loading import (
     load_model,
 )
 from dmr.engine.native_memory import NativeMemory, host_cache_size, sharing_of
+from dmr.engine.native_options import context_options, num_usable_cores, sampler_options, set_option
 from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
 from dmr.engine.speculation import Drafts, DraftWish
 from dmr.engine.statistics import NativeCounters
 from dmr.errors import InvalidRequest, ModelLoadFailed
 from dmr.memory.context_planner import ContextPlan
-from dmr.types import SamplingParams, TokenLogprob, TokenProbability
+from dmr.types import TokenLogprob, TokenProbability
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
 
 MAX_SLOTS = 256  # llama.cpp's LLAMA_MAX_SEQ
-# Of 100. Compute threads spin for some milliseconds after a step: over the pause between two steps, but not for much
-# longer, since whoever delivers the tokens needs a core too.
-THREAD_POLLING = 2
 # On a CPU each step looks at all cells up to the highest used one, so parked ones cost everybody: a full pool of 8,192
 # makes the token of one user half as slow again. This share of the pool may stay parked beside the active cells.
 PARKED_SHARE_ON_CPU = 4
@@ -47,12 +44,6 @@ NARROW_BATCH_ON_CPU = 64
 LEAST_MEASURED = 32  # tokens of a step whose cost is theirs, not that of reading the weights
 
 logger = logging.getLogger(__name__)
-
-_TRIGGER_KINDS = {
-    "word": _core.TriggerKind.WORD,
-    "pattern": _core.TriggerKind.PATTERN,
-    "full_pattern": _core.TriggerKind.FULL_PATTERN,
-}
 
 
 class NewTokens(NamedTuple):
@@ -109,14 +100,16 @@ class ModelRunner(ModelVocabulary):
         self._pool = _core.ThreadPool(max(1, min(4, num_usable_cores())))
         self._template = template
         # Who names a number gets that number.
-        self._core_budget = None if settings.num_threads else CoreBudget(num_usable_cores())
+        names_threads = bool(settings.num_threads or settings.num_batch_threads)
+        self._core_budget = None if names_threads else CoreBudget(num_usable_cores())
         self._num_first_threads = settings.num_threads or num_usable_cores()  # that the context was made with
         self._num_threads = 0  # as set in the context; 0 = as it was made
         self._full_context_size = 0  # tokens that it would have with more memory
         self._draft_model: DraftModel | None = None
+        self._draft_follows = not settings.draft.num_threads  # it has as many threads as the model
         self.max_num_seqs = min(settings.max_num_seqs, context.max_sequences)
         self.num_slots = context.max_sequences
-        self.sharing = sharing_of(model)
+        self.sharing = sharing_of(model) if settings.shares_prefixes else Sharing.NONE
         self.can_speculate = context.can_truncate and settings.speculation != "off"
         self.host_cache_bytes = 0  # that saved states may take
         self._current_decode = 0  # the number of the one that the last step made
@@ -195,7 +188,7 @@ class ModelRunner(ModelVocabulary):
             InvalidRequest: a parameter or the grammar cannot be used.
         """
         try:
-            sampler = _core.Sampler(self._model, _sampler_options(request, seed))
+            sampler = _core.Sampler(self._model, sampler_options(request, seed))
             sampler.observe(prompt)
             detokenizer = _core.Detokenizer(
                 self._model, stop=list(request.stop), preserved_tokens=list(request.preserved_tokens)
@@ -293,7 +286,7 @@ class ModelRunner(ModelVocabulary):
         if num_threads != self._num_threads:
             self._num_threads = num_threads
             self._context.set_threads(num_threads)
-            if self._draft_model is not None:
+            if self._draft_model is not None and self._draft_follows:
                 self._draft_model.set_threads(num_threads)
 
     def draft(self, wishes: SequenceOf[DraftWish]) -> Drafts:
@@ -323,11 +316,6 @@ class ModelRunner(ModelVocabulary):
         )
 
 
-def num_usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _load_draft_model(model: _core.Model, settings: EngineSettings, context_size: int) -> DraftModel | None:
     """None: it does not go together with this model, and is not insisted on.
 
@@ -335,8 +323,11 @@ def _load_draft_model(model: _core.Model, settings: EngineSettings, context_size
         ModelLoadFailed
     """
     try:
-        num_threads = settings.num_threads or num_usable_cores()
-        return DraftModel.load(settings.draft_model, model, context_size, num_threads, settings.num_gpu_layers)
+        num_threads = settings.draft.num_threads or settings.num_threads or num_usable_cores()
+        layers = settings.draft.num_gpu_layers
+        num_gpu_layers = settings.num_gpu_layers if layers is None else layers
+        path, draft = settings.draft_model, settings.draft
+        return DraftModel.load(path, model, context_size, num_threads, num_gpu_layers, draft)
     except ModelLoadFailed as error:
         if settings.speculation == "draft":
             raise
@@ -345,14 +336,12 @@ def _load_draft_model(model: _core.Model, settings: EngineSettings, context_size
 
 
 def _context_options(plan: ContextPlan, settings: EngineSettings) -> _core.ContextOptions:
-    options = _core.ContextOptions()
-    _set_option(options, "context_size", plan.context_size)
-    _set_option(options, "max_batch", min(settings.max_batch_tokens, plan.context_size))
-    _set_option(options, "max_sequences", plan.max_sequences)
+    options = context_options(settings)
+    set_option(options, "context_size", plan.context_size)
+    set_option(options, "max_batch", min(settings.max_batch_tokens, plan.context_size))
+    set_option(options, "max_sequences", plan.max_sequences)
     if settings.speculation != "off":
-        _set_option(options, "max_outputs", min(options.max_batch, settings.max_num_seqs + settings.max_draft_tokens))
-    _set_option(options, "num_threads", settings.num_threads or num_usable_cores())
-    options.thread_polling = THREAD_POLLING
+        set_option(options, "max_outputs", min(options.max_batch, settings.max_num_seqs + settings.max_draft_tokens))
     return options
 
 
@@ -366,34 +355,3 @@ def _logprob(row: _core.Sampled, piece: Callable[[int], bytes]) -> TokenLogprob:
     """`piece`: the bytes of a token, as they are to be shown."""
     top = tuple(TokenProbability(entry.token, piece(entry.token), entry.logprob) for entry in row.top)
     return TokenLogprob(TokenProbability(row.token, piece(row.token), row.logprob), top)
-
-
-def _sampler_options(request: EngineRequest, seed: int) -> _core.SamplerOptions:
-    options = _core.SamplerOptions()
-    params = request.sampling
-    for name in SamplingParams.__struct_fields__:
-        value = getattr(params, name)
-        if name != "seed":
-            _set_option(options, name, list(value) if isinstance(value, tuple) else value)
-    options.seed = seed
-    _set_option(options, "num_logprobs", -1 if request.num_logprobs is None else request.num_logprobs)
-    if request.grammar is not None:
-        options.grammar = request.grammar.text
-        options.grammar_prefill = request.grammar.prefill
-        options.grammar_lazy = request.grammar.lazy
-        options.grammar_triggers = [
-            _core.GrammarTrigger(_TRIGGER_KINDS[kind], text) for kind, text in request.grammar.triggers
-        ]
-    limit = request.thought_limit
-    if limit is not None:
-        _set_option(options, "thought_budget", limit.budget)
-        options.thought_start, options.thought_end = limit.start, limit.end
-        options.thought_is_open = limit.is_open
-    return options
-
-
-def _set_option(options: _core.ContextOptions | _core.SamplerOptions, name: str, value: Any) -> None:
-    try:
-        setattr(options, name, value)
-    except TypeError:  # a number that does not fit into the native type
-        raise ValueError(f"{name} is out of range") from None

@@ -13,7 +13,7 @@ import sys
 import threading
 
 from dmr import _core
-from dmr.engine.model_runner import num_usable_cores
+from dmr.engine.native_options import num_usable_cores
 
 NICENESS = 10  # those who are answered meanwhile come first
 MAX_BUFFER_BYTES = 1 << 30  # of tensor rows in memory

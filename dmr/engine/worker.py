@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from dmr import _core
 from dmr.config import EngineSettings
 from dmr.engine.core_budget import read_cpu_times
@@ -29,8 +31,9 @@ from dmr.engine.embed_runner import EmbedRunner
 from dmr.engine.embedder import Embedder
 from dmr.engine.engine import Deliver, Engine, Request, Runner
 from dmr.engine.intake import Intake
-from dmr.engine.loading import ModelTokenizer, cannot_generate, describe, load_model
-from dmr.engine.model_runner import Generator, ModelRunner, StepOutput, num_usable_cores
+from dmr.engine.loading import LoadedModel, ModelTokenizer, cannot_generate, describe, load_model
+from dmr.engine.model_runner import Generator, ModelRunner, StepOutput
+from dmr.engine.native_options import num_usable_cores
 from dmr.engine.outbox import Outbox
 from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Schedule, Scheduler
@@ -244,7 +247,7 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
     # Who names a number of threads gets that number, whatever other processes do.
     cores = CoreShare(num_cores, (lambda: None) if settings.num_threads else read_cpu_times)
     runner = ModelRunner.over(loaded, settings, cores)
-    embed_runner = EmbedRunner(loaded, settings, num_cores, generates=runner is not None)
+    embed_runner = _make_embed_runner(spec, loaded, num_cores, generates=runner is not None)
     tokenizer = ModelTokenizer(loaded.model, embed_runner.max_input_tokens)
     ranks = embed_runner.pooling == "rank"
     embedder = Embedder(embed_runner, cores, settings.max_queue)
@@ -258,6 +261,17 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
     shared = SharingRunner(runner, cores)
     steps = StepLoop(lambda deliver: make_engine(shared, runner, settings, deliver, shared), settings)
     return Machinery(Server(Intake(runner), steps, embedding), steps, embedder, runner.info())
+
+
+def _make_embed_runner(spec: EngineSpec, loaded: LoadedModel, num_cores: int, *, generates: bool) -> EmbedRunner:
+    """With the settings of what it is for. Raises ModelLoadFailed."""
+    embedding, reranking = spec.embedding or spec.settings, spec.reranking or spec.settings
+    wished = reranking.pooling or embedding.pooling
+    ranks = (wished or loaded.pooling(generates)) == "rank"
+    settings = msgspec.structs.replace(reranking if ranks else embedding, pooling=wished)
+    if settings.attention != spec.settings.attention:
+        loaded = loaded.with_cells(settings.attention)
+    return EmbedRunner(loaded, settings, num_cores, generates=generates)
 
 
 def make_engine(

@@ -25,6 +25,7 @@ _ELEMENTS = {
     "q5_0": 22 / 32,
     "q4_1": 20 / 32,
     "q4_0": 18 / 32,
+    "iq4_nl": 18 / 32,
 }
 _BOTH_IN_EACH_LAYER = ("falcon-h1",)  # hybrid architectures whose layers have attention and a recurrent state
 _DEFAULT_INTERVALS = {"minimax-01": 8}  # of layers with attention; the other hybrid architectures: 4

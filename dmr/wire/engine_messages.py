@@ -20,6 +20,8 @@ class EngineSpec(Frame, frozen=True):
     socket: str
     settings: EngineSettings
     log_level: str = "info"
+    embedding: EngineSettings | None = None  # for vectors of texts; None = as `settings`
+    reranking: EngineSettings | None = None
 
 
 class EngineInfo(Frame, frozen=True):

@@ -237,11 +237,6 @@ def test_defaults_are_the_models(embed_model: _core.Model) -> None:
     assert context.max_outputs == 1
 
 
-def test_quantised_values_need_flash_attention(random_model: _core.Model) -> None:
-    with pytest.raises(_core.LoadError, match="flash_attn"):
-        make_context(random_model, value_type="q8_0", flash_attention="off")
-
-
 def test_counters_count_what_was_done(random_model: _core.Model) -> None:
     context = make_context(random_model)
     prefill(context, 0, PROMPTS[1])

@@ -23,6 +23,7 @@ VENDORS = re.compile("openai|anthropic|ollama|docker", re.IGNORECASE)
 VENDOR_EXCEPTIONS = {
     ("dmr/config/settings.py", "~/.docker/models"),
     ("dmr/config/settings.py", "docker.io"),
+    *(("dmr/config/outside.py", f"DOCKER_{name}") for name in "CONFIG USERNAME PASSWORD HUB_USER HUB_PASSWORD".split()),
     # Flags are upstream's, so that what people have written goes on working.
     ("dmr/cli/show.py", "--openai"),
     ("dmr/cli/show.py", "--openai and --remote exclude each other."),
@@ -40,6 +41,7 @@ NATIVE_DOORS = {
     "dmr/engine/embed_runner.py",
     "dmr/engine/loading.py",
     "dmr/engine/model_runner.py",
+    "dmr/engine/native_options.py",
     "dmr/engine/quantize.py",
     "dmr/engine/worker.py",
     "dmr/service/service.py",

@@ -10,6 +10,7 @@ import pytest
 from tiny_models import model_file
 
 from dmr import _core
+from dmr.config import DraftSettings
 from dmr.engine import draft_model
 from dmr.engine.draft_model import DraftModel
 from dmr.engine.speculation import MAX_SEQUENCES, Drafts, DraftWish
@@ -29,14 +30,11 @@ def model(folder: Path) -> _core.Model:
     return _core.Model([str(model_file("tiny-random", folder))])
 
 
-@pytest.fixture(autouse=True)
-def unsure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The random model is sure of nothing."""
-    monkeypatch.setattr(draft_model, "LEAST_PROBABILITY", 0.0)
+UNSURE = DraftSettings(least_probability=0.0)  # the random model is sure of nothing
 
 
-def make(folder: Path, model: _core.Model, context_size: int = 512) -> DraftModel:
-    return DraftModel.load(str(model_file("tiny-random", folder)), model, context_size, 1, -1)
+def make(folder: Path, model: _core.Model, context_size: int = 512, settings: DraftSettings = UNSURE) -> DraftModel:
+    return DraftModel.load(str(model_file("tiny-random", folder)), model, context_size, 1, -1, settings)
 
 
 def guesses(drafter: DraftModel, *wishes: DraftWish) -> dict[int, list[int]]:
@@ -131,8 +129,7 @@ def test_it_can_be_emptied(folder: Path, model: _core.Model) -> None:
 
 
 def test_a_sure_model_guesses_only_what_it_is_sure_of(folder: Path, model: _core.Model) -> None:
-    drafter = make(folder, model)
-    draft_model.LEAST_PROBABILITY = 1.0  # type: ignore[misc]
+    drafter = make(folder, model, settings=DraftSettings(least_probability=1.0))
     assert guesses(drafter, DraftWish(0, PROMPTS[0], 3)) == {}
 
 

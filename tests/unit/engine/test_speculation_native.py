@@ -13,7 +13,8 @@ from tiny_models import SCRIPT_ANSWER, model_file
 from unit.engine.guessing import Eager, guessing
 from unit.engine.native_bench import SETTINGS, NativeBench, assert_same_distribution, make_spec
 
-from dmr.engine import draft_model, worker
+from dmr.config import DraftSettings
+from dmr.engine import worker
 from dmr.engine.draft_model import DraftModel
 from dmr.engine.intake import Intake
 from dmr.engine.model_runner import ModelRunner
@@ -209,12 +210,13 @@ def test_guesses_from_what_was_said_before(script_runner: ModelRunner) -> None:
     assert speculation.num_accepted_tokens >= 8
 
 
-def test_guesses_from_a_second_model(runner: ModelRunner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guesses_from_a_second_model(runner: ModelRunner, folder: Path) -> None:
     """The same model, so that it is always right where likelihood decides."""
-    monkeypatch.setattr(draft_model, "LEAST_PROBABILITY", 0.0)
     messages = make_messages(6, temperature=0.0)
     texts = whole_texts(NativeBench(runner), messages)
-    source = DraftModel.load(str(model_file("tiny-random", folder)), runner._model, 256, 1, -1)
+    source = DraftModel.load(
+        str(model_file("tiny-random", folder)), runner._model, 256, 1, -1, DraftSettings(least_probability=0.0)
+    )
     speculation = Speculation(Eager(), 4, source, uses_ngrams=False)
     bench = NativeBench(runner, speculation)
     requests = [bench.add(message) for message in messages]
