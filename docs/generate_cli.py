@@ -23,13 +23,18 @@ to say goes to stderr. Exit status: 0 done, 1 failed (one line on stderr says wh
 def render() -> str:
     """The whole page: the help text of `dmr` and of each command."""
     root = click.Context(cli, info_name="dmr", terminal_width=100, **cli.context_settings)
-    sections = [_section("dmr", cli, root)]
-    for name in cli.list_commands(root):
-        command = cli.get_command(root, name)
-        assert command is not None
-        context = click.Context(command, info_name=name, parent=root, terminal_width=100)
-        sections.append(_section(f"dmr {name}", command, context))
-    return "\n".join([_INTRODUCTION, *sections])
+    return "\n".join([_INTRODUCTION, *_sections("dmr", cli, root)])
+
+
+def _sections(title: str, command: click.Command, context: click.Context) -> list[str]:
+    """Of a command and of those below it."""
+    sections = [_section(title, command, context)]
+    for name in command.list_commands(context) if isinstance(command, click.Group) else ():
+        below = command.get_command(context, name)
+        assert below is not None
+        inner = click.Context(below, info_name=name, parent=context, terminal_width=100)
+        sections += _sections(f"{title} {name}", below, inner)
+    return sections
 
 
 def _section(title: str, command: click.Command, context: click.Context) -> str:

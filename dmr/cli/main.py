@@ -9,6 +9,7 @@ import click
 
 from dmr.cli.address import DEFAULT_ADDRESS
 from dmr.cli.bench import bench_command
+from dmr.cli.config import config_command
 from dmr.cli.group import Commands
 from dmr.cli.import_file import import_command
 from dmr.cli.models import list_command, rm_command, tag_command
@@ -53,6 +54,7 @@ def cli(server: str) -> None:
 
 for _command in (
     serve_command,
+    config_command,
     run_command,
     pull_command,
     push_command,

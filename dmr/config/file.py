@@ -31,9 +31,10 @@ _KEYS: Mapping[str, Mapping[str, Variable]] = {
 
 
 class SettingsFile(NamedTuple):
-    """A file that was read. `values` and `lines` are by field of `Settings`."""
+    """A file that was read. `values` are by field of `Settings`; `lines` have "aliases.NAME" and the like too."""
 
     path: Path
+    text: str
     values: Mapping[str, Any]
     lines: Mapping[str, int]  # as far as they could be found
 
@@ -84,14 +85,14 @@ class _Reading:
     def __init__(self, path: Path, content: bytes) -> None:
         self._path = path
         try:
-            text = content.decode("utf-8-sig")
-            self._tables = tomllib.loads(text)
+            self._text = content.decode("utf-8-sig")
+            self._tables = tomllib.loads(self._text)
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
             raise InvalidRequest(f"{path}:{line}: this is not UTF-8.", param=PATH_VARIABLE) from None
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise InvalidRequest(f"{path} is not TOML: {error}.", param=PATH_VARIABLE) from None
-        self._lines = _lines_of(text)
+        self._lines = _lines_of(self._text)
         self._values: dict[str, Any] = {}
 
     def file(self) -> SettingsFile:
@@ -108,14 +109,15 @@ class _Reading:
                 self._values["upstreams"] = self._engines(table)
             else:
                 self._settings(section, table)
-        return SettingsFile(self._path, self._values, self._lines_of_fields())
+        return SettingsFile(self._path, self._text, self._values, self._lines_of_fields())
 
     def _settings(self, section: str, table: Mapping[str, object]) -> None:
         for key, value in table.items():
             row = _KEYS[section].get(key)
             if row is None:
                 raise self._said((section, key)).refused(f"is no setting{_guess(key, _KEYS[section])}")
-            self._values[row.field] = from_toml(row, value, self._said((section, key), value))
+            if value != "":  # as with variables, an empty text is none
+                self._values[row.field] = from_toml(row, value, self._said((section, key), value))
 
     def _aliases(self, table: Mapping[str, object]) -> tuple[Alias, ...]:
         for pattern, target in table.items():
@@ -162,9 +164,9 @@ class _Reading:
         return f"{self._path}:{line}" if line else str(self._path)
 
     def _lines_of_fields(self) -> dict[str, int]:
-        places = {row.field: (row.section, row.key) for row in VARIABLES.values() if row.kind is not Alias}
-        found: dict[str, tuple[str, ...]] = {**places, "aliases": (_ALIASES,), "upstreams": (_ENGINES,)}
-        return {field: self._lines[place] for field, place in found.items() if place in self._lines}
+        lines = {".".join(place): line for place, line in self._lines.items()}
+        fields = {row.field: f"{row.section}.{row.key}" for row in VARIABLES.values()}
+        return {**lines, **{field: lines[place] for field, place in fields.items() if place in lines}}
 
 
 def _shown(value: object) -> str:

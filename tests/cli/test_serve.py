@@ -15,6 +15,7 @@ from dmr.config import read_settings
 
 ROOT = Path(__file__).parents[2]
 TOLD = [
+    "DMR_CONFIG",
     "DMR_HOST",
     "MODEL_RUNNER_PORT",
     "MODELS_PATH",
@@ -77,6 +78,12 @@ def test_the_environment_is_passed_on_where_no_flag_is_given(serve: Any) -> None
     assert read_settings(variables).keep_alive == -1
 
 
+def test_the_server_reads_the_file_that_a_flag_names(serve: Any, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("[server]\nport = 8080\n")
+    _, variables = serve("--config", str(tmp_path / "own.toml"))
+    assert read_settings(variables).port == 8080
+
+
 @pytest.fixture
 def no_exec(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
@@ -110,3 +117,11 @@ def test_a_wrong_variable_starts_nothing() -> None:
     result = CliRunner().invoke(cli, ["serve"], env={"MODEL_RUNNER_PORT": "many"})
     assert result.exit_code == 1
     assert result.stderr == "Error: MODEL_RUNNER_PORT='many' is not a whole number.\n"
+
+
+@pytest.mark.usefixtures("no_exec")
+def test_a_wrong_settings_file_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("[server]\nport = 'many'\n")
+    result = CliRunner().invoke(cli, ["serve"], env={"DMR_CONFIG": str(tmp_path / "own.toml")})
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {tmp_path}/own.toml:2: [server] port = 'many' is not a whole number.\n"

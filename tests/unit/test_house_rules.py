@@ -23,7 +23,8 @@ VENDORS = re.compile("openai|anthropic|ollama|docker", re.IGNORECASE)
 VENDOR_EXCEPTIONS = {
     ("dmr/config/settings.py", "~/.docker/models"),
     ("dmr/config/settings.py", "docker.io"),
-    *(("dmr/config/outside.py", f"DOCKER_{name}") for name in "CONFIG USERNAME PASSWORD HUB_USER HUB_PASSWORD".split()),
+    *(("dmr/config/outside.py", f"DOCKER_{name}") for name in ("CONFIG", "USERNAME", "PASSWORD")),
+    *(("dmr/config/outside.py", f"DOCKER_HUB_{name}") for name in ("USER", "PASSWORD")),
     # Flags are upstream's, so that what people have written goes on working.
     ("dmr/cli/show.py", "--openai"),
     ("dmr/cli/show.py", "--openai and --remote exclude each other."),
