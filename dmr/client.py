@@ -10,10 +10,11 @@ from typing import TypeVar
 import msgspec
 
 from dmr.errors import EngineCrashed, InternalError, Unavailable
-from dmr.types import ModelRecord, Removal, RunningModel, TransferProgress
+from dmr.types import ManagerStatistics, ModelRecord, Removal, RunningModel, TransferProgress
 from dmr.wire import (
     AcquireLease,
     Connection,
+    Counted,
     CreateModel,
     EngineMessage,
     EngineQuery,
@@ -23,6 +24,7 @@ from dmr.wire import (
     ImportModel,
     LeaseGranted,
     ListRunning,
+    ListStatistics,
     ManagerCommand,
     ManagerReply,
     Ping,
@@ -138,6 +140,10 @@ class ManagerClient:
         """The loaded models, each with the socket of its engine."""
         running = self._ask(ListRunning(), Running)
         return tuple(zip(running.models, running.sockets, strict=True))
+
+    def lifecycle(self) -> ManagerStatistics:
+        """What the manager has counted of loads, evictions and crashes."""
+        return self._ask(ListStatistics(), Counted).statistics
 
     def ping(self) -> None:
         """Raises Unavailable when the manager does not answer."""

@@ -22,6 +22,7 @@ from dmr.types.events import (
     ToolCallStart,
     Usage,
 )
+from dmr.types.lifecycle import EVICTION_REASONS, ManagerStatistics, ModelLifecycle
 from dmr.types.models import (
     ModelConfig,
     ModelDefaults,
@@ -46,6 +47,7 @@ from dmr.types.statistics import Histogram, ModelStatistics, Statistics
 from dmr.types.value import Value
 
 __all__ = [
+    "EVICTION_REASONS",
     "ChatInput",
     "Choice",
     "Completed",
@@ -59,9 +61,11 @@ __all__ = [
     "Finished",
     "GenerateRequest",
     "Histogram",
+    "ManagerStatistics",
     "Message",
     "ModelConfig",
     "ModelDefaults",
+    "ModelLifecycle",
     "ModelRecord",
     "ModelStatistics",
     "NewModel",

@@ -6,7 +6,7 @@ from typing import Union
 
 import msgspec
 
-from dmr.types import ModelRecord, NewModel, Removal, RunningModel, TransferProgress
+from dmr.types import ManagerStatistics, ModelRecord, NewModel, Removal, RunningModel, TransferProgress
 from dmr.wire.engine_messages import EngineInfo, LoadProgress
 from dmr.wire.frames import Frame, WireError
 
@@ -73,6 +73,10 @@ class ListRunning(Frame, frozen=True, tag="running"):
     pass
 
 
+class ListStatistics(Frame, frozen=True, tag="statistics"):
+    """What the manager itself has counted, of loads and their ends."""
+
+
 class Ping(Frame, frozen=True, tag="ping"):
     pass
 
@@ -106,6 +110,10 @@ class Running(Frame, frozen=True, tag="running_models"):
     sockets: tuple[str, ...] = ()  # of their engines, in the same order
 
 
+class Counted(Frame, frozen=True, tag="counted"):
+    statistics: ManagerStatistics
+
+
 class Pong(Frame, frozen=True, tag="pong"):
     pass
 
@@ -120,6 +128,7 @@ ManagerCommand = Union[
     RemoveModel,
     UnloadModels,
     ListRunning,
+    ListStatistics,
     Ping,
 ]
 ManagerReply = Union[
@@ -132,6 +141,7 @@ ManagerReply = Union[
     Removed,
     Unloaded,
     Running,
+    Counted,
     Pong,
     WireError,
 ]
