@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
-from dmr.config import read_settings
+from dmr.config.keeping import keep_file
+from dmr.config.reading import read_effective
 from dmr.errors import DmrError
 from dmr_server import manager_process
 from dmr_server.announcement import base_url, example, first_model, greeting
 from dmr_server.manager_process import ManagerProcess
+from dmr_server.recording import journal
 
 try:
-    settings = read_settings()
+    effective = read_effective()
 except DmrError as error:
     raise SystemExit(f"dmr: {error.message}") from None
 
+settings = effective.settings
 MAX_FILES = 65536
 LOG_LEVELS = {"debug": "debug", "info": "info", "warn": "warning", "warning": "warning", "error": "error"}
 
@@ -42,7 +47,23 @@ def on_starting(server: Any) -> None:
     """The manager first: without it no worker can serve anything."""
     _allow_files()
     manager_process.current = ManagerProcess(settings.runtime_dir, settings.grace_period)
+    _keep_settings(manager_process.current.runtime_dir)
     manager_process.current.start()
+    journal.forget(manager_process.current.runtime_dir)
+
+
+def _keep_settings(folder: Path) -> None:
+    try:
+        copy = keep_file(effective.file, folder, os.environ)
+    except OSError as error:
+        raise manager_process.StartFailed(f"The runtime folder {folder} cannot be used: {error.strerror}.") from None
+    if copy is not None:
+        atexit.register(_forget, copy, os.getpid())
+
+
+def _forget(copy: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        copy.unlink(missing_ok=True)
 
 
 def _allow_files() -> None:
@@ -71,3 +92,4 @@ def on_exit(server: Any) -> None:
     """The manager last: the workers have ended their requests by now."""
     if manager_process.current is not None:
         manager_process.current.stop()
+        journal.forget(manager_process.current.runtime_dir)

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -238,3 +239,31 @@ def test_a_start_that_fails_says_why(tmp_path: Path, environ: dict[str, str], to
     assert told in server.stderr
     assert "Traceback" not in server.stderr
     assert not list(tmp_path.glob("dmr-*"))
+
+
+def test_a_settings_file_that_is_being_edited_does_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text("[server]\nmax_body_bytes = 1000\n[aliases]\n'gpt-*' = 'ai/smollm2'\n")
+    server = Server(tmp_path, DMR_CONFIG=str(file))
+    try:
+        port = int(server.wait_for(r"dmr listens on http://127\.0\.0\.1:(\d+)"))
+        server.wait_for("(Try: curl)")
+        file.write_text("[server\n")
+        server.process.send_signal(signal.SIGTTIN)  # one worker more
+        assert until(lambda: server.stderr.count("Booting worker") == 2, 20), server.stderr
+        assert not until(lambda: "failed to boot" in server.stderr or server.process.poll() is not None, 1.0)
+        assert request(port, "GET", "/health")[0] == 200
+        assert "not TOML" not in server.stderr
+    finally:
+        assert server.stop() == 0
+    assert not list(tmp_path.glob("dmr-*"))
+    assert not list(tmp_path.glob("settings-*"))
+
+
+def test_a_wrong_settings_file_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("[server]\nport = 'many'\n")
+    server = Server(tmp_path, DMR_CONFIG=str(tmp_path / "own.toml"))
+    assert server.process.wait(20) != 0
+    server.stop()
+    assert f"dmr: {tmp_path}/own.toml:2: [server] port = 'many' is not a whole number." in server.stderr
+    assert "Traceback" not in server.stderr

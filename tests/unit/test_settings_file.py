@@ -10,6 +10,7 @@ import pytest
 from dmr.config import VARIABLES, UpstreamEngine, read_settings
 from dmr.config.aliases import Alias
 from dmr.config.file import settings_path
+from dmr.config.keeping import keep_file
 from dmr.config.reading import read_effective
 from dmr.errors import InvalidRequest
 
@@ -187,3 +188,20 @@ def test_engines(tmp_path: Path) -> None:
     assert read_settings(file_of(tmp_path, text)).upstreams == (
         UpstreamEngine("cluster", "http://10.0.0.5:8000/v1", "CLUSTER_KEY", ("llama-70b",), timeout=60.0),
     )
+
+
+def test_processes_of_one_server_keep_one_file(tmp_path: Path) -> None:
+    environ = file_of(tmp_path, "[server]\nport = 8080  # gr\u00fc\u00df\n")
+    copy = keep_file(read_effective(environ).file, tmp_path / "run" / "time", environ)
+    (tmp_path / "config.toml").write_text("[server\n")
+    assert copy is not None
+    assert copy.parent.stat().st_mode & 0o777 == 0o700
+    assert read_settings(environ).port == 8080
+
+
+def test_a_file_that_appears_later_is_not_read(tmp_path: Path) -> None:
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    assert keep_file(read_effective(environ).file, tmp_path / "runtime", environ) is None
+    (tmp_path / "dmr").mkdir()
+    (tmp_path / "dmr" / "config.toml").write_text("[server\n")
+    assert read_settings(environ) == read_settings({})
