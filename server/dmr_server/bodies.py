@@ -15,7 +15,9 @@ import falcon
 import msgspec
 
 from dmr.errors import DmrError, InvalidRequest, PayloadTooLarge
+from dmr_server.alarms import Alarms
 from dmr_server.errors import InvalidBody, RequestTimeout, UnsupportedMediaType
+from dmr_server.recording.draft import draft_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -24,6 +26,8 @@ MAX_DEPTH = 64
 PIECE = 1 << 20  # bytes
 MAX_DISCARDED = 64 << 20  # bytes of a refused body that are read, so that the client comes to read the refusal
 PIECE_TIMEOUT = 30.0  # seconds in which one piece has to arrive: also ends a body that trickles
+
+_alarms = Alarms()
 
 
 @contextmanager
@@ -39,13 +43,8 @@ def _deadline(connection: socket.socket | None, seconds: float) -> Iterator[thre
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RD)
 
-    timer = threading.Timer(seconds, expire)
-    timer.daemon = True
-    timer.start()
-    try:
+    with _alarms.after(seconds, expire):
         yield expired
-    finally:
-        timer.cancel()
 
 
 class RequestBody(io.RawIOBase):
@@ -115,19 +114,26 @@ def read_json(req: falcon.Request, max_bytes: int) -> dict[str, Any]:
     Raises:
         PayloadTooLarge, UnsupportedMediaType, InvalidBody, RequestTimeout
     """
-    return parse_json(read_body(req, max_bytes))
+    data = read_body(req, max_bytes)
+    decoded = parse_json(data)
+    draft = draft_of(req)
+    if draft is not None:
+        draft.asked(data, decoded)
+    return decoded
 
 
 def read_body(req: falcon.Request, max_bytes: int) -> bytes:
-    """The whole body, unpacked; it can be read again. Raises as `read_json` does."""
+    """The whole body, unpacked. Whoever reads it before its time leaves it in `req.context.body`.
+
+    Raises as `read_json` does.
+    """
     body: bytes | None = getattr(req.context, "body", None)
     if body is not None:
         return body
     _refuse_forms(req)
     encoding = _content_encoding(req, ("gzip", "x-gzip"))
     data = read_raw(req, max_bytes)
-    req.context.body = _gunzip(data, max_bytes) if encoding else data
-    return cast(bytes, req.context.body)
+    return _gunzip(data, max_bytes) if encoding else data
 
 
 def read_raw(req: falcon.Request, max_bytes: int) -> bytes:
