@@ -197,6 +197,13 @@ class BlobStore:
             raise
 
 
+def hash_file(path: Path, progress: Progress | None = None) -> tuple[Digest, int]:
+    """Digest and size in bytes of a file. Raises InvalidModelFile: it cannot be read, or changes meanwhile."""
+    with open_regular_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        return _copy(file, None, size, progress), size
+
+
 def _fill(source: FileIO, target: FileIO, size: int, progress: Progress | None) -> Digest:
     """Copy by sharing extents where the file system can, else byte by byte; synced when this returns."""
     if _clone(source, target):

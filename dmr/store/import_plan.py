@@ -12,7 +12,7 @@ from dmr.errors import InvalidModelFile
 from dmr.store.gguf import GGUFHeader, read_gguf_header
 from dmr.store.gguf_config import describe_gguf
 from dmr.store.gguf_cursor import open_regular_file
-from dmr.store.manifest import CHAT_TEMPLATE_TYPE, GGUF_TYPE, LICENSE_TYPE, MMPROJ_TYPE
+from dmr.store.manifest import CHAT_TEMPLATE_TYPE, CONFIG_TYPE, GGUF_TYPE, LICENSE_TYPE, MMPROJ_TYPE
 from dmr.types import ModelConfig
 
 MAX_TEXT_BYTES = 4 << 20  # a chat template or a licence
@@ -33,6 +33,7 @@ class SourceFile(msgspec.Struct, frozen=True):
 class ImportPlan(msgspec.Struct, frozen=True):
     files: tuple[SourceFile, ...]
     config: ModelConfig
+    config_type: str = CONFIG_TYPE
 
 
 def plan_import(
@@ -53,8 +54,8 @@ def plan_files(paths: Sequence[Path]) -> ImportPlan:
         InvalidModelFile: a file is damaged, or these are not the files of one model.
     """
     headers = [(path, read_gguf_header(path)) for path in paths]
-    projectors = [path for path, header in headers if _is_projector(header)]
-    shards = [(path, header) for path, header in headers if not _is_projector(header)]
+    projectors = [path for path, header in headers if is_projector(header)]
+    shards = [(path, header) for path, header in headers if not is_projector(header)]
     if not shards or len(projectors) > 1:
         raise InvalidModelFile("A model is one language model, and with it at most one vision projector.")
     shards.sort(key=lambda shard: shard[1].integer("split.no") or 0)
@@ -82,9 +83,9 @@ def _plan(
     if mmproj is not None:
         files.append(_projector(mmproj))
     if chat_template is not None:
-        files.append(_text(chat_template, CHAT_TEMPLATE_TYPE, "template.jinja"))
+        files.append(plan_text(chat_template, CHAT_TEMPLATE_TYPE, "template.jinja"))
     for number, license_path in enumerate(licenses):
-        files.append(_text(license_path, LICENSE_TYPE, f"LICENSE-{number + 1}" if number else "LICENSE"))
+        files.append(plan_text(license_path, LICENSE_TYPE, f"LICENSE-{number + 1}" if number else "LICENSE"))
     return ImportPlan(tuple(files), config)
 
 
@@ -118,7 +119,7 @@ def _check_shard(path: Path, header: GGUFHeader, number: int, count: int) -> Non
 def _check_is_model(path: Path, headers: Sequence[GGUFHeader]) -> None:
     if not headers[0].text("general.architecture"):
         raise InvalidModelFile(f"{path} does not name its architecture (general.architecture).")
-    if _is_projector(headers[0]):
+    if is_projector(headers[0]):
         raise InvalidModelFile(f"{path} is a vision projector; import it together with its language model.")
     expected = headers[0].integer("split.tensors.count")
     found = sum(header.num_tensors for header in headers)
@@ -133,17 +134,18 @@ def _weights(path: Path, number: int, count: int) -> SourceFile:
     return SourceFile(path, GGUF_TYPE, name, path.stat().st_size)
 
 
-def _is_projector(header: GGUFHeader) -> bool:
+def is_projector(header: GGUFHeader) -> bool:
     return header.text("general.architecture") == PROJECTOR_ARCHITECTURE
 
 
 def _projector(path: Path) -> SourceFile:
-    if not _is_projector(read_gguf_header(path)):
+    if not is_projector(read_gguf_header(path)):
         raise InvalidModelFile(f"{path} is not a vision projector.")
     return SourceFile(path, MMPROJ_TYPE, "model.mmproj", path.stat().st_size)
 
 
-def _text(path: Path, media_type: str, name: str) -> SourceFile:
+def plan_text(path: Path, media_type: str, name: str) -> SourceFile:
+    """A text as a layer. Raises InvalidModelFile: it is too long, or not UTF-8."""
     with open_regular_file(path) as file:
         data = file.read(MAX_TEXT_BYTES + 1)
     if len(data) > MAX_TEXT_BYTES:

@@ -30,7 +30,7 @@ def import_model(
     with contextlib.ExitStack() as cleanup:
         staged = _stage(layout, plan, move, progress, cleanup)
         with layout.lock(lock_timeout):
-            entry = commit_model(layout, _layers(plan, staged), staged, plan.config, tag)
+            entry = commit_model(layout, _layers(plan, staged), staged, plan.config, tag, config_type=plan.config_type)
     if move:
         for source, blob in zip(plan.files, staged, strict=True):
             layout.blobs.remove_source(source.path, blob.digest)
@@ -42,7 +42,7 @@ def _stage(
 ) -> list[StagedBlob]:
     total, done, staged = sum(source.size for source in plan.files), 0, []
     for source in plan.files:
-        blob = layout.blobs.stage_file(source.path, move=move, progress=_shift(progress, done, total))
+        blob = layout.blobs.stage_file(source.path, move=move, progress=shifted(progress, done, total))
         cleanup.callback(layout.blobs.discard, blob)
         if blob.size != source.size:
             raise InvalidModelFile(f"{source.path} changed while it was read; import it again.")
@@ -51,7 +51,8 @@ def _stage(
     return staged
 
 
-def _shift(progress: Progress | None, offset: int, total: int) -> Progress | None:
+def shifted(progress: Progress | None, offset: int, total: int) -> Progress | None:
+    """The same for one of several files: it begins at `offset` of `total` bytes."""
     return progress and (lambda done, _: progress(offset + done, total))
 
 
@@ -62,43 +63,58 @@ def commit_model(
     config: ModelConfig,
     tag: str,
     parent: str = "",
+    config_type: str = CONFIG_TYPE,
 ) -> Entry:
     """Make a model of `layers`, of which `staged` have no name yet, and tag it. Under the lock: all of it, or nothing.
 
     Raises:
         StoreError: a layer that should have been there is not.
     """
-    index = layout.read_index()
+    same = _find_same(layout, layout.read_index(), layers, config, config_type)
+    if same is not None:
+        return commit_manifest(layout, layout.read_raw_manifest(same.id), staged, tag)
+    data = build_config(config, layers, int(time.time()), config_type)
+    blob = layout.blobs.stage_bytes(data)
+    try:
+        manifest = build_manifest(layers, Descriptor(config_type, blob.digest, blob.size), parent)
+        return commit_manifest(layout, manifest, [*staged, blob], tag)
+    finally:
+        layout.blobs.discard(blob)
+
+
+def commit_manifest(layout: Layout, raw: bytes, staged: Sequence[StagedBlob], tag: str) -> Entry:
+    """Take in the model of a manifest, whose blobs are there or `staged`. Under the lock: all of it, or nothing.
+
+    `tag` leaves any other model; empty = the model gets none.
+
+    Raises:
+        StoreError: a blob that should have been there is not.
+    """
+    index, manifest, model_id = layout.read_index(), parse_manifest(raw), digest_of(raw)
+    entry = index.find_id(model_id) or Entry(model_id, (), manifest.digests)
+    entry = entry.with_tag(tag) if tag else entry
     new_blobs: list[Digest] = []
-    entry: Entry | None = None
     try:
         for blob in staged:
             if not layout.blobs.has(blob.digest):
                 new_blobs.append(blob.digest)
             layout.blobs.commit(blob)
-        for layer in layers:
-            if not layout.blobs.has(layer.digest):
-                raise StoreError(f"The blob {layer.digest} was removed by another process meanwhile; try again.")
-        entry = _find_same(layout, index, layers, config)
-        if entry is None:
-            data, manifest = _documents(config, layers, parent)
-            fresh = Entry(digest_of(manifest), (), parse_manifest(manifest).digests)
-            entry = index.find_id(fresh.id) or fresh
-            new_blobs.append(digest_of(data))
-            layout.blobs.put_bytes(data)
-            layout.write_manifest(manifest)
-        layout.write_index(index.with_entry(entry.with_tag(tag)))
+        for digest in manifest.digests:
+            if not layout.blobs.has(digest):
+                raise StoreError(f"The blob {digest} was removed by another process meanwhile; try again.")
+        layout.write_manifest(raw)
+        layout.write_index(index.with_entry(entry))
     except BaseException:
         _undo(layout, new_blobs, entry)
         raise
-    return entry.with_tag(tag)
+    return entry
 
 
-def _undo(layout: Layout, new_blobs: Sequence[Digest], entry: Entry | None) -> None:
+def _undo(layout: Layout, new_blobs: Sequence[Digest], entry: Entry) -> None:
     """Take back what the index does not name. The index is read again: its replacement may have come that far."""
     with contextlib.suppress(DmrError):
         index = layout.read_index()
-        if entry is not None and index.find_id(entry.id) is None:
+        if index.find_id(entry.id) is None:
             layout.delete_manifest(entry.id)
         layout.delete_unreferenced(new_blobs, index)
 
@@ -110,20 +126,18 @@ def _layers(plan: ImportPlan, staged: Sequence[StagedBlob]) -> list[Layer]:
     ]
 
 
-def _find_same(layout: Layout, index: Index, layers: Sequence[Layer], config: ModelConfig) -> Entry | None:
-    """A readable model of the same layers, unless it was repackaged with another context size."""
+def _find_same(
+    layout: Layout, index: Index, layers: Sequence[Layer], config: ModelConfig, config_type: str
+) -> Entry | None:
+    """A readable model of the same layers and the same context size. Older ones do not say it: it is their file's."""
     wanted = [(layer.media_type, layer.digest) for layer in layers]
+    own_size = config.gguf.get(f"{config.architecture}.context_length")
+    sizes = (None, config.context_size) if own_size == str(config.context_size) else (config.context_size,)
     for entry in index.entries:
         with contextlib.suppress(DmrError):
             manifest = layout.read_manifest(entry.id)
             context_size = layout.read_config(manifest).config.context_size
             found = [(layer.media_type, layer.digest) for layer in manifest.layers]
-            if found == wanted and context_size in (None, config.context_size):
+            if found == wanted and context_size in sizes and manifest.config.media_type == config_type:
                 return entry
     return None
-
-
-def _documents(config: ModelConfig, layers: Sequence[Layer], parent: str) -> tuple[bytes, bytes]:
-    """The bytes of the config blob and of the manifest."""
-    data = build_config(config, layers, created=int(time.time()))
-    return data, build_manifest(layers, Descriptor(CONFIG_TYPE, digest_of(data), len(data)), parent)

@@ -19,12 +19,20 @@ CONFIG_V02_TYPE = "application/vnd.docker.ai.model.config.v0.2+json"
 MODELPACK_CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
 CONFIG_TYPES = (CONFIG_TYPE, CONFIG_V02_TYPE, MODELPACK_CONFIG_TYPE)
 
+MODELPACK_ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
+
 GGUF_TYPE = "application/vnd.docker.ai.gguf.v3"
+SAFETENSORS_TYPE = "application/vnd.docker.ai.safetensors"
+DDUF_TYPE = "application/vnd.docker.ai.dduf"
 MMPROJ_TYPE = "application/vnd.docker.ai.mmproj"
 CHAT_TEMPLATE_TYPE = "application/vnd.docker.ai.chat.template.jinja"
 LICENSE_TYPE = "application/vnd.docker.ai.license"
+FILE_TYPE = "application/vnd.docker.ai.model.file"  # a tokenizer, a configuration: whatever else belongs to the model
 MODELPACK_GGUF_TYPE = "application/vnd.cncf.model.weight.v1.gguf"
 MODELPACK_RAW_TYPE = "application/vnd.cncf.model.weight.v1.raw"
+MODELPACK_SAFETENSORS_TYPE = "application/vnd.cncf.model.weight.v1.safetensors"
+MODELPACK_FILE_TYPE = "application/vnd.cncf.model.weight.config.v1.raw"
+MODELPACK_DOCUMENT_TYPE = "application/vnd.cncf.model.doc.v1.raw"
 
 # What a model brings along for requests that do not say it themselves: Ollama's layers, which others pass over.
 SYSTEM_TYPE = "application/vnd.ollama.image.system"
@@ -80,12 +88,10 @@ class Manifest(Value, rename="camel", frozen=True):
 
 def build_manifest(layers: Sequence[Layer], config: Descriptor, parent: str = "") -> bytes:
     """The manifest's bytes, whose SHA-256 is the model's ID. Equal arguments give equal bytes."""
-    document: dict[str, Any] = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "config": config,
-        "layers": list(layers),
-    }
+    document: dict[str, Any] = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE}
+    if config.media_type == MODELPACK_CONFIG_TYPE:
+        document["artifactType"] = MODELPACK_ARTIFACT_TYPE
+    document |= {"config": config, "layers": list(layers)}
     if parent:
         document["annotations"] = {PARENT_ANNOTATION: parent}
     return msgspec.json.encode(document)
@@ -129,6 +135,31 @@ def mmproj_layer(manifest: Manifest) -> Layer | None:
     return first_layer(manifest, MMPROJ_TYPE) or next(named, None)
 
 
+def chat_template_layer(manifest: Manifest) -> Layer | None:
+    """The Jinja template beside the weights. Where files have no media types of their own, its name tells."""
+    named = (
+        layer
+        for layer in manifest.layers
+        if layer.media_type in (FILE_TYPE, MODELPACK_FILE_TYPE) and layer.file_name.lower().endswith(".jinja")
+    )
+    return first_layer(manifest, CHAT_TEMPLATE_TYPE) or next(named, None)
+
+
+def license_layers(manifest: Manifest) -> tuple[Layer, ...]:
+    """In the order of the manifest. A ModelPack's documents are licences if they are called so."""
+    return tuple(layer for layer in manifest.layers if is_license(layer))
+
+
+def is_license(layer: Layer) -> bool:
+    if layer.media_type == MODELPACK_DOCUMENT_TYPE:
+        return is_license_name(layer.file_name)
+    return layer.media_type in LICENSE_TYPES
+
+
+def is_license_name(name: str) -> bool:
+    return any(word in name.lower() for word in ("license", "licence", "copying", "notice"))
+
+
 def _is_gguf(layer: Layer, model_format: str) -> bool:
     if layer.media_type == GGUF_TYPE:
         return True
@@ -143,4 +174,4 @@ def _is_modelpack_weight(layer: Layer) -> bool:
 
 
 def _is_mmproj_name(name: str) -> bool:
-    return "mmproj" in name.lower() and name.endswith(".gguf")
+    return "mmproj" in name.lower() and name.endswith((".gguf", ".mmproj"))

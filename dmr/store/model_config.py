@@ -1,4 +1,4 @@
-"""Config blobs: writes the classic shape, reads that one (v0.1, v0.2) and the CNCF ModelPack's."""
+"""Config blobs: writes and reads the flat shape (v0.1, v0.2) and the CNCF ModelPack's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from dmr.errors import StoreError, Unsupported
 from dmr.store.gguf_config import MAX_CONTEXT_SIZE, format_size
-from dmr.store.manifest import CONFIG_TYPES, MODELPACK_CONFIG_TYPE, Layer, Manifest, weight_layers
+from dmr.store.manifest import CONFIG_TYPE, CONFIG_TYPES, MODELPACK_CONFIG_TYPE, Layer, Manifest, weight_layers
 from dmr.types import ModelConfig, Value
 
 MAX_CONFIG_BYTES = 16 << 20
@@ -31,6 +31,8 @@ class _FlatConfig(msgspec.Struct, frozen=True):
     architecture: str | None = None
     size: str | None = None
     gguf: dict[str, str] | None = None
+    safetensors: dict[str, str] | None = None
+    diffusers: dict[str, str] | None = None
     context_size: int | None = None
 
 
@@ -43,20 +45,32 @@ class _ModelPackConfig(msgspec.Struct, frozen=True, rename="camel"):
     quantization: str | None = None
     param_size: str | None = None
     architecture: str | None = None
+    context_size: int | None = msgspec.field(default=None, name="context_size")  # ours: the format has no field for it
 
 
 class _ModelPackDocument(msgspec.Struct, frozen=True):
     config: _ModelPackConfig | None = None
 
 
-def build_config(config: ModelConfig, layers: Sequence[Layer], created: int) -> bytes:
-    """A classic config blob, v0.1. `created` in Unix seconds. Equal arguments give equal bytes."""
-    time = datetime.datetime.fromtimestamp(created, datetime.timezone.utc)
+def build_config(config: ModelConfig, layers: Sequence[Layer], created: int, kind: str = CONFIG_TYPE) -> bytes:
+    """A config blob of the media type `kind`. `created` in Unix seconds. Equal arguments give equal bytes."""
+    time = datetime.datetime.fromtimestamp(created, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    digests = [layer.digest for layer in layers]
+    if kind != MODELPACK_CONFIG_TYPE:
+        root = {"type": "rootfs", "diff_ids": digests}
+        return msgspec.json.encode({"config": config, "descriptor": {"created": time}, "rootfs": root})
+    fields = {
+        "architecture": config.architecture,
+        "format": config.format,
+        "paramSize": config.parameters,
+        "quantization": config.quantization,
+        "context_size": config.context_size,
+    }
     return msgspec.json.encode(
         {
-            "config": config,
-            "descriptor": {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ")},
-            "rootfs": {"type": "rootfs", "diff_ids": [layer.digest for layer in layers]},
+            "descriptor": {"createdAt": time},
+            "config": {name: value for name, value in fields.items() if value},
+            "modelfs": {"type": "layers", "diffIds": digests},
         }
     )
 
@@ -98,7 +112,9 @@ def _read_flat(document: Mapping[str, Any], manifest: Manifest) -> StoredConfig:
         architecture=flat.architecture or "",
         size=flat.size or "",
         gguf=flat.gguf or {},
-        context_size=flat.context_size if 0 < (flat.context_size or 0) <= MAX_CONTEXT_SIZE else None,
+        safetensors=flat.safetensors or {},
+        diffusers=flat.diffusers or {},
+        context_size=_context_size(flat.context_size),
     )
     return StoredConfig(config, _created(document, "created"))
 
@@ -112,8 +128,13 @@ def _read_modelpack(document: Mapping[str, Any], manifest: Manifest) -> StoredCo
         parameters=pack.param_size or "",
         architecture=pack.architecture or "",
         size=format_size(sum(layer.size for layer in weights)) if weights else "",
+        context_size=_context_size(pack.context_size),
     )
     return StoredConfig(config, _created(document, "createdAt"))
+
+
+def _context_size(size: int | None) -> int | None:
+    return size if 0 < (size or 0) <= MAX_CONTEXT_SIZE else None
 
 
 def _created(document: Mapping[str, Any], key: str) -> int:

@@ -11,11 +11,11 @@ from dmr.store.index import Entry
 from dmr.store.layout import Layout
 from dmr.store.manifest import (
     DEFAULTS_TYPES,
-    LICENSE_TYPES,
     PARENT_ANNOTATION,
     Layer,
     Manifest,
     first_layer,
+    license_layers,
     mmproj_layer,
 )
 from dmr.types import ModelDefaults, ModelRecord
@@ -49,12 +49,11 @@ def read_defaults(layout: Layout, manifest: Manifest) -> ModelDefaults:
 def read_licenses(layout: Layout, manifest: Manifest) -> tuple[str, ...]:
     """Their texts. One that cannot be read is no reason not to run the model: it is left out with a log warning."""
     texts = []
-    for layer in manifest.layers:
-        if layer.media_type in LICENSE_TYPES:
-            try:
-                texts.append(_read(layout, layer).decode(errors="replace"))
-            except StoreError as error:
-                _log.warning("a licence is left out: %s", error)
+    for layer in license_layers(manifest):
+        try:
+            texts.append(_read(layout, layer).decode(errors="replace"))
+        except StoreError as error:
+            _log.warning("a licence is left out: %s", error)
     return tuple(texts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from dmr.store.import_plan import MAX_TEXT_BYTES, plan_import
 from dmr.store.importer import import_model
 from dmr.store.index import Entry, Index
 from dmr.store.layout import Layout
-from dmr.store.manifest import CHAT_TEMPLATE_TYPE, Layer, first_layer, mmproj_layer, weight_layers
+from dmr.store.manifest import Layer, chat_template_layer, mmproj_layer, weight_layers
 from dmr.store.record import read_record
 from dmr.store.reference import DEFAULT_REGISTRY, looks_like_id, parse_reference
 from dmr.store.uploads import Uploads, read_digest
@@ -81,7 +82,7 @@ class ModelStore:
         weights = weight_layers(manifest, model_format)
         if not weights:
             raise Unsupported(f"The model '{reference_text}' has the format '{model_format}'; only GGUF can be run.")
-        mmproj, template = mmproj_layer(manifest), first_layer(manifest, CHAT_TEMPLATE_TYPE)
+        mmproj, template = mmproj_layer(manifest), chat_template_layer(manifest)
         return ModelFiles(
             weights=tuple(self._whole_path(layer) for layer in weights),
             mmproj=self._whole_path(mmproj) if mmproj else None,
@@ -94,7 +95,7 @@ class ModelStore:
         Raises:
             ModelNotFound, InvalidReference.
         """
-        layer = first_layer(self._layout.read_manifest(self._find(reference_text).id), CHAT_TEMPLATE_TYPE)
+        layer = chat_template_layer(self._layout.read_manifest(self._find(reference_text).id))
         return None if layer is None else self._layout.read_blob(layer.digest, MAX_TEXT_BYTES).decode(errors="replace")
 
     def import_gguf(
@@ -115,7 +116,7 @@ class ModelStore:
         Raises:
             InvalidReference, InvalidModelFile.
         """
-        tag = self._parse_tag(reference)
+        tag = self.parse_tag(reference)
         plan = plan_import(path, mmproj, chat_template, licenses)
         return self._record(import_model(self._layout, plan, tag, move, progress, self.lock_timeout))
 
@@ -138,7 +139,7 @@ class ModelStore:
         Raises:
             ModelNotFound, InvalidReference.
         """
-        tag = self._parse_tag(target)
+        tag = self.parse_tag(target)
         self._find(source, loose=True)
         with self._layout.lock(self.lock_timeout):
             index = self._layout.read_index()
@@ -189,6 +190,20 @@ class ModelStore:
         """Bytes of the whole folder."""
         return self._layout.disk_usage()
 
+    def parse_tag(self, text: str) -> str:
+        """The full name of a tag to be given. Raises InvalidReference."""
+        reference = parse_reference(text, self.default_registry)
+        if reference.digest:
+            raise InvalidReference(f"'{text}' has a digest; a model is tagged with a plain name.")
+        return str(reference)
+
+    def name_of(self, record: ModelRecord, text: str) -> str:
+        """The model's full name, the one it was asked for by if that is one of its own; empty if it has none."""
+        asked = ""
+        with contextlib.suppress(InvalidReference):  # an ID
+            asked = str(parse_reference(text, self.default_registry))
+        return asked if asked in record.tags else next(iter(record.tags), "")
+
     def _find(self, text: str, loose: bool = False) -> Entry:
         return self._resolve(self._layout.read_index(), text, loose)[0]
 
@@ -208,12 +223,6 @@ class ModelStore:
         if entry is None:
             raise ModelNotFound(text)
         return entry, tag
-
-    def _parse_tag(self, text: str) -> str:
-        reference = parse_reference(text, self.default_registry)
-        if reference.digest:
-            raise InvalidReference(f"'{text}' has a digest; a model is tagged with a plain name.")
-        return str(reference)
 
     def _record(self, entry: Entry) -> ModelRecord:
         return read_record(self._layout, entry)

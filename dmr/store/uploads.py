@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dmr.errors import InvalidRequest
+from dmr.store.blobs import BlobStore, StagedBlob
 from dmr.store.digest import Digest, hex_of
-from dmr.store.disk import create_temporary, rename_durably, store_errors, sweep
+from dmr.store.disk import create_temporary, rename_durably, store_errors, sweep, temporary_path
 
 GRACE_SECONDS = 24 * 3600.0  # the other files of a model may take long to come
 PIECE = 1 << 20  # bytes
@@ -68,6 +69,20 @@ class Uploads:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
+
+    def stage(self, blobs: BlobStore, digest: Digest, size: int, cleanup: contextlib.ExitStack) -> StagedBlob:
+        """A second name for an upload, beside the blobs; it was checked when it came. `cleanup` takes it away."""
+        path = self.path_of(digest)
+        with store_errors(f"take in {digest}"):
+            blobs.folder.mkdir(parents=True, exist_ok=True)
+            temporary = temporary_path(blobs.folder)
+            try:
+                os.link(path, temporary)
+                staged = StagedBlob(digest, size, temporary)
+            except OSError:  # a file system without links
+                staged = blobs.stage_file(path, expected=digest)
+        cleanup.callback(blobs.discard, staged)
+        return staged
 
     def remove(self, digest: Digest) -> None:
         with contextlib.suppress(OSError):

@@ -29,6 +29,7 @@ from dmr.types.models import (
     ModelRecord,
     NewModel,
     Removal,
+    Repackaging,
     RunningModel,
     TransferProgress,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "Prompt",
     "ReasoningDelta",
     "Removal",
+    "Repackaging",
     "RerankRequest",
     "ResponseFormat",
     "Role",

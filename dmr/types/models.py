@@ -61,6 +61,17 @@ class NewModel(Value, frozen=True):
     licenses: tuple[str, ...] = ()  # beside those of the base
 
 
+class Repackaging(Value, frozen=True):
+    """What a model made of another one's files shall have otherwise."""
+
+    target: str
+    context_size: int | None = None  # tokens
+    chat_template: str | None = None  # None = as it is, empty = none beside the weights
+    mmproj: str = ""  # the digest of a file that the store was given; empty = as it is
+    licenses: tuple[str, ...] = ()  # beside those it has
+    format: str = ""  # empty = as it is
+
+
 class RunningModel(Value, frozen=True):
     """One loaded model, as `ps` shows it."""
 
