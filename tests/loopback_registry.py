@@ -6,17 +6,27 @@ import base64
 import hashlib
 import json
 import re
+import socket
+import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 _BLOB = re.compile(r"/v2/(?P<name>.+)/blobs/(?P<digest>sha256:[0-9a-f]{64})")
 _MANIFEST = re.compile(r"/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)")
+SLOW_PIECE = 1 << 16  # bytes
 _UPLOAD = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<id>\w*)")
+
+
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that leave, and those that do not speak TLS, are no news."""
 
 
 class LoopbackServer:
@@ -42,13 +52,20 @@ class LoopbackServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _QuietServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def answer(self, handler: BaseHTTPRequestHandler, headers: dict[str, str]) -> None:
         raise NotImplementedError
+
+    def use_tls(self, certificate: Path, key: Path) -> None:
+        """To be called before the first request."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        # The handshake is left to the thread that serves the connection.
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -79,12 +96,14 @@ class LoopbackRegistry(LoopbackServer):
         self.tokens: set[str] = set()
         self.cut_after: list[int] = []  # bytes after which the next blob answers break off
         self.failures: list[int] = []  # statuses of the next answers to blob requests
+        self.upload_failures: list[int] = []  # statuses of the next uploads; 0 = the connection breaks
         self.ignores_ranges = False
         self.lies_about_ranges = False
         self.denies_ranges = False  # 416 for all but the start
         self.wrong_bytes = False
         self.redirect_to = ""  # base address that blobs are redirected to
         self.bytes_sent: Counter[str] = Counter()
+        self.seconds_per_mib = 0.0  # how slowly blobs are sent
         self.hold = threading.Event()  # blob answers wait for it
         self.hold.set()
         super().__init__()
@@ -151,7 +170,14 @@ class LoopbackRegistry(LoopbackServer):
         if handler.command == "POST":
             send(handler, 202, Location=f"/v2/{match['name']}/blobs/uploads/1?state=a")
             return
+        failure = self.upload_failures.pop(0) if self.upload_failures else None
+        if failure == 0:
+            handler.close_connection = True
+            return
         data = handler.rfile.read(int(headers["content-length"]))
+        if failure is not None:
+            send(handler, failure)
+            return
         wanted = parse_qs(urlsplit(handler.path).query)["digest"][0]
         send(handler, 201 if self.add_blob(data) == wanted else 400)
 
@@ -185,58 +211,17 @@ class LoopbackRegistry(LoopbackServer):
         if self.cut_after:
             part = part[: self.cut_after.pop(0)]
             handler.close_connection = True
-        self.bytes_sent[digest] += len(part)
-        handler.wfile.write(part)
-
-
-class LoopbackHub(LoopbackServer):
-    """`files` by path; the tree is given in pages of two."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.repository = "Org/Tiny-GGUF"
-        self.token = ""
-        self.limit_reached = False
-        self.lfs: dict[str, Any] = {}  # told instead of what is true
-        super().__init__()
-
-    def answer(self, handler: BaseHTTPRequestHandler, headers: dict[str, str]) -> None:
-        url = urlsplit(handler.path)
-        if self.limit_reached:
-            send(handler, 429)
-        elif self.token and headers.get("authorization") != f"Bearer {self.token}":
-            send(handler, 401)
-        elif url.path == f"/api/models/{self.repository}/tree/main":
-            self._tree(handler, int(parse_qs(url.query).get("cursor", ["0"])[0]))
-        elif url.path.startswith(f"/{self.repository}/resolve/main/"):
-            self._file(handler, url.path.partition("/resolve/main/")[2], headers)
-        else:
-            send(handler, 404)
-
-    def _tree(self, handler: BaseHTTPRequestHandler, begin: int) -> None:
-        names = sorted(self.files)[begin : begin + 2]
-        listed = [self._entry(name) for name in names]
-        more = {}
-        if begin + 2 < len(self.files):
-            following = f"http://{self.host}/api/models/{self.repository}/tree/main?recursive=true&cursor={begin + 2}"
-            more["Link"] = f'<{following}>; rel="next"'
-        send(handler, 200, json.dumps(listed).encode(), **more)
-
-    def _entry(self, name: str) -> dict[str, Any]:
-        data = self.files[name]
-        entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
-        if name.endswith(".gguf"):
-            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), **self.lfs}
-        return entry
-
-    def _file(self, handler: BaseHTTPRequestHandler, name: str, headers: dict[str, str]) -> None:
-        data = self.files.get(name)
-        if data is None:
-            send(handler, 404)
+        if not self.seconds_per_mib:
+            self.bytes_sent[digest] += len(part)
+            handler.wfile.write(part)
             return
-        begin = int(headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
-        more = {"Content_Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"} if begin else {}
-        send(handler, 206 if begin else 200, data[begin:], **more)
+        # Little is under way at any time, so that what was sent is what has come.
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SLOW_PIECE)
+        for offset in range(0, len(part), SLOW_PIECE):
+            piece = part[offset : offset + SLOW_PIECE]
+            handler.wfile.write(piece)
+            self.bytes_sent[digest] += len(piece)
+            time.sleep(self.seconds_per_mib * len(piece) / (1 << 20))
 
 
 @contextmanager

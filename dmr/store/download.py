@@ -68,7 +68,8 @@ def download_blob(
     with store_errors(f"write the blob {digest}"):
         blobs.folder.mkdir(parents=True, exist_ok=True)
         with _open_alone(path, transport, report) as file:
-            if is_whole(blobs, digest, size):  # somebody was faster
+            if is_whole(blobs, digest, size):  # somebody was faster, and the file that is held is a new one
+                path.unlink()
                 report(size)
                 return
             _fill(file, digest, size, open_at, transport, report)

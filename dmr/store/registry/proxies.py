@@ -64,10 +64,10 @@ def _matches(host: str, port: int, entry: str) -> bool:
                 return True
         except ValueError:
             pass
-    parts = urlsplit(f"//{entry}")
     try:
+        parts = urlsplit(f"//{entry}")
         name, wanted_port = (parts.hostname or "").removeprefix("*"), parts.port
-    except ValueError:
+    except ValueError:  # no host at all
         return False
     if not name or wanted_port not in (None, port):
         return False

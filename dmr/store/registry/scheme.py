@@ -36,12 +36,12 @@ def _speaks_plainly(transport: Transport, host: str) -> bool:
 
 
 def _answers(transport: Transport, url: str) -> bool:
-    """A certificate that cannot be checked is an answer too: whoever goes on will be told of it."""
+    """A certificate that is not believed is an answer too: whoever goes on will be told of it."""
     try:
         with transport.open("GET", url, {}, follow=False, patience=BRIEF):
             return True
     except RegistryError as error:
-        return "certificate" in error.message
+        return error.retry_after is None and "wrong version" not in error.message
 
 
 def _is_local(host: str) -> bool:

@@ -62,7 +62,7 @@ class Transport:
 
     def part(self) -> Transport:
         """The same connections, for a part of the work that can be given up without the rest."""
-        part = Transport(self._is_unwanted)
+        part = Transport(self.is_unwanted)
         part._ways_out = self._ways_out
         return part
 
@@ -71,10 +71,11 @@ class Transport:
         self._ways_out.blindly_trusted.add(host)
 
     def check_cancelled(self) -> None:
-        if self._is_unwanted():
+        if self.is_unwanted():
             raise TransferCancelled
 
-    def _is_unwanted(self) -> bool:
+    def is_unwanted(self) -> bool:
+        """Whether it was cancelled or given up."""
         return self._given_up.is_set() or self._cancelled()
 
     def give_up(self) -> None:

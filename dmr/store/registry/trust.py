@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 
+import urllib3
 from urllib3.util.ssl_ import create_urllib3_context
 
 from dmr.errors import RegistryError
@@ -27,7 +28,8 @@ def trusting_context(certificates: str, environ: Mapping[str, str]) -> ssl.SSLCo
 
 
 def blind_context() -> ssl.SSLContext:
-    """Whoever answers is believed."""
+    """Whoever answers is believed. No warning is given: the user has asked for it."""
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     context = create_urllib3_context(cert_reqs=ssl.CERT_NONE)
     context.check_hostname = False
     return context

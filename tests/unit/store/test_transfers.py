@@ -4,78 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from loopback_registry import LoopbackHub, LoopbackRegistry, running
-from unit.store.gguf_bytes import Tensor, gguf_bytes
+from loopback_registry import LoopbackRegistry, running
+from transfer_models import NOBODY, bring
 
-from dmr.errors import InvalidReference, RegistryError, RemoteModelNotFound, StoreError, Unauthorized, Unsupported
+from dmr.errors import RegistryError, RemoteModelNotFound, Unauthorized, Unsupported
 from dmr.store.pull import RegistryOptions
-from dmr.store.registry import transport
 from dmr.store.registry.transport import TransferCancelled
 from dmr.store.store import ModelStore
 from dmr.store.transfers import pull, push
 from dmr.types import TransferProgress
 
-NOBODY = RegistryOptions(environ={})
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAX_WAIT", 0.01)
-
-
-@pytest.fixture
-def registry() -> Iterator[LoopbackRegistry]:
-    with running(LoopbackRegistry()) as server:
-        yield server
-
-
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with running(LoopbackHub()) as server:
-        yield server
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> ModelStore:
-    """A store with one model of 3 MiB."""
-    path = tmp_path / "model.gguf"
-    path.write_bytes(
-        gguf_bytes(
-            {"general.architecture": "llama"}, tensors=[Tensor("a", (1024 * 768,), data=bytes(range(256)) * 12 * 1024)]
-        )
-    )
-    store = ModelStore(tmp_path / "source")
-    store.import_gguf(path, "test/model")
-    return store
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "target")
-
-
-@pytest.fixture
-def name(registry: LoopbackRegistry, source: ModelStore) -> str:
-    """The model's name in the registry, where it is already."""
-    pushed = f"{registry.host}/test/model:v1"
-    push(source, "test/model", pushed, NOBODY, lambda _: None)
-    registry.requests.clear()
-    return pushed
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def weights(registry: LoopbackRegistry) -> str:
     return max(registry.blobs, key=lambda digest: len(registry.blobs[digest]))
-
-
-def bring(store: ModelStore, name: str, options: RegistryOptions = NOBODY) -> list[TransferProgress]:
-    reports: list[TransferProgress] = []
-    pull(store, name, options, reports.append)
-    return reports
 
 
 def test_what_was_pushed_can_be_pulled_byte_for_byte(
@@ -275,73 +222,3 @@ def test_a_cancelled_pull_keeps_what_has_come(name: str, target: ModelStore, reg
     assert left.stat().st_size >= 1 << 20
     bring(target, name)
     assert target.get(name)
-
-
-# --- Hugging Face ----------------------------------------------------------------------------------------------------
-
-
-def hub_options(hub: LoopbackHub, **environ: str) -> RegistryOptions:
-    return RegistryOptions(environ={"HF_ENDPOINT": f"http://{hub.host}", **environ})
-
-
-def tiny(number: int) -> bytes:
-    return gguf_bytes({"general.architecture": "llama", "x": number}, tensors=[Tensor("a")])
-
-
-def test_a_quantization_is_pulled(hub: LoopbackHub, target: ModelStore) -> None:
-    hub.files = {
-        "README.md": b"# tiny",
-        "tiny-Q4_K_M.gguf": tiny(1),
-        "tiny-Q8_0.gguf": tiny(2),
-        "sub/tiny-Q2_K.gguf": tiny(3),
-    }
-    for asked, number in (("hf.co/Org/Tiny-GGUF", 1), ("hf.co/Org/Tiny-GGUF:q8_0", 2), ("hf.co/Org/Tiny-GGUF:Q2_K", 3)):
-        bring(target, asked, hub_options(hub))
-        assert target.files(asked).weights[0].read_bytes() == tiny(number)
-
-
-def test_no_other_quantization_is_taken_instead(hub: LoopbackHub, target: ModelStore) -> None:
-    hub.files = {"tiny-Q8_0.gguf": tiny(2), "tiny-Q2_K.gguf": tiny(3)}
-    with pytest.raises(RemoteModelNotFound, match=r"no Q4_K_M; it has: Q2_K, Q8_0"):
-        bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub))
-    with pytest.raises(RemoteModelNotFound, match=r"no Q8"):
-        bring(target, "hf.co/Org/Tiny-GGUF:Q8", hub_options(hub))
-    hub.files = {"tiny-Q8_0.gguf": tiny(2)}
-    bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub))
-
-
-def test_shards_come_together(hub: LoopbackHub, target: ModelStore) -> None:
-    for number in (0, 1):
-        metadata = {"general.architecture": "llama", "split.no": number, "split.count": 2, "split.tensors.count": 2}
-        data = gguf_bytes(metadata, tensors=[Tensor(f"t{number}")])
-        hub.files[f"Q4_K_M/tiny-Q4_K_M-{number + 1:05}-of-00002.gguf"] = data
-    bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub))
-    assert len(target.files("hf.co/Org/Tiny-GGUF").weights) == 2
-    del hub.files["Q4_K_M/tiny-Q4_K_M-00002-of-00002.gguf"]
-    with pytest.raises(RemoteModelNotFound, match="1 of 2 shards"):
-        bring(target, "hf.co/Org/Tiny-GGUF:Q4_K_M", hub_options(hub))
-
-
-@pytest.mark.parametrize(
-    "lfs", [{"size": "big"}, {"size": [1]}, {"size": -1}, {"size": 1e400}, {"size": None}, {"oid": "x"}, {"oid": None}]
-)
-def test_a_list_that_makes_no_sense_is_told(hub: LoopbackHub, target: ModelStore, lfs: dict[str, object]) -> None:
-    hub.files = {"tiny-Q8_0.gguf": tiny(2)}
-    hub.lfs = lfs
-    with pytest.raises((RegistryError, StoreError)):
-        bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub))
-
-
-def test_gated_missing_and_limited_repositories_are_told(hub: LoopbackHub, target: ModelStore) -> None:
-    hub.files = {"tiny-Q8_0.gguf": tiny(2)}
-    hub.token = "hf_secret"
-    with pytest.raises(Unauthorized, match="HF_TOKEN"):
-        bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub))
-    bring(target, "hf.co/Org/Tiny-GGUF", hub_options(hub, HF_TOKEN="hf_secret"))
-    with pytest.raises(RemoteModelNotFound, match="does not exist"):
-        bring(target, "hf.co/Org/None", hub_options(hub, HF_TOKEN="hf_secret"))
-    hub.limit_reached = True
-    with pytest.raises(RegistryError, match="rate limit"):
-        bring(target, "hf.co/Org/Other", hub_options(hub))
-    with pytest.raises(InvalidReference):
-        bring(target, "hf.co/../x", hub_options(hub))
