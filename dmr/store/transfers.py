@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from dmr.errors import DmrError, RegistryError
-from dmr.store.hugging_face import parse_hub_name, pull_from_hub
+from dmr.store.hugging_face.names import parse_hub_name
+from dmr.store.hugging_face.pull import pull_from_hub
 from dmr.store.layout import Layout
 from dmr.store.pull import RegistryOptions, Report, parse_remote, pull_model
 from dmr.store.push import push_model
