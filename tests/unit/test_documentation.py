@@ -12,7 +12,7 @@ import pytest
 from fakes import FakeService
 
 from dmr.cli.address import DEFAULT_ADDRESS
-from dmr.config import VARIABLES, read_settings
+from dmr.config import VARIABLES, Alias, read_settings
 from dmr_server.app import routes
 from dmr_server.generation import Stamps
 from dmr_server.openai.resources import ROOTS
@@ -39,7 +39,24 @@ def documented_settings() -> dict[str, str]:
 
 
 def test_every_variable_is_documented_and_no_other() -> None:
-    assert set(documented_settings()) == {*VARIABLES, "MODEL_RUNNER_HOST"}
+    assert set(documented_settings()) == {*VARIABLES, "MODEL_RUNNER_HOST", "DMR_CONFIG"}
+
+
+@pytest.mark.parametrize("variable", sorted(VARIABLES))
+def test_every_key_of_the_settings_file_is_documented(variable: str) -> None:
+    row = VARIABLES[variable]
+    key = row.key if row.kind is Alias else f"{row.section}.{row.key}"
+    found = next(cells for cells in rows(CONFIGURATION) if cells[0] == f"`{variable}`")
+    assert found[2] == f"`{key}`", "| Variable | Default | Key | Meaning |"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_settings_files_on_the_pages_can_be_read(page: Path, tmp_path: Path) -> None:
+    for text in re.findall(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        if not re.search(r"^\[(server|engine|registry|aliases|engines\..*)\]$", text, re.MULTILINE):
+            continue  # another program's
+        (tmp_path / "config.toml").write_text(text, encoding="utf-8")
+        assert read_settings({"DMR_CONFIG": str(tmp_path / "config.toml")}) != read_settings({}), text
 
 
 @pytest.mark.parametrize("variable", sorted(VARIABLES))
