@@ -68,6 +68,8 @@ from dmr.wire import (
 )
 
 SMALLEST_PREFILL_CHUNK = 32  # tokens; below, a step's cost is mostly that of reading the weights
+MAX_QUICK_LENGTH = 2048  # characters or tokens of a request that the event loop itself prepares, in half a millisecond
+MAX_QUICK_CHOICES = 4
 
 logger = logging.getLogger("dmr.engine")
 
@@ -151,8 +153,11 @@ class Server:
     ) -> None:
         if self._steps is None:
             raise Unsupported(self._refusal)
-        loop = asyncio.get_running_loop()
-        request = await loop.run_in_executor(self._executor, self._intake.prepare, message)
+        if _is_quickly_prepared(message):
+            request = self._intake.prepare(message)
+        else:
+            loop = asyncio.get_running_loop()
+            request = await loop.run_in_executor(self._executor, self._intake.prepare, message)
         if writer.is_closing():  # it has left meanwhile
             return
         outbox = self._outboxes[request] = Outbox(writer)
@@ -193,6 +198,13 @@ class Server:
             except Exception:
                 logger.exception("what a step gave could not be told")
                 outbox.put([WireError.of(InternalError("The engine failed."))])
+
+
+def _is_quickly_prepared(message: EngineRequest) -> bool:
+    """Whether it takes less time than to hand it to another thread and back (65 us against 700, SmolLM2)."""
+    texts = (*message.prompts, *message.literals, message.suffix or "")
+    is_plain = message.grammar is None and len(message.prompts) * message.num_choices <= MAX_QUICK_CHOICES
+    return is_plain and sum(map(len, texts)) <= MAX_QUICK_LENGTH
 
 
 async def _first_of(done: Awaitable[object], reader: asyncio.StreamReader) -> bool:

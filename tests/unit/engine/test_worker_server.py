@@ -157,6 +157,28 @@ def test_one_connection_is_one_request(worker: Worker) -> None:
     assert isinstance(last, EngineCompleted)
 
 
+def test_what_takes_long_to_prepare_holds_up_no_other(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prompt is prepared by a thread of its own; short ones are by the loop itself."""
+    prepare, may_go_on = worker.server._intake.prepare, threading.Event()
+
+    def slow(message: EngineRequest) -> Request:
+        if len(message.prompts[0]) > 100:
+            assert may_go_on.wait(5)
+        return prepare(message)
+
+    monkeypatch.setattr(worker.server._intake, "prepare", slow)
+    monkeypatch.setattr("dmr.engine.worker.MAX_QUICK_LENGTH", 100)
+    long = [1] * 200
+    answers: list[str] = []
+    thread = threading.Thread(target=lambda: answers.append(text(collect(worker.generate(*long, max_tokens=2)))))
+    thread.start()
+    assert text(collect(worker.generate(5, max_tokens=2))) == text_of(answer_to([5], 2))
+    assert answers == []
+    may_go_on.set()
+    thread.join(5)
+    assert answers == [text_of(answer_to(long, 2))]
+
+
 def test_the_engine_closes_the_connection_after_its_answer(worker: Worker) -> None:
     messages = worker.generate(1, max_tokens=1)
     collect(messages)
