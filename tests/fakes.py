@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from dmr.errors import ModelNotFound, RemoteModelNotFound
+from dmr.service.names import Names
 from dmr.service.upstreams import Upstreams
 from dmr.types import (
     DetokenizeRequest,
@@ -77,6 +78,7 @@ class FakeService:
         self.measured: list[ModelStatistics] = []
         self.ready = True
         self.upstreams = Upstreams()
+        self.names = Names(cast(Any, FakeRecords(self)))
         self.remote_models = FakeRemoteModels()
         self.requests: list[GenerateRequest] = []
         self.streams: list[FakeStream] = []
@@ -238,6 +240,16 @@ class FakeService:
     def _fail(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+
+class FakeRecords:
+    """The part of a record cache that names need."""
+
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    def get(self, reference: str) -> ModelRecord:
+        return self._service.get_model(reference)
 
 
 def model_record(*tags: str, id: str = "sha256:" + "ab" * 32) -> ModelRecord:

@@ -25,6 +25,9 @@ from dmr_server.openai import resources as openai
 from dmr_server.openai.wire import OpenAIDialect
 from dmr_server.openapi import OpenApi
 from dmr_server.passing_on import PassOn
+from dmr_server.recording import journal
+from dmr_server.recording.recorder import Recorder
+from dmr_server.recording.resources import Requests
 from dmr_server.refusal import Refusal
 from dmr_server.responses import resources as responses
 
@@ -53,9 +56,11 @@ def create_app(service: Service, settings: Settings, stamps: Stamps | None = Non
     """The WSGI app over a service."""
     prepare_types()
     sending = Sending(settings.write_timeout)
+    recorder = _recorder(service, settings)
     passing_on = PassOn(service, settings.max_body_bytes)
     app: App = falcon.App(
         middleware=[
+            recorder,
             RequestId(),
             CleanPath(),
             ModelsForAnthropic(),
@@ -66,7 +71,7 @@ def create_app(service: Service, settings: Settings, stamps: Stamps | None = Non
         ]
     )
     app.router_options.converters["model"] = ModelName
-    for template, resource in routes(service, settings, stamps or Stamps()).items():
+    for template, resource in routes(service, settings, stamps or Stamps(), recorder).items():
         app.add_route(template, resource)
     app.add_error_handler(Exception, _on_defect)
     app.add_error_handler(falcon.HTTPError, _on_http_error)
@@ -75,8 +80,14 @@ def create_app(service: Service, settings: Settings, stamps: Stamps | None = Non
     return app
 
 
-def routes(service: Service, settings: Settings, stamps: Stamps) -> dict[str, object]:
+def _recorder(service: Service, settings: Settings) -> Recorder:
+    path = settings.runtime_dir / journal.NAME if settings.runtime_dir is not None else None
+    return Recorder(service, journal.Journal(path), settings.record)
+
+
+def routes(service: Service, settings: Settings, stamps: Stamps, recorder: Recorder | None = None) -> dict[str, object]:
     """Every route there is."""
+    recorder = recorder or _recorder(service, settings)
     table: dict[str, object] = {
         **docker.routes(service, settings),
         **engines.routes(service, settings),
@@ -85,7 +96,9 @@ def routes(service: Service, settings: Settings, stamps: Stamps) -> dict[str, ob
         **anthropic.routes(service, settings, stamps),
         **ollama.routes(service, settings, stamps),
     }
-    table["/metrics"] = Metrics(service)
+    table["/engines/requests"] = Requests(service, recorder)
+    if not settings.disable_metrics:
+        table["/metrics"] = Metrics(service, recorder)
     table["/openapi.json"] = OpenApi(service, table)
     return table
 

@@ -14,8 +14,10 @@ import falcon
 import msgspec
 
 from dmr.errors import DmrError, InternalError
-from dmr.types import Completed, Completion, Event, GenerateRequest, Started, Tick, collect
+from dmr.types import Completed, Completion, Embeddings, Event, GenerateRequest, Scores, Started, Tick, collect
 from dmr_server.errors import ClientGone, retry_headers
+from dmr_server.recording.draft import Draft, KeepingEncoder, draft_of
+from dmr_server.recording.kinds import NO_KIND
 from dmr_server.streaming import Streamer, can_be_sent
 
 if TYPE_CHECKING:
@@ -99,16 +101,24 @@ class Client:
 def respond(req: falcon.Request, resp: falcon.Response, service: Service, exchange: Exchange) -> None:
     """Answer an exchange on `resp`. Errors up to admission are raised, so that they get a true status code."""
     client = Client(req.env)
+    draft = draft_of(req)
     events = service.generate(msgspec.structs.replace(exchange.request, client=who(req)))
     if not exchange.stream:
+        completion = _whole(events, client)
+        if draft is not None:
+            draft.used(completion.usage)
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = exchange.to_result(_whole(events, client))
+        resp.data = exchange.to_result(completion)
         return
     first = _opening(events, client)
     encoder = exchange.encoder()
+    if draft is not None and draft.keeps_bodies:
+        draft.response = lambda: draft.fold(exchange.to_result)
+        encoder = KeepingEncoder(encoder, draft)
     resp.content_type = encoder.media_type
     resp.set_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-    resp.stream = EventStream(first, events, encoder, client, streamer=getattr(req.context, "streamer", None))
+    streamer = getattr(req.context, "streamer", None)
+    resp.stream = EventStream(first, events, encoder, client, streamer=streamer, draft=draft)
 
 
 T = TypeVar("T")
@@ -120,11 +130,18 @@ def wait_for(req: falcon.Request, replies: Iterator[Tick | T]) -> T:
     try:
         for reply in replies:
             if not isinstance(reply, Tick):
+                _note_tokens(draft_of(req), reply)
                 return reply
             client.check()
         raise InternalError("The engine ended the request without an answer.")
     finally:
         _close(replies)
+
+
+def _note_tokens(draft: Draft | None, reply: object) -> None:
+    if draft is not None and isinstance(reply, (Embeddings, Scores)):
+        counted = reply.num_tokens
+        draft.num_input_tokens = counted if isinstance(counted, int) else sum(counted)
 
 
 def who(req: falcon.Request) -> str:
@@ -197,7 +214,9 @@ class EventStream:
         client: Client,
         clock: Callable[[], float] = time.monotonic,
         streamer: Streamer | None = None,
+        draft: Draft | None = None,
     ) -> None:
+        self._draft = draft or Draft(NO_KIND, keeps_bodies=False)
         self._events = events
         self._encoder = encoder
         self._client = client
@@ -255,30 +274,37 @@ class EventStream:
             self._client.check()
         except ClientGone:
             log.debug("the client left during a streamed answer")
+            self._draft.has_left = True
             self.has_ended = True
         return self._comment()
 
     def _encode(self, first: list[Event]) -> Generator[bytes, None, None]:
         """A frame for each event; b"" where there is nothing to say."""
         try:
+            if self._is_complete:
+                self._draft.used(next(event for event in first if isinstance(event, Completed)).usage)
             yield b"".join(map(self._encoder.encode, first))
             for event in self._events:
                 if self._waits:
                     self._client.check(now=isinstance(event, Tick))
                 if isinstance(event, Completed):
                     self._is_complete = self._is_last = True
+                    self._draft.used(event.usage)
                 yield self._encoder.encode(event) or (self._comment() if isinstance(event, Tick) else b"")
             if not self._is_complete:
                 raise InternalError("The engine ended the request before the answer was complete.")
         except ClientGone:
             log.debug("the client left during a streamed answer")
+            self._draft.has_left = True
         except DmrError as error:
             self._is_last = True
+            self._draft.error = error
             yield self._encoder.error(error)
         except Exception:
             log.exception("a streamed answer failed")
             self._is_last = True
-            yield self._encoder.error(InternalError("Something went wrong here; the server's log has the details."))
+            self._draft.error = InternalError("Something went wrong here; the server's log has the details.")
+            yield self._encoder.error(self._draft.error)
         finally:
             _close(self._events)
 
@@ -292,6 +318,7 @@ class EventStream:
 
 def send_error(req: falcon.Request, resp: falcon.Response, dialect: Dialect, error: DmrError) -> None:
     """Put an error into `resp` in a dialect's shape."""
+    req.context.error = error
     status, body = dialect.error(error, getattr(req.context, "request_id", ""))
     resp.status = falcon.code_to_http_status(status)
     resp.content_type = dialect.media_type

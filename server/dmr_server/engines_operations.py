@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dmr.errors import Unsupported
+from dmr_server.dialect import EVENT_STREAM
 from dmr_server.engines import BackendRequest
-from dmr_server.errors import RouteNotFound
-from dmr_server.operation import TEXT, Operation
+from dmr_server.errors import NotConfigured, RouteNotFound
+from dmr_server.operation import BAD_QUERY, TEXT, Operation, Parameter
+from dmr_server.recording.records import ModelRecords
 
+_MODEL = Parameter("model", "only of this model, by any of its names")
+_EXISTING = Parameter("include_existing", "of a stream: begin with the records that there are", bool)
 _NOT_HAD = (RouteNotFound(""), Unsupported(""))
 
 OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/engines/status": {"get": Operation("the state of each engine", dict[str, str])},
+    "/engines/requests": {
+        "get": Operation(
+            "the last requests of each model, or a stream of those that end, as the Accept header says",
+            list[ModelRecords],
+            stream=list[ModelRecords],
+            stream_type=EVENT_STREAM,
+            query=(_MODEL, _EXISTING),
+            errors=(*BAD_QUERY, NotConfigured("")),
+        )
+    },
     "/engines/install-backend": {
         "post": Operation("whether an engine is installed", body=BackendRequest, answer_type=TEXT, errors=_NOT_HAD)
     },

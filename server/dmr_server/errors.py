@@ -65,6 +65,12 @@ class MethodNotAllowed(DmrError):
     code = "method_not_allowed"
 
 
+class NotConfigured(DmrError):
+    """Something that the server's settings leave out."""
+
+    code = "not_configured"
+
+
 class ClientGone(Exception):
     """Nobody is left to read the answer. Never shown to anyone."""
 
@@ -100,6 +106,7 @@ _TABLE: dict[type[DmrError], ErrorRow] = {
     TooManyRequests: ErrorRow(429, "requests", "rate_limit_exceeded"),
     DmrError: ErrorRow(500, _SERVER_ERROR, "internal_error"),
     InternalError: ErrorRow(500, _SERVER_ERROR, "internal_error"),
+    NotConfigured: ErrorRow(501, _SERVER_ERROR, "not_configured"),
     RegistryError: ErrorRow(502, _SERVER_ERROR, "registry_error"),
     UpstreamFailed: ErrorRow(502, _SERVER_ERROR, "upstream_failed"),
     StoreError: ErrorRow(500, _SERVER_ERROR, "store_error"),

@@ -17,6 +17,7 @@ from dmr_server.docker import DockerDialect
 
 if TYPE_CHECKING:
     from dmr.service import Service
+    from dmr_server.recording.recorder import Recorder
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -165,8 +166,9 @@ class Metrics:
 
     dialect = DockerDialect()
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, recorder: Recorder) -> None:
         self._service = service
+        self._recorder = recorder
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.data = exposition(self._service.statistics()).encode()

@@ -20,6 +20,8 @@ from dmr_server.dialect import EVENT_STREAM, Client
 from dmr_server.errors import ClientGone, MethodNotAllowed, RouteNotFound
 from dmr_server.middleware import raw_path
 from dmr_server.openai.models import to_models
+from dmr_server.recording.draft import Draft, draft_of
+from dmr_server.recording.kinds import NO_KIND
 from dmr_server.refusal import refuse_if_full
 from dmr_server.watching import ClientWatch
 
@@ -72,12 +74,14 @@ class PassOn:
             return
         refuse_if_full()
         path = _checked(address[2])
-        req.context.route = "/engines/{engine}" + ("/v1/…" if path.startswith("/v1") else path)
+        req.context.route = "/engines/{engine}" + ("/v1/*" if path.startswith("/v1") else path)
         if req.method not in _METHODS:
             raise MethodNotAllowed(f"{req.method} is not allowed here.")
         if path in ("/v1/models", "/v1/models/") and engine.engine.models and req.method != "POST":
             resp.data = msgspec.json.encode(to_models((), {engine.engine.name: engine.engine.models}))
         else:
+            if req.method == "POST":
+                req.context.recorder.begin_draft(req, path)
             body = read_raw(req, self._max_body_bytes) if req.method == "POST" else None
             _check_model(engine, req, body)
             if not _is_only_for_loading(req):
@@ -95,19 +99,26 @@ class PassOn:
             return
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             body = read_body(req, self._max_body_bytes)
-            engine = self._of_model(msgspec.json.decode(body, type=_Named).model)
-            if engine is not None:
+            req.context.body = body
+            found = self._of_model(msgspec.json.decode(body, type=_Named).model)
+            if found is not None:
+                engine, model = found
                 if not _is_only_for_loading(req):
+                    body = _with_model(body, model)
                     self._pass_on(req, resp, engine, "/v1" + address[3], body, is_unpacked=True)
                 resp.complete = True
 
-    def _of_model(self, model: str | None) -> Upstream | None:
+    def _of_model(self, model: str | None) -> tuple[Upstream, str] | None:
+        """Who has it, and by which name; that is another one where the settings say what it stands for."""
         if not model:
             return None
         try:
             self._service.get_model(model)
         except DmrError:  # it is not there, or its name is none that a store can have
-            return self._service.upstreams.of_model(model)
+            for name in (model, *self._service.names.others(model)):
+                engine = self._service.upstreams.of_model(name)
+                if engine is not None:
+                    return engine, name
         return None
 
     def _pass_on(
@@ -120,6 +131,9 @@ class PassOn:
         is_unpacked: bool = False,
     ) -> None:
         client = Client(req.env)
+        draft = draft_of(req)
+        if draft is not None:
+            draft.passed_on(engine.engine.name, body or b"")
         call = engine.call()
         query = f"?{req.query_string}" if req.query_string else ""
         try:
@@ -140,7 +154,7 @@ class PassOn:
             call.close()
         else:
             told = b"data: %b\n\n" if _is_event_stream(call) else b""
-            resp.stream = PassedOn(call, client, self._watch, lambda error: told and told % _error(req, error))
+            resp.stream = PassedOn(call, client, self._watch, draft, lambda error: told and told % _error(req, error))
 
 
 class PassedOn:
@@ -150,11 +164,17 @@ class PassedOn:
     """
 
     def __init__(
-        self, call: UpstreamCall, client: Client, watch: ClientWatch, to_frame: Callable[[DmrError], bytes]
+        self,
+        call: UpstreamCall,
+        client: Client,
+        watch: ClientWatch,
+        draft: Draft | None,
+        to_frame: Callable[[DmrError], bytes],
     ) -> None:
         self._call = call
         self._client = client
         self._watch = watch
+        self._draft = draft or Draft(NO_KIND, keeps_bodies=False)
         self._to_frame = to_frame
         self._has_ended = False
         watch.begin(client, call.abort)
@@ -174,17 +194,22 @@ class PassedOn:
 
     def _next_piece(self) -> bytes:
         try:
-            return self._call.read()
+            piece = self._call.read()
         except DmrError as error:
             self._has_ended = True
             try:
                 self._client.check()
             except ClientGone:
+                self._draft.has_left = True
                 return b""
+            self._draft.error = error
             told = self._to_frame(error)
             if not told:
                 raise
             return told
+        if self._draft.keeps_bodies:
+            self._draft.keep_piece(piece)
+        return piece
 
 
 def _error(req: falcon.Request, error: DmrError) -> bytes:
@@ -218,6 +243,12 @@ def _check_model(engine: Upstream, req: falcon.Request, body: bytes | None) -> N
         model = msgspec.json.decode(body, type=_Named).model
         if model is not None and model not in engine.engine.models:
             raise ModelNotFound(model)
+
+
+def _with_model(body: bytes, model: str) -> bytes:
+    if msgspec.json.decode(body, type=_Named).model == model:
+        return body
+    return msgspec.json.encode({**msgspec.json.decode(body), "model": model})
 
 
 def _is_only_for_loading(req: falcon.Request) -> bool:

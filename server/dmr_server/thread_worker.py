@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
 
+from dmr_server import ending
 from dmr_server.refusal import refusing
 
 MAX_WAIT = 10.0  # seconds that a request waits for a thread
@@ -101,6 +102,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             with suppress(OSError):
                 conn.sock.shutdown(socket.SHUT_RDWR)
             raise BrokenPipeError(errno.EPIPE, "the client takes nothing") from None
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        ending.begin()
+        super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        ending.begin()
+        super().handle_quit(sig, frame)
 
     def finish_request(self, conn: TConn, done: Future[Any]) -> None:
         """Back on the main thread. To close a connection is to wait for its other end, which others must not."""

@@ -14,7 +14,7 @@ from fakes import FakeService, FakeStream, Step
 from dmr import errors
 from dmr.types import Completed, Finished, FinishReason, Started, TextDelta, Tick, Usage
 from dmr_server.dialect import COMMENT_INTERVAL, Client, EventStream, _opening
-from dmr_server.errors import ClientGone, retry_headers, row_of
+from dmr_server.errors import ClientGone, NotConfigured, retry_headers, row_of
 from dmr_server.generation import Stamp
 from dmr_server.openai.chat import read_chat
 
@@ -186,6 +186,8 @@ SERVER_FAULTS = (
     errors.Unavailable,
     errors.StoreError,
     errors.RegistryError,
+    errors.UpstreamFailed,
+    NotConfigured,
     errors.ModelLoadFailed,
     errors.DeadlineExceeded,
     errors.InternalError,
