@@ -111,15 +111,15 @@ def _convert_projector(converter: Converter, folder: Path, target: Path, report:
 
 def _commit(store: ModelStore, layout: Layout, source: Source, plan: ImportPlan, tag: str, origin: str) -> None:
     with contextlib.ExitStack() as cleanup:
-        layers, staged = stage_licenses(layout, source, cleanup)
-        made = []
-        for number, file in enumerate(plan.files):
+        licenses, staged = stage_licenses(layout, source, cleanup)
+        layers: list[Layer] = []
+        for file in plan.files:
             blob = layout.blobs.stage_file(file.path, move=True)
             cleanup.callback(layout.blobs.discard, blob)
             staged.append(blob)
-            made.insert(number, Layer(file.media_type, blob.digest, blob.size, {FILEPATH_ANNOTATION: file.name}))
+            layers.append(Layer(file.media_type, blob.digest, blob.size, {FILEPATH_ANNOTATION: file.name}))
         with layout.lock(store.lock_timeout):
-            commit_model(layout, [*made, *layers], staged, plan.config, tag, origin)
+            commit_model(layout, [*layers, *licenses], staged, plan.config, tag, origin)
 
 
 @contextlib.contextmanager
