@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from dmr.errors import EngineCrashed, InternalError, Unavailable
-from dmr.types import ManagerStatistics, ModelRecord, Removal, RunningModel, TransferProgress
+from dmr.errors import DmrError, EngineCrashed, InternalError, Unavailable
+from dmr.types import (
+    ConfigurationChange,
+    ConfiguredModel,
+    ManagerStatistics,
+    Mode,
+    ModelRecord,
+    Removal,
+    Repackaging,
+    RunningModel,
+    TransferProgress,
+)
 from dmr.wire import (
     AcquireLease,
+    AdoptModel,
+    ConfigurationReset,
+    Configured,
+    ConfigureModel,
     Connection,
     Counted,
     CreateModel,
@@ -30,9 +45,12 @@ from dmr.wire import (
     Ping,
     Pong,
     PullModel,
+    PurgeModels,
     PushModel,
     Removed,
     RemoveModel,
+    RepackageModel,
+    ResetConfiguration,
     Running,
     Tagged,
     TagModel,
@@ -46,6 +64,7 @@ from dmr.wire import (
     manager_reply_decoder,
 )
 
+POST_MORTEM_TIMEOUT = 2.0  # seconds in which a manager tells why an engine is gone
 TICK = 0.5  # seconds of silence after which a caller gets the chance to look for its own client
 
 Reply = TypeVar("Reply", bound=ManagerReply)
@@ -62,6 +81,17 @@ class Lease:
         self.socket = granted.socket
         self.info = granted.info
 
+    def post_mortem(self) -> DmrError | None:
+        """Why the engine is gone, as the manager tells soon after; None if it does not."""
+        deadline = time.monotonic() + POST_MORTEM_TIMEOUT
+        with contextlib.suppress(DmrError, OSError):
+            for reply in self._connection.frames(manager_reply_decoder):
+                if isinstance(reply, WireError):
+                    return reply.to_error()
+                if time.monotonic() >= deadline:
+                    break
+        return None
+
     def close(self) -> None:
         self._connection.close()
 
@@ -73,20 +103,21 @@ class ManagerClient:
         self._path = str(socket_path)
 
     def acquire(
-        self, reference: str, keep_alive: float | None, context_size: int | None = None
+        self, reference: str, keep_alive: float | None, context_size: int | None = None, preload: bool = False
     ) -> Generator[Lease | None, None, None]:
         """Yields None while the model loads, then the lease, once. Closing the iterator earlier gives it up.
 
-        `context_size`: at least so many tokens, if the model can have them.
+        `context_size`: at least so many tokens, if the model can have them. `preload`: giving it up does not end the
+        loading.
 
         Raises:
             ModelNotFound, ModelLoadFailed, Unavailable
+            EngineCrashed: its engines have crashed, and it is too early for another one.
         """
         connection = self._connect()
         handed_over = False
         try:
-            connection.send(AcquireLease(reference, keep_alive, context_size))
-            for reply in connection.frames(manager_reply_decoder):
+            for reply in _replies(connection, AcquireLease(reference, keep_alive, context_size, preload)):
                 if isinstance(reply, WireError):
                     raise reply.to_error()
                 if isinstance(reply, LeaseGranted):
@@ -94,8 +125,6 @@ class ManagerClient:
                     yield Lease(connection, reply)
                     return
                 yield None
-        except (EngineCrashed, OSError):
-            raise _manager_gone() from None
         finally:
             if not handed_over:
                 connection.close()
@@ -106,6 +135,16 @@ class ManagerClient:
     def tag_model(self, source: str, target: str) -> ModelRecord:
         return self._ask(TagModel(source, target), Tagged).record
 
+    def adopt_model(self, manifest: bytes, name: str, reference: str) -> ModelRecord:
+        """A model of blobs that are uploads; `reference` goes before its own `name`."""
+        return self._ask(AdoptModel(manifest, name, reference), Tagged).record
+
+    def repackage_model(self, base: str, wish: Repackaging) -> ModelRecord:
+        return self._ask(RepackageModel(base, wish), Tagged).record
+
+    def purge_models(self, force: bool) -> Removal:
+        return self._ask(PurgeModels(force), Removed).removal
+
     def transfer(self, command: PullModel | PushModel | CreateModel) -> Generator[TransferProgress | None, None, None]:
         """The steps of a pull, a push or the making of a model, None after each `TICK` of silence.
 
@@ -115,15 +154,12 @@ class ManagerClient:
         """
         connection = self._connect()
         try:
-            connection.send(command)
-            for reply in connection.frames(manager_reply_decoder):
+            for reply in _replies(connection, command):
                 if isinstance(reply, WireError):
                     raise reply.to_error()
                 if isinstance(reply, TransferDone):
                     return
                 yield reply.progress if isinstance(reply, TransferStep) else None
-        except (EngineCrashed, OSError):
-            raise _manager_gone() from None
         finally:
             connection.close()
 
@@ -145,6 +181,12 @@ class ManagerClient:
         """What the manager has counted of loads, evictions and crashes."""
         return self._ask(ListStatistics(), Counted).statistics
 
+    def configure(self, reference: str, mode: Mode | None, change: ConfigurationChange) -> ConfiguredModel:
+        return self._ask(ConfigureModel(reference, change, mode), Configured).configured
+
+    def reset_configuration(self, reference: str | None, mode: Mode | None) -> int:
+        return self._ask(ResetConfiguration(reference, mode), ConfigurationReset).count
+
     def ping(self) -> None:
         """Raises Unavailable when the manager does not answer."""
         self._ask(Ping(), Pong)
@@ -152,14 +194,11 @@ class ManagerClient:
     def _ask(self, command: ManagerCommand, expected: type[Reply]) -> Reply:
         connection = self._connect()
         try:
-            connection.send(command)
-            for reply in connection.frames(manager_reply_decoder):
+            for reply in _replies(connection, command):
                 if isinstance(reply, WireError):
                     raise reply.to_error()
                 if isinstance(reply, expected):
                     return reply
-        except (EngineCrashed, OSError):
-            raise _manager_gone() from None
         finally:
             connection.close()
         raise InternalError("The model manager gave no answer.")
@@ -169,6 +208,15 @@ class ManagerClient:
             return Connection(self._path, TICK)
         except OSError:
             raise _manager_gone() from None
+
+
+def _replies(connection: Connection, command: ManagerCommand) -> Iterator[ManagerReply | None]:
+    """What the manager answers. Raises Unavailable when it is gone."""
+    try:
+        connection.send(command)
+        yield from connection.frames(manager_reply_decoder)
+    except (EngineCrashed, OSError):
+        raise _manager_gone() from None
 
 
 class Readiness:

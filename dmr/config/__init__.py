@@ -5,7 +5,14 @@ with `DMR_`.
 """
 
 from dmr.config.aliases import Alias, other_names
-from dmr.config.native import AttentionSettings, DraftSettings, RopeSettings, WeightSettings
+from dmr.config.native import (
+    CELL_TYPES,
+    PLAIN_CELL_TYPES,
+    AttentionSettings,
+    DraftSettings,
+    RopeSettings,
+    WeightSettings,
+)
 from dmr.config.reading import read_settings
 from dmr.config.settings import (
     DEFAULT_CONTEXT_LIMIT,
@@ -19,8 +26,10 @@ from dmr.config.upstreams import UpstreamEngine
 from dmr.config.variables import VARIABLES
 
 __all__ = [
+    "CELL_TYPES",
     "DEFAULT_CONTEXT_LIMIT",
     "DEFAULT_PORT",
+    "PLAIN_CELL_TYPES",
     "SPECULATIONS",
     "VARIABLES",
     "Alias",

@@ -5,6 +5,15 @@ All are frozen values. Dialects translate to and from these, the engine knows no
 
 from dmr.types.chat import ChatInput, Message, Part, Role, TextPart, Tool, ToolCall, ToolChoice
 from dmr.types.completion import Choice, Completion, Embeddings, Scores, TokenCount, Tokens, collect
+from dmr.types.configuration import (
+    AS_TRAINED,
+    BACKEND,
+    UNLIMITED,
+    ConfigurationChange,
+    ConfiguredModel,
+    Mode,
+    ModelConfiguration,
+)
 from dmr.types.events import (
     Completed,
     Echo,
@@ -31,6 +40,7 @@ from dmr.types.models import (
     Removal,
     Repackaging,
     RunningModel,
+    StoreUsage,
     TransferProgress,
 )
 from dmr.types.requests import (
@@ -48,11 +58,16 @@ from dmr.types.statistics import Histogram, ModelStatistics, Statistics
 from dmr.types.value import Value
 
 __all__ = [
+    "AS_TRAINED",
+    "BACKEND",
     "EVICTION_REASONS",
+    "UNLIMITED",
     "ChatInput",
     "Choice",
     "Completed",
     "Completion",
+    "ConfigurationChange",
+    "ConfiguredModel",
     "DetokenizeRequest",
     "Echo",
     "EmbedRequest",
@@ -64,7 +79,9 @@ __all__ = [
     "Histogram",
     "ManagerStatistics",
     "Message",
+    "Mode",
     "ModelConfig",
+    "ModelConfiguration",
     "ModelDefaults",
     "ModelLifecycle",
     "ModelRecord",
@@ -83,6 +100,7 @@ __all__ = [
     "Scores",
     "Started",
     "Statistics",
+    "StoreUsage",
     "TextDelta",
     "TextInput",
     "TextPart",

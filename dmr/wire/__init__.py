@@ -4,6 +4,7 @@ Three conversations: frontend and engine (one connection is one request; closing
 (one connection is one command, or one lease for as long as it stays open), engine and manager (the engine's status).
 """
 
+from dmr.wire.configuration_messages import ConfigurationReset, Configured, ConfigureModel, ResetConfiguration
 from dmr.wire.engine_messages import (
     LITERAL_CLOSE,
     LITERAL_OPEN,
@@ -51,6 +52,7 @@ from dmr.wire.frames import (
 )
 from dmr.wire.manager_messages import (
     AcquireLease,
+    AdoptModel,
     Counted,
     CreateModel,
     Imported,
@@ -63,9 +65,11 @@ from dmr.wire.manager_messages import (
     Ping,
     Pong,
     PullModel,
+    PurgeModels,
     PushModel,
     Removed,
     RemoveModel,
+    RepackageModel,
     Running,
     Tagged,
     TagModel,
@@ -84,6 +88,10 @@ __all__ = [
     "MAX_FRAME_BYTES",
     "SEND_TIMEOUT",
     "AcquireLease",
+    "AdoptModel",
+    "ConfigurationReset",
+    "ConfigureModel",
+    "Configured",
     "Connection",
     "Counted",
     "CreateModel",
@@ -122,9 +130,12 @@ __all__ = [
     "Ping",
     "Pong",
     "PullModel",
+    "PurgeModels",
     "PushModel",
     "RemoveModel",
     "Removed",
+    "RepackageModel",
+    "ResetConfiguration",
     "Running",
     "TagModel",
     "Tagged",

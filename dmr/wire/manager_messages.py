@@ -6,7 +6,8 @@ from typing import Union
 
 import msgspec
 
-from dmr.types import ManagerStatistics, ModelRecord, NewModel, Removal, RunningModel, TransferProgress
+from dmr.types import ManagerStatistics, ModelRecord, NewModel, Removal, Repackaging, RunningModel, TransferProgress
+from dmr.wire.configuration_messages import ConfigurationReset, Configured, ConfigureModel, ResetConfiguration
 from dmr.wire.engine_messages import EngineInfo, LoadProgress
 from dmr.wire.frames import Frame, WireError
 
@@ -17,6 +18,7 @@ class AcquireLease(Frame, frozen=True, tag="acquire"):
     reference: str
     keep_alive: float | None = None
     context_size: int | None = None  # at least so many tokens, if the model can have them
+    preload: bool = False  # it is loaded to the end even if this connection closes before
 
 
 class LeaseGranted(Frame, frozen=True, tag="granted"):
@@ -42,6 +44,25 @@ class TagModel(Frame, frozen=True, tag="tag"):
 
     source: str
     target: str
+
+
+class AdoptModel(Frame, frozen=True, tag="adopt"):
+    """Make a model of blobs that are uploads. `name` is the archive's own, `reference` goes before it."""
+
+    manifest: bytes
+    name: str = ""
+    reference: str = ""
+
+
+class RepackageModel(Frame, frozen=True, tag="repackage"):
+    base: str
+    wish: Repackaging
+
+
+class PurgeModels(Frame, frozen=True, tag="purge"):
+    """Remove all models."""
+
+    force: bool = False
 
 
 class PullModel(Frame, frozen=True, tag="pull"):
@@ -125,10 +146,15 @@ ManagerCommand = Union[
     PushModel,
     CreateModel,
     TagModel,
+    AdoptModel,
+    RepackageModel,
     RemoveModel,
+    PurgeModels,
     UnloadModels,
     ListRunning,
     ListStatistics,
+    ConfigureModel,
+    ResetConfiguration,
     Ping,
 ]
 ManagerReply = Union[
@@ -142,6 +168,8 @@ ManagerReply = Union[
     Unloaded,
     Running,
     Counted,
+    Configured,
+    ConfigurationReset,
     Pong,
     WireError,
 ]
