@@ -9,20 +9,24 @@ from typing import Any, BinaryIO, cast
 from dmr.errors import ModelNotFound, RemoteModelNotFound
 from dmr.service.names import Names
 from dmr.service.upstreams import Upstreams
+from dmr.store.tar import Source, TarStream
 from dmr.types import (
     DetokenizeRequest,
     Embeddings,
     EmbedRequest,
     Event,
     GenerateRequest,
+    ManagerStatistics,
     ModelConfig,
     ModelRecord,
     ModelStatistics,
     NewModel,
     Removal,
+    Repackaging,
     RerankRequest,
     RunningModel,
     Scores,
+    StoreUsage,
     Tick,
     TokenCount,
     TokenizeRequest,
@@ -69,6 +73,40 @@ class FakeRemoteModels:
         return self.records[reference]
 
 
+class FakeStorekeeping:
+    """Takes archives and wishes down; what fails is said by the service."""
+
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+        self.archives: list[TarStream] = []
+        self.loaded: list[tuple[bytes, str]] = []
+        self.repackaged: list[tuple[str, Repackaging]] = []
+        self.purged: list[bool] = []
+
+    def load(self, source: BinaryIO, reference: str = "") -> ModelRecord:
+        self._service.fail()
+        self.loaded.append((source.read(), reference))
+        return model_record(f"docker.io/{reference}") if reference else model_record()
+
+    def export(self, reference: str) -> TarStream:
+        self._service.get_model(reference)
+        self.archives.append(TarStream([Source("manifest.json", 2, b"{}")]))
+        return self.archives[-1]
+
+    def repackage(self, base: str, wish: Repackaging) -> ModelRecord:
+        self.repackaged.append((base, wish))
+        return self._service.get_model(base)
+
+    def purge(self, force: bool) -> Removal:
+        self._service.fail()
+        self.purged.append(force)
+        return Removal()
+
+    def usage(self) -> StoreUsage:
+        self._service.fail()
+        return StoreUsage(models=270590000, reclaimable=580, unfinished=300)
+
+
 class FakeService:
     """A service without engine, store or manager: answers are queued beforehand, everything asked is recorded."""
 
@@ -76,10 +114,12 @@ class FakeService:
         self.models = list(models)
         self.running: list[RunningModel] = []
         self.measured: list[ModelStatistics] = []
+        self.lived = ManagerStatistics()
         self.ready = True
         self.upstreams = Upstreams()
         self.names = Names(cast(Any, FakeRecords(self)))
         self.remote_models = FakeRemoteModels()
+        self.storekeeping = FakeStorekeeping(self)
         self.requests: list[GenerateRequest] = []
         self.streams: list[FakeStream] = []
         self.removed: list[tuple[str, bool]] = []
@@ -150,11 +190,11 @@ class FakeService:
         return FakeStream(self._scripts.popleft())
 
     def has_file(self, digest: str) -> bool:
-        self._fail()
+        self.fail()
         return digest in self.files
 
     def add_file(self, source: BinaryIO, size: int | None, digest: str) -> None:
-        self._fail()
+        self.fail()
         self.files[digest] = source.read()
 
     def _reply(self, request: EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest) -> Iterator[Any]:
@@ -175,7 +215,7 @@ class FakeService:
         return reply
 
     def list_models(self) -> list[ModelRecord]:
-        self._fail()
+        self.fail()
         return self.models
 
     def served_models(self) -> list[ModelRecord]:
@@ -185,7 +225,7 @@ class FakeService:
         return self.get_model(reference)
 
     def get_model(self, reference: str) -> ModelRecord:
-        self._fail()
+        self.fail()
         names = {f"docker.io/{reference}", f"docker.io/{reference}:latest", reference}
         for model in self.models:
             if names & {*model.tags, model.id}:
@@ -193,7 +233,7 @@ class FakeService:
         raise ModelNotFound(reference)
 
     def import_gguf(self, source: BinaryIO, size: int | None, reference: str) -> ModelRecord:
-        self._fail()
+        self.fail()
         self.imported[reference] = (source.read(), size)
         self.models.append(model_record(f"docker.io/{reference}"))
         return self.models[-1]
@@ -205,23 +245,27 @@ class FakeService:
         return Removal(untagged=model.tags, deleted=(model.id,))
 
     def running_models(self) -> list[RunningModel]:
-        self._fail()
+        self.fail()
         return self.running
 
     def statistics(self) -> list[ModelStatistics]:
-        self._fail()
+        self.fail()
         return self.measured
+
+    def lifecycle(self) -> ManagerStatistics:
+        self.fail()
+        return self.lived
 
     def preload(
         self, reference: str, keep_alive: float | None = None, context_size: int | None = None
     ) -> Iterator[Event]:
-        self._fail()
+        self.fail()
         self.get_model(reference)
         yield Tick()
         self.preloaded.append(reference)
 
     def unload_models(self, references: list[str] | None) -> int:
-        self._fail()
+        self.fail()
         for reference in references or ():
             self.get_model(reference)
         self.unloaded.append(references)
@@ -230,14 +274,10 @@ class FakeService:
     def versions(self) -> dict[str, str]:
         return {"version": "0.1.0", "llama_cpp_commit": "0c1e570"}
 
-    def disk_usage(self) -> int:
-        self._fail()
-        return 270590880
-
     def is_ready(self) -> bool:
         return self.ready
 
-    def _fail(self) -> None:
+    def fail(self) -> None:
         if self.failure is not None:
             raise self.failure
 

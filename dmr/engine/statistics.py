@@ -62,6 +62,9 @@ class Recorder:
         self._num_cached_tokens = 0
         self._num_computed_prompt_tokens = 0
         self._num_generated_tokens = 0
+        self._prompt_seconds = 0.0
+        self._generation_seconds = 0.0
+        self._max_sequence_tokens = 0
         self._last_tokens: dict[int, float] = {}  # when a sequence got its last token, by its id
 
     def observe_step(self, chunks: SequenceOf[Chunk], num_tokens: int, seconds: float) -> None:
@@ -70,10 +73,17 @@ class Recorder:
         self._num_step_sequences += len(chunks)
         self._step_time.add(seconds)
         self._batch_tokens.add(num_tokens)
+        num_prompt_tokens = 0
         for chunk in chunks:
             num_left = chunk.sequence.num_prompt_tokens - chunk.start
             if num_left > 0:
-                self._num_computed_prompt_tokens += min(chunk.num_tokens, num_left)
+                num_prompt_tokens += min(chunk.num_tokens, num_left)
+            if chunk.start + chunk.num_tokens > self._max_sequence_tokens:
+                self._max_sequence_tokens = chunk.start + chunk.num_tokens
+        self._num_computed_prompt_tokens += num_prompt_tokens
+        prompt_seconds = seconds * num_prompt_tokens / num_tokens if num_tokens else 0.0
+        self._prompt_seconds += prompt_seconds
+        self._generation_seconds += seconds - prompt_seconds
 
     def observe_prompt(self, sequence: Sequence) -> None:
         """All of a sequence's prompt is there, for the first time."""
@@ -106,6 +116,9 @@ class Recorder:
             num_failed_steps=self.num_failed_steps,
             num_step_sequences=self._num_step_sequences,
             num_preemptions=scheduler.num_preemptions,
+            prompt_seconds=self._prompt_seconds,
+            generation_seconds=self._generation_seconds,
+            max_sequence_tokens=self._max_sequence_tokens,
             num_drafted_tokens=speculation.num_drafted_tokens if speculation else 0,
             num_accepted_tokens=speculation.num_accepted_tokens if speculation else 0,
             num_host_hits=host.num_hits if host else 0,

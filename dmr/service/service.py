@@ -16,12 +16,14 @@ from dmr.errors import DmrError, InternalError, InvalidReference, ModelNotFound
 from dmr.service.answer import Answer
 from dmr.service.answering import Answering
 from dmr.service.capabilities import Capabilities, check_template
-from dmr.service.defaults import default_context, with_defaults
+from dmr.service.configurations import Configurations
+from dmr.service.defaults import with_defaults
 from dmr.service.leasing import Leasing, Wish, wait_for
 from dmr.service.measuring import measure_all
 from dmr.service.names import Names
 from dmr.service.remote_models import RemoteModels
 from dmr.service.schema_check import checked_schemas
+from dmr.service.storekeeping import Storekeeping
 from dmr.service.uploads import uploaded_file
 from dmr.service.upstreams import Upstreams
 from dmr.service.vectors import check_dimensions, cut
@@ -34,6 +36,7 @@ from dmr.types import (
     EmbedRequest,
     Event,
     GenerateRequest,
+    ManagerStatistics,
     ModelRecord,
     ModelStatistics,
     NewModel,
@@ -81,7 +84,9 @@ class Service:
         self._answering = Answering()
         self._capabilities = Capabilities(store)
         self._records = RecordCache(store)
+        self.storekeeping = Storekeeping(manager, store)
         self.names = Names(self._records)
+        self.configurations = Configurations(manager, store, lambda name: self.names.resolve(name))
         self.remote_models = RemoteModels(RegistrySettings(), {})
 
     @classmethod
@@ -122,7 +127,7 @@ class Service:
     ) -> Iterator[Event]:
         """Load a model without asking it anything; yields Tick until it is ready."""
         name = self.names.resolve(reference)
-        wanted = default_context(self._records.get(name).defaults, context_size)
+        wanted = self.configurations.default_context(self._records.get(name), context_size)
         lease = yield from self._leasing.acquire(Wish(name, keep_alive, wanted))
         lease.close()
 
@@ -276,6 +281,10 @@ class Service:
         """What the engines of all loaded models have counted. It loads nothing and is no use of a model."""
         return measure_all(self._manager)
 
+    def lifecycle(self) -> ManagerStatistics:
+        """Loads, evictions and crashes since the server began, and how models stand."""
+        return self._manager.lifecycle()
+
     def unload_models(self, references: list[str] | None) -> int:
         """End idle engines (None = all idle ones); returns how many.
 
@@ -291,9 +300,6 @@ class Service:
         info = _core.build_info()
         return {key: ", ".join(value) if isinstance(value, list) else value for key, value in info.items()}
 
-    def disk_usage(self) -> int:
-        return self._store.disk_usage()
-
     def is_ready(self) -> bool:
         with contextlib.suppress(DmrError):
             self._manager.ping()
@@ -304,7 +310,8 @@ class Service:
         name = self.names.resolve(request.model)
         if name != request.model:
             request = msgspec.structs.replace(request, model=name)
-        return with_defaults(request, self._records.get(name).defaults)
+        record = self._records.get(name)
+        return with_defaults(self.configurations.applied(request, record), record.defaults)
 
     def _use(self, wish: Wish, work: Callable[[Lease, float], Replies[T]]) -> Replies[T]:
         yield from self._leasing.use(wish._replace(model=self.names.resolve(wish.model)), work)

@@ -39,6 +39,9 @@ class Statistics(Value, frozen=True):
     num_failed_steps: int = 0
     num_step_sequences: int = 0  # the sum, over all steps, of sequences in one
     num_preemptions: int = 0
+    prompt_seconds: float = 0.0  # of steps, shared out by the tokens that were computed
+    generation_seconds: float = 0.0  # the rest of the steps
+    max_sequence_tokens: int = 0  # of the longest sequence so far
     num_drafted_tokens: int = 0
     num_accepted_tokens: int = 0
     # Host memory.

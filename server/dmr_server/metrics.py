@@ -1,29 +1,24 @@
-"""GET /metrics: what every engine has counted, in Prometheus' text format 0.0.4.
+"""GET /metrics: what engines, manager and HTTP workers have counted, in Prometheus' text format 0.0.4.
 
-The engines own the figures, so they are the same whichever of several HTTP workers is asked; docs/metrics.md lists
-them.
+None of the figures is one worker's own, so they are the same whichever of several is asked; docs/metrics.md lists them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Union
 
 import falcon
 
 from dmr.types import Histogram, ModelStatistics, Statistics
-from dmr_server.docker import DockerDialect
+from dmr_server import lifecycle_metrics, served_metrics
+from dmr_server.docker import BACKEND, DockerDialect
+from dmr_server.exposition import CONTENT_TYPE, Labels, Number, Sample, family
+from dmr_server.recording.recorder import counted_name
 
 if TYPE_CHECKING:
     from dmr.service import Service
     from dmr_server.recording.recorder import Recorder
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-Labels = Mapping[str, str]
-Number = Union[int, float]
-Sample = tuple[Labels, Union[Number, Histogram]]
 
 
 class Metric(NamedTuple):
@@ -69,8 +64,8 @@ def _steps(told: Statistics) -> list[Sample]:
     ]
 
 
-def _sequences_per_step(told: Statistics) -> float:
-    return told.num_step_sequences / told.num_steps if told.num_steps else 0.0
+def _ratio(count: Number, per: Number) -> float:
+    return count / per if per else 0.0
 
 
 _OURS = (
@@ -106,6 +101,9 @@ _OURS = (
         "Graphs that llama.cpp took from the batch before instead of building them.",
         lambda told: told.num_reused_graphs,
     ),
+    _counter("dmr_prompt_seconds_total", "Of steps, the share of tokens of prompts.", lambda told: told.prompt_seconds),
+    _counter("dmr_generation_seconds_total", "The rest of the steps.", lambda told: told.generation_seconds),
+    _gauge("dmr_max_sequence_tokens", "Of the longest sequence so far.", lambda told: told.max_sequence_tokens),
     _gauge("dmr_running_sequences", "Sequences that run.", lambda told: told.num_running),
     _gauge("dmr_waiting_sequences", "Sequences that wait for a place.", lambda told: told.num_waiting),
     _gauge("dmr_kv_cells", "Cells of the KV memory, one for each token.", lambda told: told.num_cells),
@@ -133,9 +131,12 @@ _OURS = (
     _histogram("dmr_step_seconds", "What a step took.", lambda told: told.step_time),
     _histogram("dmr_step_tokens", "Tokens that a step computed.", lambda told: told.batch_tokens),
 )
-# llama-server's names, for dashboards that know them.
+# llama-server's names, for dashboards that know them; with the labels that Docker Model Runner adds.
 _ALIASES = {
     "llamacpp:prompt_tokens_total": "dmr_computed_prompt_tokens_total",
+    "llamacpp:prompt_seconds_total": "dmr_prompt_seconds_total",
+    "llamacpp:tokens_predicted_seconds_total": "dmr_generation_seconds_total",
+    "llamacpp:n_tokens_max": "dmr_max_sequence_tokens",
     "llamacpp:prompt_tokens_cached_total": "dmr_cached_prompt_tokens_total",
     "llamacpp:tokens_predicted_total": "dmr_generated_tokens_total",
     "llamacpp:n_decode_total": "dmr_decodes_total",
@@ -146,19 +147,45 @@ _ALIASES = {
 }
 
 
-def _aliases() -> Iterator[Metric]:
-    ours = {metric.name: metric for metric in _OURS}
-    for alias, name in _ALIASES.items():
-        yield ours[name]._replace(name=alias, help=f"As {name}.")
+_RUNNER: Labels = {"backend": BACKEND, "mode": "completion"}
 
 
+def _alias(metric: Metric, name: str) -> Metric:
+    def samples(told: Statistics) -> list[Sample]:
+        return [({**labels, **_RUNNER}, value) for labels, value in metric.samples(told)]
+
+    return Metric(name, metric.kind, f"As {metric.name}.", samples)
+
+
+def _average(name: str, text: str, value: Callable[[Statistics], Number]) -> Metric:
+    return _alias(_gauge(name, "", value), name)._replace(help=text)
+
+
+_BY_NAME = {metric.name: metric for metric in _OURS}
 METRICS = (
     *_OURS,
-    *_aliases(),
-    _gauge("llamacpp:n_busy_slots_per_decode", "Sequences in a step, on average.", _sequences_per_step),
+    *(_alias(_BY_NAME[name], alias) for alias, name in _ALIASES.items()),
+    _average(
+        "llamacpp:n_busy_slots_per_decode",
+        "Sequences in a step, on average.",
+        lambda told: _ratio(told.num_step_sequences, told.num_steps),
+    ),
+    _average(
+        "llamacpp:prompt_tokens_seconds",
+        "Tokens of prompts that were computed in a second, on average.",
+        lambda told: _ratio(told.num_computed_prompt_tokens, told.prompt_seconds),
+    ),
+    _average(
+        "llamacpp:predicted_tokens_seconds",
+        "Tokens that were generated in a second, on average.",
+        lambda told: _ratio(told.num_generated_tokens, told.generation_seconds),
+    ),
 )
 UP = ("dmr_engine_up", "gauge", "1 if the engine has answered, 0 if it loads or did not answer in time.")
 STARTED = ("dmr_engine_start_time_seconds", "gauge", "When the engine was started, in Unix time.")
+
+
+NO_RUNNERS = "# No active runners"  # Docker Model Runner's line, and a comment for Prometheus
 
 
 class Metrics:
@@ -171,27 +198,36 @@ class Metrics:
         self._recorder = recorder
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.data = exposition(self._service.statistics()).encode()
+        models = self._service.statistics()
+        parts = [
+            exposition(models) if models else f"{NO_RUNNERS}\n",
+            lifecycle_metrics.exposition(self._service.lifecycle(), self._names(), self._service.upstreams.states()),
+            served_metrics.exposition(self._recorder.counts()),
+        ]
+        resp.data = "".join(parts).encode()
         resp.content_type = CONTENT_TYPE
 
     on_head = on_get
 
+    def _names(self) -> dict[str, str]:
+        return {record.id: counted_name(record) for record in self._service.list_models()}
+
 
 def exposition(models: Sequence[ModelStatistics]) -> str:
-    """All metrics of all models. A metric that no model has is left out."""
+    """All that engines have counted. A metric that no model has is left out."""
     return "".join(f"{line}\n" for line in _lines(models))
 
 
 def _lines(models: Sequence[ModelStatistics]) -> Iterator[str]:
     names = _names(models)
-    yield from _family(*UP, [({"model": name}, int(each.is_up)) for name, each in zip(names, models, strict=True)])
-    yield from _family(
+    yield from family(*UP, [({"model": name}, int(each.is_up)) for name, each in zip(names, models, strict=True)])
+    yield from family(
         *STARTED, [({"model": name}, each.model.loaded_at) for name, each in zip(names, models, strict=True)]
     )
     told = [(name, each.statistics) for name, each in zip(names, models, strict=True) if each.statistics is not None]
     for metric in METRICS:
         samples = [({"model": name, **labels}, value) for name, each in told for labels, value in metric.samples(each)]
-        yield from _family(metric.name, metric.kind, metric.help, samples)
+        yield from family(metric.name, metric.kind, metric.help, samples)
 
 
 def _names(models: Sequence[ModelStatistics]) -> list[str]:
@@ -200,32 +236,3 @@ def _names(models: Sequence[ModelStatistics]) -> list[str]:
     for each in sorted(models, key=lambda each: each.model.loaded_at):
         latest[each.model.reference] = each.model.id
     return [each.model.reference if latest[each.model.reference] == each.model.id else each.model.id for each in models]
-
-
-def _family(name: str, kind: str, text: str, samples: Sequence[Sample]) -> Iterator[str]:
-    if not samples:
-        return
-    yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} {kind}"
-    for labels, value in samples:
-        if isinstance(value, Histogram):
-            yield from _histogram_lines(name, labels, value)
-        else:
-            yield _sample(name, labels, value)
-
-
-def _histogram_lines(name: str, labels: Labels, value: Histogram) -> Iterator[str]:
-    counts = list(accumulate(value.counts))
-    for bound, count in zip([*map(repr, value.bounds), "+Inf"], counts, strict=True):
-        yield _sample(f"{name}_bucket", {**labels, "le": bound}, count)
-    yield _sample(f"{name}_sum", labels, value.total)
-    yield _sample(f"{name}_count", labels, counts[-1])
-
-
-def _sample(name: str, labels: Labels, value: Number) -> str:
-    written = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
-    return f"{name}{{{written}}} {value!r}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

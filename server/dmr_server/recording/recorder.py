@@ -16,6 +16,7 @@ import falcon
 import msgspec
 
 from dmr.errors import DmrError
+from dmr.types import ModelRecord
 from dmr_server.errors import row_of
 from dmr_server.recording.draft import Draft, draft_of
 from dmr_server.recording.journal import Count, Journal, NewRecord
@@ -113,6 +114,15 @@ class Recorder:
             self._start()
         self._bell.set()
 
+    def counts(self) -> dict[Count, float]:
+        """All that was counted, by all workers; nothing while it cannot be read."""
+        self.flush()
+        try:
+            return self.journal.counts()
+        except sqlite3.Error as error:
+            log.error("what was counted cannot be read: %s", error)
+            return {}
+
     # --- behind them -------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
@@ -177,7 +187,12 @@ class Recorder:
             record = self._service.get_model(draft.model)
         except DmrError:
             return None
-        return (record.tags or (record.id,))[0].removeprefix(_DEFAULT_REGISTRY), record.id
+        return counted_name(record), record.id
+
+
+def counted_name(record: ModelRecord) -> str:
+    """What a model is called in figures, by whatever of its names it was asked for."""
+    return (record.tags or (record.id,))[0].removeprefix(_DEFAULT_REGISTRY)
 
 
 class _Followed:

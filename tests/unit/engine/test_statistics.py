@@ -63,6 +63,8 @@ def test_of_a_chunk_only_what_is_prompt_counts_as_that() -> None:
     assert (told.num_computed_prompt_tokens, told.num_step_sequences, told.num_steps) == (2, 2, 1)
     assert told.step_time == Histogram(STEP_BOUNDS, told.step_time.counts, 0.02)
     assert told.batch_tokens.counts[TOKEN_BOUNDS.index(8.0)] == 1
+    assert (told.prompt_seconds, told.generation_seconds) == pytest.approx((0.008, 0.012))
+    assert told.max_sequence_tokens == 5
 
 
 def test_two_requests_of_which_one_shares() -> None:
