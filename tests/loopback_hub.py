@@ -95,7 +95,7 @@ class LoopbackHub(LoopbackServer):
             send(handler, 200, json.dumps({"id": self.repository, "sha": commit}).encode())
 
     def _files_of(self, commit: str) -> Files:
-        return next(files for name, files in self.branches.items() if self.commit_of(name) == commit)
+        return next(files for name, files in self.branches.items() if commit in (name, self.commit_of(name)))
 
     def _tree(self, handler: BaseHTTPRequestHandler, commit: str, begin: int) -> None:
         files = self._files_of(commit)

@@ -8,13 +8,17 @@ import sys
 import click
 
 from dmr.cli.address import DEFAULT_ADDRESS
+from dmr.cli.archives import export_command, load_command
 from dmr.cli.bench import bench_command
 from dmr.cli.config import config_command
 from dmr.cli.group import Commands
 from dmr.cli.import_file import import_command
 from dmr.cli.models import list_command, rm_command, tag_command
+from dmr.cli.package import package_command
+from dmr.cli.purge import purge_command
 from dmr.cli.run import run_command
 from dmr.cli.running import df_command, ps_command, unload_command
+from dmr.cli.search import search_command
 from dmr.cli.serve import serve_command
 from dmr.cli.show import inspect_command, show_command
 from dmr.cli.status import status_command
@@ -56,6 +60,7 @@ for _command in (
     serve_command,
     config_command,
     run_command,
+    search_command,
     pull_command,
     push_command,
     list_command,
@@ -63,7 +68,11 @@ for _command in (
     show_command,
     tag_command,
     import_command,
+    package_command,
+    load_command,
+    export_command,
     rm_command,
+    purge_command,
     ps_command,
     unload_command,
     df_command,
