@@ -45,6 +45,10 @@ class Layout:
     def bundle_path(self, model_id: Digest) -> Path:
         return self.root / "bundles" / "sha256" / hex_of(model_id)
 
+    def exists(self) -> bool:
+        """Whether the folder is a store. Raises StoreError if its layout is newer than ours."""
+        return self._check_version()
+
     @contextlib.contextmanager
     def lock(self, timeout: float) -> Iterator[None]:
         """Be the only writer. Raises Unavailable if another one does not finish within `timeout` seconds."""
@@ -61,6 +65,12 @@ class Layout:
         self._check_version()
         raw = self._read(self.root / "models.json")
         return Index() if raw is None else parse_index(raw)
+
+    def read_index_or_nothing(self) -> Index:
+        """An index that nobody can read counts as empty: for who is about to throw it away."""
+        with contextlib.suppress(StoreError):
+            return self.read_index()
+        return Index()
 
     def write_index(self, index: Index) -> None:
         with store_errors("write models.json"):

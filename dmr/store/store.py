@@ -11,6 +11,7 @@ from typing import BinaryIO
 import msgspec
 
 from dmr.errors import Conflict, DmrError, InvalidReference, ModelNotFound, StoreError, Unsupported
+from dmr.store import housekeeping
 from dmr.store.blobs import Progress
 from dmr.store.digest import Digest
 from dmr.store.import_plan import MAX_TEXT_BYTES, plan_import
@@ -21,7 +22,7 @@ from dmr.store.manifest import Layer, chat_template_layer, mmproj_layer, weight_
 from dmr.store.record import read_record
 from dmr.store.reference import DEFAULT_REGISTRY, looks_like_id, parse_reference
 from dmr.store.uploads import Uploads, read_digest
-from dmr.types import ModelRecord, Removal
+from dmr.types import ModelRecord, Removal, StoreUsage
 
 _log = logging.getLogger(__name__)
 
@@ -189,6 +190,18 @@ class ModelStore:
     def disk_usage(self) -> int:
         """Bytes of the whole folder."""
         return self._layout.disk_usage()
+
+    def usage(self) -> StoreUsage:
+        """The same by what the bytes are for."""
+        return housekeeping.usage(self._layout)
+
+    def collect(self) -> int:
+        """Delete what belongs to no model and has not been touched for a week; returns the bytes freed."""
+        return housekeeping.collect(self._layout, self.lock_timeout)
+
+    def purge(self) -> Removal:
+        """Remove everything. A folder that is no store is left alone: StoreError."""
+        return housekeeping.purge(self._layout, self.lock_timeout)
 
     def parse_tag(self, text: str) -> str:
         """The full name of a tag to be given. Raises InvalidReference."""

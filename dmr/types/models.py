@@ -94,6 +94,20 @@ class Removal(Value, frozen=True):
     deleted: tuple[str, ...] = ()
 
 
+class StoreUsage(Value, frozen=True):
+    """Bytes of a store by what they are for."""
+
+    models: int = 0
+    bundles: int = 0  # unpacked for engines that cannot read a store as it is; second names of a model's files are free
+    reclaimable: int = 0  # of no model
+    unfinished: int = 0  # of downloads and uploads that may go on
+    other: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.models + self.bundles + self.reclaimable + self.unfinished + self.other
+
+
 class TransferProgress(Value, frozen=True):
     """A step of a pull or push. `message` tells a stage, or is empty when only the numbers of one layer changed."""
 

@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from dmr.config import Settings
 from dmr.errors import DmrError, InvalidRequest, ModelNotFound, RemoteModelNotFound
 from dmr.types import ModelConfig, ModelRecord, Removal, RunningModel
-from dmr_server import docker_transfers, health
+from dmr_server import docker_archives, docker_transfers, health
 from dmr_server.bodies import open_body, read_json
 from dmr_server.errors import RouteNotFound, row_of
 
@@ -56,6 +56,15 @@ class WireRunning(msgspec.Struct, frozen=True, omit_defaults=True):
     keep_alive: str = ""
 
 
+class WireUsage(msgspec.Struct, frozen=True):
+    """Bytes. The first is the whole store, as upstream has it; the last two are parts of it, and ours."""
+
+    models_disk_usage: int
+    default_backend_disk_usage: int
+    incomplete_disk_usage: int
+    reclaimable_disk_usage: int
+
+
 class Unload(msgspec.Struct, frozen=True):
     all: Union[bool, None] = None
     backend: Union[str, None] = None
@@ -87,7 +96,10 @@ class Model:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, name: str) -> None:
         req.context.dialect = DockerDialect("error while getting model: ")
-        if _is_set(req, "remote"):
+        if docker_archives.is_export(name, self._service):
+            req.context.dialect = DockerDialect("error while exporting model: ")
+            docker_archives.export(req, resp, self._service, name.removesuffix("/export"))
+        elif _is_set(req, "remote"):
             resp.data = encode(to_model(self._service.remote_models.get(name)))
         else:
             resp.data = encode(to_model(self._service.get_model(name)))
@@ -96,6 +108,10 @@ class Model:
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, name: str) -> None:
         req.context.dialect = DockerDialect("error while deleting model: ")
+        if name == "purge":
+            req.context.dialect = DockerDialect("error while purging models: ")
+            docker_archives.purge(resp, self._service, _is_set(req, "force"))
+            return
         resp.data = encode(to_removal(self._service.remove_model(name, _is_set(req, "force"))))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, name: str) -> None:
@@ -104,6 +120,12 @@ class Model:
             self._import(req, resp)
         elif name == "create":
             docker_transfers.pull(req, resp, self._service, self._max_body_bytes)
+        elif name == "load":
+            req.context.dialect = DockerDialect("error while loading model: ")
+            docker_archives.load(req, resp, self._service)
+        elif action == "repackage" and model:
+            req.context.dialect = DockerDialect("error while repackaging model: ")
+            docker_archives.repackage(req, resp, self._service, model, self._max_body_bytes)
         elif action == "push" and model:
             docker_transfers.push(req, resp, self._service, model, self._max_body_bytes)
         elif action == "tag" and model:
@@ -186,9 +208,9 @@ class DiskUsage:
         self._service = service
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        usage = self._service.storekeeping.usage()
         # The engine is a part of this program, so it takes no room of its own.
-        usage = {"models_disk_usage": self._service.disk_usage(), "default_backend_disk_usage": 0}
-        resp.data = encode(usage)
+        resp.data = encode(WireUsage(usage.total, 0, usage.unfinished, usage.reclaimable))
 
     on_head = on_get
 

@@ -6,9 +6,10 @@ from typing import Any, Union
 
 import msgspec
 
-from dmr.errors import InvalidModelFile, RegistryError, RemoteModelNotFound, Unauthorized
-from dmr_server import engines_operations
-from dmr_server.docker import DockerDialect, Unload, WireModel, WireRunning
+from dmr.errors import InvalidModelFile, InvalidReference, RegistryError, RemoteModelNotFound, Unauthorized
+from dmr_server import docker_configure_operations, engines_operations
+from dmr_server.docker import DockerDialect, Unload, WireModel, WireRunning, WireUsage
+from dmr_server.docker_archives import TAR, LoadedLine, Repackaged, RepackageRequest
 from dmr_server.docker_transfers import PullRequest, PushRequest, WireStep
 from dmr_server.operation import BAD_NAME, BAD_QUERY, IN_USE, OCTETS, TEXT, Operation, Parameter, Surface
 
@@ -26,13 +27,6 @@ class Unloaded(msgspec.Struct, frozen=True):
     unloaded_runners: int
 
 
-class DiskUsage(msgspec.Struct, frozen=True):
-    """Bytes."""
-
-    models_disk_usage: int
-    default_backend_disk_usage: int
-
-
 class Tagged(msgspec.Struct, frozen=True):
     message: str
     target: str
@@ -43,6 +37,8 @@ _REPOSITORY = Parameter("repo", "the new name without its tag", required=True)
 _TAG = Parameter("tag", "the new name's tag", required=True)
 _REMOTE = Parameter("remote", "read the model from its registry")
 _FORCE = Parameter("force", "remove all names of the model, and the model")
+_FORCE_PURGE = Parameter("force", "even while models are in use: their requests end")
+_LOADED = Parameter("reference", "the model's name, in place of the one in the archive")
 _REFERENCE = Parameter("reference", "the model's new name", required=True)
 
 SURFACE = Surface(
@@ -63,10 +59,11 @@ SURFACE = Surface(
             "get": Operation("one model", WireModel, query=(_REMOTE,), errors=(*BAD_QUERY, *_TRAVEL)),
             "delete": Operation("remove a model", list[dict[str, str]], query=(_FORCE,), errors=IN_USE),
         },
-        "/engines/df": {"get": Operation("disk space in use", DiskUsage)},
+        "/engines/df": {"get": Operation("disk space in use", WireUsage)},
         "/engines/ps": {"get": Operation("which models are loaded", list[WireRunning])},
         "/engines/unload": {"post": Operation("unload models", Unloaded, body=Unload, errors=IN_USE)},
         **engines_operations.OPERATIONS,
+        **docker_configure_operations.OPERATIONS,
     },
     actions={
         "/models/import": {
@@ -77,6 +74,25 @@ SURFACE = Surface(
                 status=201,
                 query=(_REFERENCE,),
                 errors=(InvalidModelFile(""), *IN_USE),
+            )
+        },
+        "/models/load": {
+            "post": Operation(
+                "take the model of a tar archive, which is the body, into the store",
+                LoadedLine,
+                upload=TAR,
+                answer_type=TEXT,
+                query=(_LOADED,),
+                errors=(InvalidModelFile(""), InvalidReference("")),
+            )
+        },
+        "/models/purge": {"delete": Operation("remove all models", query=(_FORCE_PURGE,), errors=IN_USE)},
+        "/models/{name}/export": {
+            "get": Operation("a model as a tar archive", bytes, answer_type=TAR, errors=BAD_NAME)
+        },
+        "/models/{name}/repackage": {
+            "post": Operation(
+                "make a model of another one's files", Repackaged, body=RepackageRequest, status=201, errors=BAD_NAME
             )
         },
         "/models/create": {

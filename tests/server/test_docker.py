@@ -207,6 +207,8 @@ def test_disk_usage(client: falcon.testing.TestClient, service: FakeService) -> 
     assert client.simulate_get("/engines/df").json == {
         "models_disk_usage": 270590880,
         "default_backend_disk_usage": 0,
+        "incomplete_disk_usage": 300,
+        "reclaimable_disk_usage": 580,
     }
     service.failure = StoreError("disk on fire")
     result = client.simulate_get("/engines/df")

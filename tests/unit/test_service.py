@@ -356,7 +356,7 @@ def test_the_rest_is_handed_on(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound):
         scene.service.get_model("ai/absent")
     assert scene.service.copy_model("ai/x", "y") == RECORD
-    assert scene.service.disk_usage() == 0
+    assert scene.service.storekeeping.usage().total == 0
     assert scene.service.unload_models(["a", "b"]) == 1
     assert scene.service.unload_models(None) == 1
     assert scene.manager.asked == [("ai/x", "y"), ("a", "b"), None]
