@@ -13,10 +13,10 @@ from dmr_server.recording.recorder import BOUNDS
 
 
 class Served(NamedTuple):
-    """`count` is its name in the journal, `labels` are those of its values there."""
+    """`counted` is its name in the journal, `labels` are those of its values there."""
 
     name: str
-    count: str
+    counted: str
     labels: tuple[str, ...]
     help: str
 
@@ -36,11 +36,11 @@ def exposition(counts: Mapping[Count, float]) -> str:
 
 
 def _lines(counts: Mapping[Count, float]) -> Iterator[str]:
-    for name, count_name, labels, text in SERVED:
+    for name, counted, labels, text in SERVED:
         samples: list[Sample] = [
             (dict(zip(labels, count.labels, strict=True)), int(value))
             for count, value in counts.items()
-            if count.name == count_name
+            if count.name == counted
         ]
         yield from family(name, "counter", text, samples)
     yield from family(*SECONDS, _seconds(counts))
