@@ -69,6 +69,9 @@ class Settings(msgspec.Struct, frozen=True):
     log_level: str = "info"
     keep_alive: float = 300.0  # seconds an idle model stays loaded; negative = for ever
     load_timeout: float = 300.0  # seconds a model may take to load
+    memory_limit: int = 0  # bytes for all engines together; 0 = what the system says is free, negative = no bound
+    memory_wait: float = 20.0  # seconds that a model waits for others to become idle and make room
+    max_loaded_models: int = 0  # at the same time; 0 = as many as memory has room for
     grace_period: float = 30.0  # seconds that requests in flight may take after SIGTERM
     max_body_bytes: int = 256 * 1024 * 1024
     num_workers: int = 2  # gunicorn worker processes

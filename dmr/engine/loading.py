@@ -30,6 +30,7 @@ class LoadedModel(NamedTuple):
     is_causal: bool
     weights: tuple[str, ...]  # files
     costs: ModelCosts
+    reserved_bytes: int = 0  # of the host's free memory: other engines are going to take them
 
     def plan_context(self, settings: EngineSettings, max_sequences: int) -> ContextPlan:
         """How large a context to generate with is to be, by what is wished and by the memory that is free now.
@@ -47,8 +48,8 @@ class LoadedModel(NamedTuple):
         """What a context may take now, and what of it as long as the weights stay in memory; None = any."""
         num_layers = _num_cell_layers(settings)
         return (
-            usable_for(self.model, (), num_layers, settings.context_bytes),
-            usable_for(self.model, self.weights, num_layers, settings.context_bytes),
+            usable_for(self.model, (), num_layers, settings.context_bytes, self.reserved_bytes),
+            usable_for(self.model, self.weights, num_layers, settings.context_bytes, self.reserved_bytes),
         )
 
     def with_cells(self, attention: AttentionSettings) -> LoadedModel:
@@ -96,6 +97,7 @@ def load_model(spec: EngineSpec, progress: Callable[[float], bool]) -> LoadedMod
         metadata.get(f"{architecture}.attention.causal") != "false",
         spec.weights,
         costs,
+        spec.reserved_bytes,
     )
 
 
@@ -119,14 +121,21 @@ def _num_cell_layers(settings: EngineSettings) -> int:
 
 
 def usable_for(
-    model: _core.Model, weights: tuple[str, ...], num_gpu_layers: int, context_bytes: int = 0
+    model: _core.Model,
+    weights: tuple[str, ...],
+    num_gpu_layers: int,
+    context_bytes: int = 0,
+    reserved_bytes: int = 0,
 ) -> Free | None:
     """What a context over the model may take now, while these files stay in memory; None = any.
 
-    `context_bytes`: what somebody has set; 0 = nothing.
+    `context_bytes`: what somebody has set; 0 = nothing. `reserved_bytes`: of the host's, that are not to be taken.
     """
+    free = free_memory(weights)
+    if free is not None:
+        free = free._replace(num_bytes=max(0, free.num_bytes - reserved_bytes))
     offloaded = 1.0 if num_gpu_layers < 0 else min(1.0, num_gpu_layers / (model.num_layers + 1))
-    return usable_memory(free_memory(weights), _core.devices(), offloaded, context_bytes)
+    return usable_memory(free, _core.devices(), offloaded, context_bytes)
 
 
 def computes_on_device() -> bool:

@@ -14,26 +14,35 @@ from typing import Any
 
 from dmr.config import Settings, read_settings
 from dmr.errors import DmrError, InternalError
+from dmr.log_file import ENGINE_LOG, SERVICE_LOG, add_log_file, engine_output
 from dmr.manager.engine_process import COMMAND
-from dmr.manager.model_manager import LoadedModel, ModelManager
+from dmr.manager.loaded_model import LoadedModel
+from dmr.manager.model_manager import ModelManager
+from dmr.manager.store_changes import StoreChanges
 from dmr.manager.transfers import Transfers
+from dmr.store.archive import ReceivedArchive
 from dmr.store.store import ModelStore
 from dmr.types.preparation import prepare_types
 from dmr.wire import (
     AcquireLease,
+    AdoptModel,
+    Counted,
     CreateModel,
     Imported,
     ImportModel,
     LeaseGranted,
     ListRunning,
+    ListStatistics,
     LoadProgress,
     ManagerCommand,
     ManagerReply,
     Pong,
     PullModel,
+    PurgeModels,
     PushModel,
     Removed,
     RemoveModel,
+    RepackageModel,
     Running,
     Tagged,
     TagModel,
@@ -57,9 +66,10 @@ logger = logging.getLogger("dmr.manager")
 class ManagerServer:
     """One connection is one command; a lease lasts as long as its connection."""
 
-    def __init__(self, manager: ModelManager, transfers: Transfers) -> None:
+    def __init__(self, manager: ModelManager, transfers: Transfers, changes: StoreChanges) -> None:
         self._manager = manager
         self._transfers = transfers
+        self._changes = changes
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -82,15 +92,24 @@ class ManagerServer:
 
     async def _obey(self, command: ManagerCommand) -> ManagerReply:
         if isinstance(command, ImportModel):
-            return Imported(await self._manager.import_model(Path(command.path), command.reference))
+            return Imported(await self._changes.import_model(Path(command.path), command.reference))
         if isinstance(command, TagModel):
-            return Tagged(await self._manager.tag(command.source, command.target))
+            return Tagged(await self._changes.tag(command.source, command.target))
+        if isinstance(command, AdoptModel):
+            archive = ReceivedArchive(command.manifest, command.name)
+            return Tagged(await self._changes.adopt(archive, command.reference))
+        if isinstance(command, RepackageModel):
+            return Tagged(await self._changes.repackage(command.base, command.wish))
+        if isinstance(command, PurgeModels):
+            return Removed(await self._changes.purge(command.force))
         if isinstance(command, RemoveModel):
             return Removed(await self._manager.remove(command.reference, command.force))
         if isinstance(command, UnloadModels):
             return Unloaded(await self._manager.unload(command.references))
         if isinstance(command, ListRunning):
             return Running(self._manager.running(), self._manager.sockets())
+        if isinstance(command, ListStatistics):
+            return Counted(self._manager.statistics())
         return Pong()
 
     async def _transfer(
@@ -138,7 +157,7 @@ class ManagerServer:
     async def _acquire(self, command: AcquireLease, gone: asyncio.Future[None]) -> LoadedModel | None:
         """A lease, or None if who wanted it has left before: it may have to wait until others are done."""
         acquiring = asyncio.ensure_future(
-            self._manager.acquire(command.reference, command.keep_alive, command.context_size)
+            self._manager.acquire(command.reference, command.keep_alive, command.context_size, command.preload)
         )
         either: set[asyncio.Future[Any]] = {acquiring, gone}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -151,8 +170,19 @@ class ManagerServer:
         await self._report_until_ready(model, gone, writer)
         if not gone.done():
             info = await self._manager.wait_ready(model)
-            writer.write(pack(LeaseGranted(model.model_id, model.process.spec.socket, info)))
-            await gone
+            writer.write(pack(LeaseGranted(model.model_id, model.socket, info)))
+            await self._until_over(model, gone)
+            if not gone.done():
+                writer.write(pack(WireError.of(model.parting_words())))
+                await gone
+
+    async def _until_over(self, model: LoadedModel, gone: asyncio.Future[None]) -> None:
+        """Until the lease is given back, or the engine is no more."""
+        engine_gone = asyncio.ensure_future(model.wait_gone())
+        try:
+            await asyncio.wait({gone, engine_gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            engine_gone.cancel()
 
     async def _report_until_ready(
         self, model: LoadedModel, gone: asyncio.Future[None], writer: asyncio.StreamWriter
@@ -161,7 +191,7 @@ class ManagerServer:
             changes: set[asyncio.Future[Any]] = {model.ready, gone}
             await asyncio.wait(changes, timeout=PROGRESS_INTERVAL)
             if model.is_loading:
-                writer.write(pack(LoadProgress(model.process.progress)))
+                writer.write(pack(LoadProgress(model.progress)))
 
 
 async def run_manager(settings: Settings, runtime_dir: Path, engine_command: Sequence[str] = COMMAND) -> None:
@@ -178,12 +208,15 @@ async def run_manager(settings: Settings, runtime_dir: Path, engine_command: Seq
     transfers = Transfers(store, settings, os.environ)
     path = runtime_dir / SOCKET_NAME
     path.unlink(missing_ok=True)
-    listener = await asyncio.start_unix_server(ManagerServer(manager, transfers).serve, path, backlog=1024)
+    changes = StoreChanges(store, manager)
+    listener = await asyncio.start_unix_server(ManagerServer(manager, transfers, changes).serve, path, backlog=1024)
     eviction = asyncio.ensure_future(manager.evict_idle())
+    collection = asyncio.ensure_future(changes.collect_for_ever())
     cut = asyncio.ensure_future(until_closed(life_line))
     cut.add_done_callback(lambda _: stopped.set())
     await stopped.wait()
     eviction.cancel()
+    collection.cancel()
     listener.close()
     await transfers.stop()
     await manager.stop()
@@ -193,6 +226,9 @@ async def run_manager(settings: Settings, runtime_dir: Path, engine_command: Seq
 def main() -> int:
     settings = read_settings()
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    if settings.log_dir is not None:
+        add_log_file(logging.getLogger(), settings.log_dir / SERVICE_LOG)
+        add_log_file(engine_output, settings.log_dir / ENGINE_LOG, form="%(message)s")
     try:
         ModelStore(settings.models_path).models()
     except DmrError as error:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmr.errors import DmrError, ModelLoadFailed, Unavailable
+from dmr.log_file import engine_output
 from dmr.wire import EngineInfo, EngineSpec, LoadProgress, WireError, engine_status_decoder, pack, read_frame
 
 COMMAND = (sys.executable, "-m", "dmr.engine.worker")
@@ -36,11 +37,20 @@ class EngineProcess:
         self._process = process
         self._last_words: deque[str] = deque(maxlen=MAX_LAST_WORDS)
         self._stopping = False
+        self._has_refused = False
+        self._code: int | None = None  # of its end, if it ended by itself: exit status, or minus the number of a signal
         self._ended = asyncio.ensure_future(self._watch(status))
 
     @classmethod
     async def start(cls, spec: EngineSpec, command: Sequence[str] = COMMAND) -> EngineProcess:
         """Start loading. Raises OSError when no process can be started."""
+        process = await cls.spawn(spec, command)
+        await process.begin()
+        return process
+
+    @classmethod
+    async def spawn(cls, spec: EngineSpec, command: Sequence[str] = COMMAND) -> EngineProcess:
+        """A process that loads nothing before `begin`. Raises OSError when no process can be started."""
         read_end, write_end = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -62,11 +72,14 @@ class EngineProcess:
         await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(status), os.fdopen(read_end, "rb", buffering=0)
         )
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it may have died already; `ready` will tell
-            process.stdin.write(pack(spec))
-            await process.stdin.drain()
         return cls(process, spec, status)
+
+    async def begin(self) -> None:
+        """Tell it what to load: `spec`, which may have changed since `spawn`."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it may have died already; `ready` will tell
+            self._process.stdin.write(pack(self.spec))
+            await self._process.stdin.drain()
 
     @property
     def is_alive(self) -> bool:
@@ -78,8 +91,18 @@ class EngineProcess:
         return self.ready.done() and self.ready.exception() is not None
 
     @property
+    def has_crashed(self) -> bool:
+        """It has ended by itself, and not with a reason why the model cannot be loaded."""
+        return self._code is not None and not self._has_refused
+
+    @property
     def last_words(self) -> str:
         return "\n".join(self._last_words)
+
+    @property
+    def epitaph(self) -> str:
+        """How it ended by itself and the last that it said, in one line."""
+        return "it was ended" if self._code is None else self._told(self._code)
 
     async def wait_ended(self) -> None:
         await asyncio.shield(self._ended)
@@ -110,6 +133,8 @@ class EngineProcess:
             self.give_up(_named(error, self.spec.reference))
         code = await self._process.wait()
         await words
+        if not self._stopping:
+            self._code = code
         with contextlib.suppress(OSError):
             Path(self.spec.socket).unlink()
         if self.ready.done() and not self._stopping:
@@ -121,6 +146,7 @@ class EngineProcess:
             if isinstance(message, LoadProgress):
                 self.progress = message.fraction
             elif isinstance(message, WireError):
+                self._has_refused = True
                 self.give_up(_named(message.to_error(), self.spec.reference))
             elif not self.ready.done():
                 self.ready.set_result(message.info)
@@ -137,16 +163,19 @@ class EngineProcess:
                 return
             text = line.decode(errors="replace").rstrip()
             self._last_words.append(text[:MAX_LINE])
+            engine_output.info("%s: %s", self.spec.reference, text)
             with contextlib.suppress(OSError, ValueError):  # our own standard error may be closed
                 print(text, file=sys.stderr, flush=True)  # noqa: T201 - the engine's own log, passed on
 
     def _load_failure(self, code: int) -> DmrError:
         if self._stopping:
             return Unavailable(f"The model '{self.spec.reference}' was unloaded while it was loading.")
-        reason = self._last_words[-1] if self._last_words else "it said nothing"
-        return ModelLoadFailed(
-            f"The engine for '{self.spec.reference}' ended while loading ({_describe(code)}): {reason}"
-        )
+        return ModelLoadFailed(f"The engine for '{self.spec.reference}' ended while loading {self._told(code)}")
+
+    def _told(self, code: int) -> str:
+        last_line = next((line for line in reversed(self._last_words) if line), "it said nothing")
+        hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
+        return f"({_describe(code)}): {last_line}{hint}"
 
 
 def _named(error: DmrError, reference: str) -> DmrError:

@@ -43,13 +43,14 @@ def usable_memory(
     on_device = sum(int(device["free_bytes"]) for device in graphics)
     share = offloaded if graphics else 0.0
     if host is not None and share < 1:
-        bounds.append(Free(int(_without_margin(host.num_bytes) / (1 - share)), host.of))
+        bounds.append(Free(int(without_margin(host.num_bytes) / (1 - share)), host.of))
     if on_device and share > 0:  # a back end that says 0 does not know
-        bounds.append(Free(int(_without_margin(on_device) / share), "the GPU's memory"))
+        bounds.append(Free(int(without_margin(on_device) / share), "the GPU's memory"))
     return min(bounds, default=None)
 
 
-def _without_margin(num_bytes: int) -> int:
+def without_margin(num_bytes: int) -> int:
+    """What may be taken of so many free bytes."""
     return max(0, num_bytes - max(MARGIN, num_bytes // MARGIN_SHARE))
 
 

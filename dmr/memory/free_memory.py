@@ -28,6 +28,12 @@ def free_memory(weights: Iterable[str] = (), root: Path = Path("/")) -> Free | N
     return min(bounds, default=None)
 
 
+def anonymous_bytes(pid: int, root: Path = Path("/")) -> int:
+    """What a process holds that is in no file: the kernel does not count it as free. 0 where nobody tells."""
+    fields = _fields(root / "proc" / str(pid) / "status")
+    return (fields.get("RssAnon", 0) + fields.get("RssShmem", 0)) * 1024
+
+
 def _machine(root: Path) -> Iterator[Free]:
     available = _fields(root / "proc/meminfo").get("MemAvailable")
     if available is not None:

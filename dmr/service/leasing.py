@@ -24,6 +24,7 @@ class Wish(NamedTuple):
     model: str
     keep_alive: float | None = None
     context_size: int | None = None
+    preload: bool = False  # the loading goes on even if nobody waits for it
 
 
 class Leasing:
@@ -37,19 +38,28 @@ class Leasing:
 
         Raises, beside what `work` does:
             ModelNotFound, ModelLoadFailed, Unavailable
+            EngineCrashed: with its last words, as far as they are known.
         """
         began = time.monotonic()
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 lease = yield from self.acquire(wish)
                 with contextlib.closing(lease):
-                    yield from work(lease, time.monotonic() - began)
+                    yield from self._work(lease, work, time.monotonic() - began)
                 return
             except EngineUnreachable as error:
                 # It died a moment ago; the manager starts another as soon as it has noticed.
                 if attempt == MAX_ATTEMPTS:
                     raise EngineCrashed(error.message) from error
                 time.sleep(RETRY_DELAY * attempt)
+
+    def _work(self, lease: Lease, work: Work[T], seconds: float) -> Generator[T, None, None]:
+        try:
+            yield from work(lease, seconds)
+        except EngineUnreachable:
+            raise
+        except EngineCrashed as error:
+            raise lease.post_mortem() or error from error
 
     def acquire(self, wish: Wish) -> Generator[Tick, None, Lease]:
         """A lease, which the caller closes; yields Tick until it is there."""

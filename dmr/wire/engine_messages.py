@@ -22,6 +22,7 @@ class EngineSpec(Frame, frozen=True):
     log_level: str = "info"
     embedding: EngineSettings | None = None  # for vectors of texts; None = as `settings`
     reranking: EngineSettings | None = None
+    reserved_bytes: int = 0  # of the host's free memory, that other engines are going to take
 
 
 class EngineInfo(Frame, frozen=True):

@@ -47,10 +47,15 @@ WEATHER = Tool(
 
 
 class FakeLease:
-    def __init__(self, socket: str, info: EngineInfo) -> None:
+    def __init__(self, socket: str, info: EngineInfo, parting: DmrError | None = None) -> None:
         self.socket = socket
         self.info = info
         self.num_closed = 0
+        self._parting = parting
+
+    def post_mortem(self) -> DmrError | None:
+        assert self.num_closed == 0
+        return self._parting
 
     def close(self) -> None:
         self.num_closed += 1
@@ -64,12 +69,13 @@ class FakeManager:
         self.info = INFO
         self.steps: list[DmrError | None] = []
         self.leases: list[FakeLease] = []
+        self.parting: DmrError | None = None  # what is told of an engine that is gone
         self.num_given_up = 0
         self.asked: list[Any] = []
         self.before_grant = lambda: None
 
     def acquire(
-        self, reference: str, keep_alive: float | None, context_size: int | None
+        self, reference: str, keep_alive: float | None, context_size: int | None, preload: bool = False
     ) -> Generator[FakeLease | None, None, None]:
         self.asked.append((reference, keep_alive, context_size))
         try:
@@ -81,7 +87,7 @@ class FakeManager:
             self.num_given_up += 1
             raise
         self.before_grant()
-        self.leases.append(FakeLease(self.socket, self.info))
+        self.leases.append(FakeLease(self.socket, self.info, self.parting))
         yield self.leases[-1]
 
     def import_model(self, path: Path, reference: str) -> ModelRecord:

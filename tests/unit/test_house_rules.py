@@ -29,6 +29,7 @@ VENDOR_EXCEPTIONS = {
     ("dmr/cli/show.py", "--openai"),
     ("dmr/cli/show.py", "--openai and --remote exclude each other."),
     ("dmr/cli/run.py", "DOCKER_MODEL_NOHISTORY"),
+    ("dmr/cli/package.py", "docker"),
 }
 # import-linter sees Python sources only. `dmr version` loads it by name, to tell in one line when it is not there.
 NATIVE_DOORS = {
@@ -36,8 +37,12 @@ NATIVE_DOORS = {
     "dmr/chat/parser.py",
     "dmr/chat/prompt.py",
     "dmr/chat/rendering.py",
+    "dmr/chat/sandboxed_template.py",
     "dmr/chat/template.py",
+    "dmr/chat/template_messages.py",
+    "dmr/chat/template_process.py",
     "dmr/chat/thinking.py",
+    "dmr/engine/devices.py",
     "dmr/engine/draft_model.py",
     "dmr/engine/embed_runner.py",
     "dmr/engine/loading.py",

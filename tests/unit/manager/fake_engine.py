@@ -45,6 +45,7 @@ def main(folder: Path, status: int) -> None:
     mode = (folder / "mode").read_text()
     note(folder, "started", f"{os.getpid()} {time.monotonic()}")
     spec = read_spec()
+    note(folder, "told", f"{os.getpid()} {time.monotonic()}")
     (folder / "spec").write_bytes(msgspec.json.encode(spec))
 
     def leave(*_: object) -> None:

@@ -10,7 +10,7 @@ from unit.manager.conftest import Bench, ready
 
 from dmr.config import EngineSettings
 from dmr.errors import ModelLoadFailed, ModelNotFound, Unavailable
-from dmr.manager import context_limits, model_manager
+from dmr.manager import context_limits, loaded_model
 from dmr.manager.context_limits import ContextLimit
 from dmr.manager.model_manager import ModelManager
 
@@ -129,7 +129,7 @@ def test_ending_while_less_is_tried_leaves_no_engine(bench: Bench, pause: float)
 def test_a_wish_does_not_wait_for_ever_and_holds_others_up_only_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_manager, "PATIENCE", 0.3)
+    monkeypatch.setattr(loaded_model, "PATIENCE", 0.3)
     bench.add_model()
 
     async def scene(manager: ModelManager) -> None:

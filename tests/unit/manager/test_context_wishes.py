@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from unit.manager.conftest import Bench, is_running, ready, until
 
+from dmr.config import EngineSettings
 from dmr.errors import Conflict, ModelNotFound, ShuttingDown, Unavailable
 from dmr.manager.model_manager import ModelManager
 
+# Engines have 64 tokens unless more are asked for.
+SMALL: Any = {"keep_alive": 33.0, "engine": EngineSettings(context_size=64)}
 TRAINED = 2048  # what the bench's models say of themselves
 
 
@@ -32,13 +36,11 @@ def test_a_fresh_engine_gets_what_was_asked(bench: Bench, default: int, asked: i
     bench.add_model()
 
     async def scene(manager: ModelManager) -> None:
-        engine = manager._settings.engine
-        manager._settings = type(manager._settings)(engine=type(engine)(context_size=default))
         model = await ready(manager, "one", context_size=asked)
         assert model.process.spec.settings.context_size == given
         assert sizes(manager) == [given or 512]
 
-    bench.run(scene)
+    bench.run(scene, engine=EngineSettings(context_size=default))
 
 
 def test_ps_shows_context_and_size(bench: Bench) -> None:
@@ -51,19 +53,12 @@ def test_ps_shows_context_and_size(bench: Bench) -> None:
         manager.release(model)
         await manager.unload(None)
         bench.set_mode("ready")
-        await ready(small(manager), "one", context_size=700)
+        await ready(manager, "one", context_size=700)
         (shown,) = manager.running()
         assert shown.context_size == 700
         assert shown.size == bench.store.get("one").size
 
-    bench.run(scene)
-
-
-def small(manager: ModelManager) -> ModelManager:
-    """Engines of this manager have 64 tokens unless more are asked for."""
-    settings = manager._settings
-    manager._settings = type(settings)(keep_alive=33.0, engine=type(settings.engine)(context_size=64))
-    return manager
+    bench.run(scene, **SMALL)
 
 
 def test_an_idle_engine_is_replaced_and_never_shrinks(bench: Bench) -> None:
@@ -71,7 +66,7 @@ def test_an_idle_engine_is_replaced_and_never_shrinks(bench: Bench) -> None:
     bench.set_mode("lingers")
 
     async def scene(manager: ModelManager) -> None:
-        first = await ready(small(manager), "one", 7.0)
+        first = await ready(manager, "one", 7.0)
         manager.release(first)
         larger = await ready(manager, "one", context_size=500)
         assert not is_running(first.process.pid)
@@ -83,15 +78,15 @@ def test_an_idle_engine_is_replaced_and_never_shrinks(bench: Bench) -> None:
             assert again is larger
             manager.release(again)
 
-    bench.run(scene)
-    assert bench.times("ended")[0] <= bench.times("started")[1]
+    bench.run(scene, **SMALL)
+    assert bench.times("ended")[0] <= bench.times("told")[1]
 
 
 def test_many_equal_wishes_restart_once(bench: Bench) -> None:
     bench.add_model()
 
     async def scene(manager: ModelManager) -> None:
-        manager.release(await ready(small(manager), "one"))
+        manager.release(await ready(manager, "one"))
         models = await asyncio.gather(*(ready(manager, "one", context_size=900) for _ in range(20)))
         assert len(set(map(id, models))) == 1
         for model in models:
@@ -99,7 +94,7 @@ def test_many_equal_wishes_restart_once(bench: Bench) -> None:
         manager.release(await ready(manager, "one", context_size=TRAINED))
         manager.release(await ready(manager, "one", context_size=10 * TRAINED))  # no more can be had
 
-    bench.run(scene)
+    bench.run(scene, **SMALL)
     assert len(bench.pids("started")) == 3
 
 
@@ -117,7 +112,7 @@ def test_a_larger_wish_waits_for_those_at_work_and_is_not_overtaken(bench: Bench
     bench.add_model()
 
     async def scene(manager: ModelManager) -> None:
-        at_work = [await ready(small(manager), "one") for _ in range(2)]
+        at_work = [await ready(manager, "one") for _ in range(2)]
         wish = asyncio.ensure_future(ready(manager, "one", context_size=800))
         await asyncio.sleep(0.02)
         late = asyncio.ensure_future(ready(manager, "one"))  # would be content with the small engine
@@ -132,14 +127,14 @@ def test_a_larger_wish_waits_for_those_at_work_and_is_not_overtaken(bench: Bench
         assert sizes(manager) == [800]
         assert manager.running()[0].num_active == 2
 
-    bench.run(scene)
+    bench.run(scene, **SMALL)
 
 
 def test_who_gives_up_waiting_lets_the_others_go_on(bench: Bench) -> None:
     bench.add_model()
 
     async def scene(manager: ModelManager) -> None:
-        at_work = await ready(small(manager), "one")
+        at_work = await ready(manager, "one")
         wish = asyncio.ensure_future(ready(manager, "one", context_size=800))
         await asyncio.sleep(0.02)
         late = asyncio.ensure_future(ready(manager, "one"))
@@ -148,7 +143,7 @@ def test_who_gives_up_waiting_lets_the_others_go_on(bench: Bench) -> None:
         assert await late is at_work
         assert manager.running()[0].num_active == 2
 
-    bench.run(scene)
+    bench.run(scene, **SMALL)
     assert len(bench.pids("started")) == 1
 
 
@@ -176,7 +171,7 @@ def test_a_waiting_wish_ends_with_the_model_and_with_the_server(bench: Bench) ->
     bench.add_model()
 
     async def scene(manager: ModelManager) -> None:
-        await ready(small(manager), "one")
+        await ready(manager, "one")
         wish = asyncio.ensure_future(ready(manager, "one", context_size=800))
         await asyncio.sleep(0.02)
         with pytest.raises(Conflict):
@@ -192,29 +187,17 @@ def test_a_waiting_wish_ends_with_the_model_and_with_the_server(bench: Bench) ->
         with pytest.raises(ShuttingDown):
             await wish
 
-    bench.run(scene)
+    bench.run(scene, **SMALL)
 
 
 def test_an_engine_that_dies_makes_room_for_the_larger_one(bench: Bench) -> None:
     bench.add_model()
 
     async def scene(manager: ModelManager) -> None:
-        at_work = await ready(small(manager), "one")
+        at_work = await ready(manager, "one")
         wish = asyncio.ensure_future(ready(manager, "one", context_size=800))
         await asyncio.sleep(0.02)
         await at_work.process.stop()
         assert (await wish).context_size == 800
 
-    bench.run(scene)
-
-
-def test_a_copy_is_one_more_name(bench: Bench) -> None:
-    model_id = bench.add_model()
-
-    async def scene(manager: ModelManager) -> None:
-        record = await manager.tag("one", "other:v2")
-        assert (record.id, set(record.tags)) == (model_id, {"docker.io/ai/one:latest", "docker.io/ai/other:v2"})
-        with pytest.raises(ModelNotFound):
-            await manager.tag("absent", "other")
-
-    bench.run(scene)
+    bench.run(scene, **SMALL)

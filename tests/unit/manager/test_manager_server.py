@@ -24,6 +24,7 @@ from dmr.errors import Conflict, InvalidReference, ModelLoadFailed, ModelNotFoun
 from dmr.manager import __main__ as manager_main
 from dmr.manager.__main__ import SOCKET_NAME, ManagerServer
 from dmr.manager.model_manager import ModelManager
+from dmr.manager.store_changes import StoreChanges
 from dmr.manager.transfers import Transfers
 from dmr.wire import WireError, manager_reply_decoder
 
@@ -50,7 +51,8 @@ def serve(bench: Bench, talk: Talk, **settings: Any) -> ModelManager:
         managers.append(manager)
         path = bench.folder / SOCKET_NAME
         transfers = Transfers(bench.store, Settings(), {})
-        listener = await asyncio.start_unix_server(ManagerServer(manager, transfers).serve, path)
+        server = ManagerServer(manager, transfers, StoreChanges(bench.store, manager))
+        listener = await asyncio.start_unix_server(server.serve, path)
         try:
             await asyncio.to_thread(talk, ManagerClient(path))
             await until(lambda: all(model.num_active == 0 for model in manager.running()))
