@@ -94,6 +94,9 @@ class LoopbackRegistry(LoopbackServer):
         self.scheme = "bearer"
         self.realm = ""  # other than our own
         self.tokens: set[str] = set()
+        self.token_uses = 0  # requests after which a token is of no use any more; 0 = never
+        self.refresh_token = ""  # that is taken in place of a password
+        self._uses: Counter[str] = Counter()
         self.cut_after: list[int] = []  # bytes after which the next blob answers break off
         self.failures: list[int] = []  # statuses of the next answers to blob requests
         self.upload_failures: list[int] = []  # statuses of the next uploads; 0 = the connection breaks
@@ -135,7 +138,9 @@ class LoopbackRegistry(LoopbackServer):
         if kind == "Basic" and self.scheme == "basic" and base64.b64decode(value).decode() == self.user:
             return True
         if kind == "Bearer" and value in self.tokens:
-            return True
+            self._uses[value] += 1
+            if not self.token_uses or self._uses[value] <= self.token_uses:
+                return True
         realm = self.realm or f"http://{self.host}/token"
         challenge = (
             f'Bearer realm="{realm}",service="loopback",scope="x"' if self.scheme == "bearer" else 'Basic realm="x"'
@@ -145,7 +150,9 @@ class LoopbackRegistry(LoopbackServer):
 
     def _token(self, handler: BaseHTTPRequestHandler, headers: dict[str, str]) -> None:
         kind, _, value = headers.get("authorization", "").partition(" ")
-        if kind != "Basic" or base64.b64decode(value).decode() != self.user:
+        form = parse_qs(handler.rfile.read(int(headers.get("content-length", 0))).decode())
+        is_known = kind == "Basic" and base64.b64decode(value).decode() == self.user
+        if not is_known and form.get("refresh_token", [""]) != [self.refresh_token or None]:
             send(handler, 401, b"{}")
             return
         token = f"token-{len(self.tokens)}"

@@ -19,6 +19,7 @@ from dmr.errors import (
     InvalidReference,
     InvalidRequest,
     ModelNotFound,
+    RegistryError,
     RemoteModelNotFound,
     Unauthorized,
     Unsupported,
@@ -83,6 +84,9 @@ class TransferDialect:
             text = f"Invalid model reference: {text}"
         elif isinstance(error, Unsupported):
             status = 422
+        elif isinstance(error, RegistryError):
+            # Upstream's command line repeats what failed with 502, but here it has been repeated often enough.
+            status, text = 500, f"error while {self._mode}ing model: {text}"
         elif status >= 500:
             text = f"error while {self._mode}ing model: {text}"
         return status, f"{text}\n".encode()

@@ -61,7 +61,7 @@ def test_what_is_there_already_is_one_line(client: falcon.testing.TestClient, se
         (RemoteModelNotFound("there is none"), 404, "Model not found: there is none"),
         (Unauthorized("log in"), 401, "Unauthorized: log in"),
         (InvalidReference("bad tag"), 400, "Invalid model reference: bad tag"),
-        (RegistryError("cannot be reached"), 502, "error while pulling model: cannot be reached"),
+        (RegistryError("cannot be reached"), 500, "error while pulling model: cannot be reached"),
         (StoreError("the disk is full"), 500, "error while pulling model: the disk is full"),
         (Unsupported("config of another type"), 422, "config of another type"),
     ],

@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 HUB = "docker.io"
 HUB_KEY = "https://index.docker.io/v1/"  # its name in the file that `docker login` writes
+HUB_HOSTS = ("docker.io", "index.docker.io", "registry-1.docker.io")
 HELPER_TIMEOUT = 20.0  # seconds
 _HELPER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -59,8 +60,16 @@ def _from_config(config: Mapping[str, Any], key: str, environ: Mapping[str, str]
         found = _ask_helper(helper, key, environ)
         if found is not None:
             return found
-    entry = _table(config, "auths").get(key)
+    auths = _table(config, "auths")
+    # Some tools write a key as an address, or another of the hub's names.
+    near = (entry for name, entry in auths.items() if _host_of(name) == _host_of(key))
+    entry = auths.get(key) or next(near, None)
     return _from_entry(entry) if isinstance(entry, dict) else None
+
+
+def _host_of(key: str) -> str:
+    host = key.rpartition("://")[2].partition("/")[0].lower()
+    return HUB if host in HUB_HOSTS else host
 
 
 def _table(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

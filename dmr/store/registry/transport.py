@@ -20,6 +20,7 @@ from dmr.errors import RegistryError
 from dmr.store.registry.proxies import Proxy, proxy_for
 from dmr.store.registry.trust import OWN_VARIABLE, blind_context, trusting_context
 
+USER_AGENT = "dmr"
 MAX_REDIRECTS = 10
 MAX_ATTEMPTS = 5
 MAX_WAIT = 30.0  # seconds between two attempts
@@ -137,7 +138,7 @@ class Transport:
     def _follow(
         self, method: str, url: str, headers: Mapping[str, str], body: Any, follow: bool, patience: Patience
     ) -> urllib3.BaseHTTPResponse:
-        origin = url
+        origin, headers = url, {"User-Agent": USER_AGENT, **headers}
         timeout = urllib3.Timeout(connect=patience.connect, read=patience.read)
         for _ in range(MAX_REDIRECTS + 1):
             response = self._ways_out.to(url).request(
