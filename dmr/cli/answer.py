@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dmr.cli.display import Display
+from dmr.cli.display import Silence
 
 if TYPE_CHECKING:
     from dmr.cli.replies import Chunk, ChunkUsage
@@ -20,14 +20,16 @@ class Answer:
 
     def __init__(self) -> None:
         self.text = ""
+        self.reasoning = ""
         self.finish_reason: str | None = None
         self.usage: ChunkUsage | None = None
         self.asked_at = time.monotonic()
         self.first_at: float | None = None
         self.last_at = self.asked_at
 
-    def stream(self, server: ServerApi, request: Mapping[str, Any], display: Display) -> None:
+    def stream(self, server: ServerApi, request: Mapping[str, Any], display: Silence) -> None:
         """Fill this answer, showing it meanwhile. What came before an error or Ctrl-C stays, on the screen and here."""
+        display.begin()
         try:
             with server.chat(request) as chunks:
                 for chunk in chunks:
@@ -35,7 +37,7 @@ class Answer:
         finally:
             display.end()
 
-    def _take(self, chunk: Chunk, display: Display) -> None:
+    def _take(self, chunk: Chunk, display: Silence) -> None:
         self.usage = chunk.usage or self.usage
         for choice in chunk.choices[:1]:
             self.finish_reason = choice.finish_reason or self.finish_reason
@@ -44,17 +46,32 @@ class Answer:
                 self.last_at = time.monotonic()
                 self.first_at = self.first_at or self.last_at
             if reasoning:
+                self.reasoning += reasoning
                 display.reasoning(reasoning)
             if content:
                 self.text += content
                 display.content(content)
 
-    def report(self, *, verbose: bool) -> None:
+    def report(self, display: Silence, *, verbose: bool) -> None:
         """Say on stderr what the reader of the text cannot see."""
         if self.finish_reason == "length":
             click.echo("Note: the answer stops here because it reached the limit of tokens.", err=True)
         if verbose:
             click.echo(self._statistics(), err=True)
+        elif self.usage is not None:
+            asked, answered = self.usage.prompt_tokens, self.usage.completion_tokens
+            display.note(f"Token usage: {asked} prompt + {answered} completion = {asked + answered} total")
+
+    def as_json(self) -> dict[str, Any]:
+        """The answer as one object; what did not come is left out."""
+        fields = {"reasoning": self.reasoning, "finish_reason": self.finish_reason, "usage": self._usage()}
+        return {"content": self.text, **{name: value for name, value in fields.items() if value}}
+
+    def _usage(self) -> dict[str, int] | None:
+        if self.usage is None:
+            return None
+        asked, answered = self.usage.prompt_tokens, self.usage.completion_tokens
+        return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
 
     def _statistics(self) -> str:
         lines = []

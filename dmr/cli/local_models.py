@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import msgspec
 
 from dmr.cli.missing import no_such_model
+from dmr.cli.replies import Model
+from dmr.cli.transport import Pieces
+from dmr.cli.upload import StreamUpload
 from dmr.errors import ModelNotFound, Unsupported
 from dmr.store.store import ModelStore
-from dmr.types import ModelRecord
+from dmr.types import ModelRecord, Repackaging
+
+if TYPE_CHECKING:
+    from dmr.store.packaging import Package
 
 T = TypeVar("T")
 
@@ -43,6 +49,44 @@ class LocalModels:
         """Give a model another name; raises `ModelNotFound`."""
         with _missing_model(source):
             self.store.tag(source, f"{repository}:{tag}")
+
+    def load_archive(self, name: str, upload: StreamUpload) -> Model:
+        """Take in a model's archive; without a name the archive says it."""
+        from dmr.store.archive import load_archive
+
+        return _as(load_archive(self.store, cast("BinaryIO", upload), name), Model)
+
+    @contextlib.contextmanager
+    def export(self, name: str) -> Iterator[Pieces]:
+        """A model's archive; raises `ModelNotFound`."""
+        from dmr.store.archive import open_archive
+
+        with _missing_model(name):
+            archive = open_archive(self.store, name)
+        with contextlib.closing(archive):
+            yield Pieces(archive, archive.size)
+
+    def package(self, name: str, package: Package, progress: Callable[[int, int], None]) -> Model:
+        """Make a model of files."""
+        from dmr.store.packaging import package_into
+
+        return _as(package_into(self.store, package, name, progress), Model)
+
+    def repackage(self, name: str, wish: Repackaging) -> Model:
+        """Make a model of another one's files; raises `ModelNotFound`."""
+        from dmr.store.repackage import repackage_model
+
+        with _missing_model(name):
+            return _as(repackage_model(self.store, name, wish), Model)
+
+    def add_file(self, file: BinaryIO, size: int, digest: str) -> None:
+        """Take in a file of which a model is to be made."""
+        if not self.store.has_file(digest):
+            self.store.add_file(file, size, digest)
+
+    def purge(self, *, force: bool) -> None:
+        """Remove all models: none of them is in use without a server."""
+        self.store.purge()
 
     def disk_usage(self) -> dict[str, int]:
         """Bytes by kind."""

@@ -11,6 +11,7 @@ from dmr.cli.address import DEFAULT_ADDRESS
 from dmr.cli.archives import export_command, load_command
 from dmr.cli.bench import bench_command
 from dmr.cli.config import config_command
+from dmr.cli.configure import configure_command
 from dmr.cli.group import Commands
 from dmr.cli.import_file import import_command
 from dmr.cli.models import list_command, rm_command, tag_command
@@ -59,6 +60,7 @@ def cli(server: str) -> None:
 for _command in (
     serve_command,
     config_command,
+    configure_command,
     run_command,
     search_command,
     pull_command,

@@ -21,19 +21,22 @@ class ByteBars:
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> ByteBars:
-        if self.is_shown:
-            self._bars = _make_bars()
-            self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bars is not None:
             self._bars.stop()
 
-    def update(self, name: str, done: int, total: int) -> None:
-        """`done` of `total` bytes. What a name begins with does not count for its speed: it was there before."""
-        if self._bars is None:
+    def update(self, name: str, done: int, total: int | None) -> None:
+        """`done` of `total` bytes (None: nobody knows).
+
+        What a name begins with does not count for its speed: it was there before.
+        """
+        if not self.is_shown:
             return
+        if self._bars is None:  # not before there is one: without any it would be an empty line
+            self._bars = _make_bars()
+            self._bars.start()
         if name not in self._tasks:
             from rich.markup import escape
 

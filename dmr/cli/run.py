@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dmr.cli.sampling import SAMPLING, sampling_options
+from dmr.cli.attachments import Content, read_question
+from dmr.cli.conversation import Conversation
+from dmr.cli.json_output import json_option, print_json
+from dmr.cli.sampling import sampling_options
 from dmr.cli.server import complete_model, pass_server
 from dmr.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from dmr.cli.display import Display
     from dmr.cli.server_api import ServerApi
 
 _EPILOG = """\
@@ -21,6 +25,7 @@ _EPILOG = """\
 Examples:
   dmr run smollm2 "Why is the sky blue?"
   dmr run smollm2 Summarize this: < report.txt
+  dmr run gemma3 --image photo.jpg "What is this?"
   git diff | dmr run smollm2 --system "You review code." --max-tokens 500
   dmr run smollm2
 """
@@ -30,6 +35,13 @@ Examples:
 @click.argument("model", shell_complete=complete_model)
 @click.argument("prompt", nargs=-1)
 @click.option("--system", metavar="TEXT", help="The system message: how the model should behave.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Send this image along with PROMPT; several times for several.",
+)
 @sampling_options
 @click.option("-d", "--detach", is_flag=True, help="Load the model and leave, without asking anything.")
 @click.option("--verbose", is_flag=True, help="After each answer, print tokens, times and speed on stderr.")
@@ -38,59 +50,63 @@ Examples:
     type=click.Choice(["auto", "yes", "no"]),
     default="auto",
     show_default=True,
-    help="Show reasoning dim; auto: on a terminal.",
+    help="Render Markdown, and show reasoning dim; auto: on a terminal.",
 )
 @click.option("--no-history", is_flag=True, envvar="DMR_NO_HISTORY", show_envvar=True, help="Keep no history file.")
+@json_option
 @pass_server
-def run_command(
-    server: ServerApi,
-    /,
-    model: str,
-    prompt: tuple[str, ...],
-    system: str | None,
-    detach: bool,
-    verbose: bool,
-    color: str,
-    no_history: bool,
-    **sampling: Any,
-) -> None:
+def run_command(server: ServerApi, /, model: str, prompt: tuple[str, ...], **flags: Any) -> None:
     """Ask MODEL for one answer to PROMPT, which is streamed to stdout.
 
     What is piped into stdin is put after PROMPT, or is the prompt. On a terminal and without PROMPT, a chat begins.
-    Reasoning is shown on a terminal only.
+    @FILE in PROMPT puts in the file's text, or an image. Reasoning is shown on a terminal only. A model that the server
+    does not have is pulled.
     """
-    from dmr.cli.display import Display
-
-    if detach:
+    if flags["detach"]:
         _detach(server, model, prompt)
         return
-    given = {name: value for name, value in sampling.items() if name in SAMPLING and value is not None}
-    display = Display(color)
-    question = _question(prompt)
+    conversation = Conversation(model, flags["system"] or "", flags)
+    question = _question(prompt, flags["images"])
     if question is None:
-        _chat(server, model, display, None if no_history else _history_file(), system, given, verbose)
+        _chat(server, conversation, flags)
     else:
-        _answer(server, model, display, question, system, given, verbose)
+        _answer(server, conversation, question, flags)
 
 
 def _detach(server: ServerApi, model: str, prompt: tuple[str, ...]) -> None:
     if prompt:
         raise click.UsageError("--detach only loads the model: leave out the prompt.")
-    server.preload(model)
+    _pulling(server, model, lambda: server.preload(model))
     click.echo(f"{model} is loaded.", err=True)
 
 
-def _question(prompt: tuple[str, ...]) -> str | None:
+def _pulling(server: ServerApi, model: str, ask: Callable[[], None]) -> None:
+    """Ask; and once more when the model had to be pulled first."""
+    from dmr.cli.transfer import pull_missing
+    from dmr.cli.transport import ServerError
+
+    try:
+        ask()
+    except ServerError as error:
+        if error.status != 404:
+            raise
+        pull_missing(server, model)
+        ask()
+
+
+def _question(prompt: tuple[str, ...], images: tuple[Path, ...]) -> Content | None:
     """What to ask; None means a chat. Raises `InvalidRequest` if there is nothing to ask and nobody to chat with."""
     words = " ".join(prompt)
     if sys.stdin is not None and sys.stdin.isatty():
-        if not words.strip() and not sys.stdout.isatty():
+        if words.strip() or images:
+            return read_question(words, images)
+        if not sys.stdout.isatty():
             raise InvalidRequest("A chat needs a terminal: give a prompt, or let stdout be the terminal.")
-        return words if words.strip() else None
-    parts = [text for text in (words, _piped_text()) if text.strip()]
-    if not parts:
+        return None
+    piped = _piped_text()
+    if not words.strip() and not piped.strip() and not images:
         raise InvalidRequest("There is nothing to ask: the prompt and stdin are both empty.")
-    return "\n\n".join(parts)
+    return read_question(words if words.strip() else "", images, piped if piped.strip() else "")
 
 
 def _piped_text() -> str:
@@ -102,39 +118,33 @@ def _piped_text() -> str:
         raise InvalidRequest("What is piped into stdin is not UTF-8 text.") from None
 
 
-def _answer(
-    server: ServerApi,
-    model: str,
-    display: Display,
-    question: str,
-    system: str | None,
-    sampling: dict[str, Any],
-    verbose: bool,
-) -> None:
+def _answer(server: ServerApi, conversation: Conversation, question: Content, flags: dict[str, Any]) -> None:
     from dmr.cli.answer import Answer
+    from dmr.cli.display import Display, Silence
 
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": question})
+    display = Silence() if flags["as_json"] else Display(flags["color"])
+    request = conversation.request({"role": "user", "content": question})
     answer = Answer()
-    answer.stream(server, {"model": model, "messages": messages, **sampling}, display)
-    answer.report(verbose=verbose)
+    _pulling(server, conversation.model, lambda: answer.stream(server, request, display))
+    if flags["as_json"]:
+        print_json({"model": conversation.model, **answer.as_json()})
+    else:
+        answer.report(display, verbose=flags["verbose"])
 
 
-def _chat(
-    server: ServerApi,
-    model: str,
-    display: Display,
-    history_file: Path | None,
-    system: str | None,
-    sampling: dict[str, Any],
-    verbose: bool,
-) -> None:
+def _chat(server: ServerApi, conversation: Conversation, flags: dict[str, Any]) -> None:
     from dmr.cli.chat import Chat
+    from dmr.cli.display import Display
     from dmr.cli.line_editor import LineEditor
+    from dmr.cli.transfer import pull_missing
 
-    server.get_model(model, dict[str, Any])  # an absent server or model is told before the first question
-    chat = Chat(server, model, display, system=system, sampling=sampling, verbose=verbose)
-    with LineEditor(history_file) as editor:
+    if flags["as_json"]:
+        raise click.UsageError("--json is for one answer: give a prompt.")
+    if not server.serves(conversation.model):  # told before the first question, like an absent server
+        pull_missing(server, conversation.model)
+    chat = Chat(server, Display(flags["color"]), conversation, verbose=flags["verbose"])
+    keep_history = not flags["no_history"] and not os.environ.get("DOCKER_MODEL_NOHISTORY")
+    with LineEditor(_history_file() if keep_history else None) as editor:
         chat.run(editor)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -12,9 +12,10 @@ import msgspec
 from dmr.cli.missing import no_such_model
 from dmr.cli.replies import Chunk, Model, TokenList, Unloaded
 from dmr.cli.sse import read_events
-from dmr.cli.transport import ConnectionLost, ServerError, ServerNotRunning, Transport, message_of
-from dmr.cli.upload import Upload
+from dmr.cli.transport import ConnectionLost, Pieces, ServerError, ServerNotRunning, Transport, message_of
+from dmr.cli.upload import StreamUpload, Upload
 from dmr.errors import InvalidReference, ModelNotFound
+from dmr.types import Repackaging
 
 T = TypeVar("T")
 
@@ -85,6 +86,44 @@ class ServerApi(Transport):
         path = f"/models/import?reference={quote(name, safe='')}"
         return self.decode(self.call("POST", path, body=upload, headers=headers, slow=True), Model)
 
+    def load_archive(self, name: str, upload: StreamUpload) -> Model:
+        """Send a model's archive, streamed; without a name the archive says it."""
+        headers = {"Content-Type": "application/x-tar"}
+        if upload.size is not None:
+            headers["Content-Length"] = str(upload.size)
+        path = f"/models/load?{urlencode({'reference': name})}" if name else "/models/load"
+        answer = self.call("POST", path, body=upload, headers=headers, slow=True)
+        return self.decode(answer.strip().rpartition(b"\n")[2], Model)
+
+    @contextlib.contextmanager
+    def export(self, name: str) -> Iterator[Pieces]:
+        """A model's archive; raises `ModelNotFound`."""
+        with contextlib.ExitStack() as stack:
+            with _missing_model(name):
+                pieces = stack.enter_context(self.stream("GET", f"{model_path(name)}/export"))
+            yield pieces
+
+    def repackage(self, name: str, wish: Repackaging) -> Model:
+        """Make a model of another one's files; raises `ModelNotFound`."""
+        with _missing_model(name):
+            self.call("POST", f"{model_path(name)}/repackage", body=to_json(wish), slow=True)
+        return self.get_model(wish.target, Model)
+
+    def add_file(self, file: BinaryIO, size: int, digest: str) -> None:
+        """Give the server a file of which a model is to be made, unless it has it."""
+        path = f"/api/blobs/{digest}"
+        try:
+            self.call("HEAD", path)
+        except ServerError as error:
+            if error.status != 404:
+                raise
+            upload = StreamUpload(file, size, lambda _done, _total: None)
+            self.call("POST", path, body=upload, headers={"Content-Length": str(size)}, slow=True)
+
+    def purge(self, *, force: bool) -> None:
+        """Remove all models."""
+        self.call("DELETE", "/models/purge" + ("?force=true" if force else ""), slow=True)
+
     def running_models(self, kind: type[T]) -> list[T]:
         return self.get("/engines/ps", list[kind])  # type: ignore[valid-type]
 
@@ -97,6 +136,21 @@ class ServerApi(Transport):
     def disk_usage(self) -> dict[str, int]:
         """Bytes by kind: `models_disk_usage`, `default_backend_disk_usage` and what else the server tells."""
         return self.get("/engines/df", dict[str, int])
+
+    def configure(self, model: str, settings: Mapping[str, Any]) -> None:
+        """Change how a model is loaded from now on; fields are those of `_configure`."""
+        with _missing_model(model):
+            self.call("POST", "/engines/_configure", body=to_json({"model": model, **settings}))
+
+    def configurations(self, model: str | None) -> list[Any]:
+        """How a model is configured, or all (None)."""
+        return self.get("/engines/_configure" + _query(model=model), list[Any])
+
+    def reset_configuration(self, model: str | None, mode: str | None) -> int:
+        """Forget how a model is configured, or all (None); returns of how many modes. Raises `ModelNotFound`."""
+        with _missing_model(model or ""):
+            answer = self.call("DELETE", "/engines/_configure" + _query(model=model, mode=mode))
+        return self.decode(answer, dict[str, int])["reset"]
 
     def preload(self, model: str) -> None:
         """Load a model; returns when it is loaded."""
@@ -116,7 +170,7 @@ class ServerApi(Transport):
         with self.stream("POST", CHAT_PATH, body=body) as pieces:
             yield self._chunks(pieces)
 
-    def _chunks(self, pieces: Iterator[bytes]) -> Iterator[Chunk]:
+    def _chunks(self, pieces: Iterable[bytes]) -> Iterator[Chunk]:
         with self.failures():  # an event that is too long, too
             for data in read_events(pieces):
                 if data == b"[DONE]":
@@ -126,6 +180,11 @@ class ServerApi(Transport):
                     raise ServerError(message_of({"error": chunk.error}) or "The answer failed.")
                 yield chunk
         raise ConnectionLost("The server closed the connection before the answer was complete.")
+
+
+def _query(**parameters: str | None) -> str:
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return f"?{urlencode(given)}" if given else ""
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -56,6 +56,11 @@ def pull_missing(server: ServerApi, model: str) -> None:
     """Pull a model that a command needs, telling it on stderr."""
     click.echo(f"Unable to find model '{printable(model)}' locally. Pulling from the server.", err=True)
     click.echo(_show_steps(server, model, pull_request(model)), err=True)
+
+
+def push_model(server: ServerApi, model: str) -> None:
+    """Push what a command has made, telling it on stderr."""
+    click.echo(_show_steps(server, model, _push_request(model)), err=True)
 
 
 def pull_request(model: str) -> tuple[str, dict[str, str]]:
@@ -146,7 +151,7 @@ def _attempt(server: ServerApi, request: tuple[str, dict[str, str]], show: Show)
     raise ConnectionLost("The server ended before the model was there.")
 
 
-def _steps(server: ServerApi, pieces: Iterator[bytes]) -> Iterator[tuple[Step, bytes]]:
+def _steps(server: ServerApi, pieces: Iterable[bytes]) -> Iterator[tuple[Step, bytes]]:
     from dmr.cli.lines import read_lines
     from dmr.cli.replies import Step
 

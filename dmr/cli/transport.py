@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -44,6 +44,17 @@ class ConnectionLost(ServerError):
     """There was a connection, but no whole answer: the same request may succeed."""
 
 
+class Pieces:
+    """The bytes of an answer in the order they come. `size` of them, None when the server does not tell."""
+
+    def __init__(self, pieces: Iterable[bytes], size: int | None) -> None:
+        self.size = size
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+
 class Transport:
     """One server. Calls raise `ServerNotRunning` or `ServerError`."""
 
@@ -62,11 +73,12 @@ class Transport:
     @contextlib.contextmanager
     def stream(
         self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> Iterator[Iterator[bytes]]:
-        """The pieces of an answer as they come; leaving the block closes the connection."""
+    ) -> Iterator[Pieces]:
+        """An answer as it comes; leaving the block closes the connection."""
         response = self._open(method, path, body, headers or {}, _SLOW_READ_TIMEOUT)
+        length = response.headers.get("Content-Length", "")
         try:
-            yield self._pieces(response)
+            yield Pieces(self._pieces(response), int(length) if length.isdigit() else None)
         finally:
             response.close()
 

@@ -85,12 +85,23 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 20
 
     def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._chunks() if "Transfer-Encoding" in self.headers else self._whole()
         script = self.server.script
         script.asked.append(Asked(self.command, self.path, dict(self.headers), body))
         self._send(script.reply_to(f"{self.command} {self.path.partition('?')[0]}"))
 
-    do_GET = do_POST = do_DELETE = _answer  # noqa: N815 (the names that http.server looks for)
+    def _whole(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _chunks(self) -> bytes:
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    do_GET = do_POST = do_DELETE = do_HEAD = _answer  # noqa: N815 (the names that http.server looks for)
 
     def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)
@@ -100,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.pieces is None:
             self.send_header("Content-Length", str(len(reply.body)))
             self.end_headers()
-            self.wfile.write(reply.body)
+            self.wfile.write(reply.body if self.command != "HEAD" else b"")
             return
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()

@@ -54,7 +54,7 @@ def test_a_bad_address_is_told(server: ScriptedServer) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        (b'{"error":{"message":"The model is gone.","type":"x","param":null,"code":null}}', 404, "The model is gone."),
+        (b'{"error":{"message":"The model is odd.","type":"x","param":null,"code":null}}', 422, "The model is odd."),
         (b'{"error":"Only text."}', 400, "Only text."),
         (b'{"message":"Flat."}', 400, "Flat."),
         (b"unable to load runner\n", 500, "unable to load runner"),

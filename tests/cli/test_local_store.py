@@ -47,6 +47,91 @@ def test_df_counts_the_store(lonely_dmr: Run, mine: str) -> None:
     assert json.loads(lonely_dmr("df", "--json").stdout)["models_disk_usage"] > 0
 
 
+def test_a_model_is_carried_from_one_store_to_another(
+    lonely_dmr: Run, mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (before,) = json.loads(lonely_dmr("list", "--json").stdout)
+    archive = tmp_path / "mine.tar"
+    assert lonely_dmr("export", mine, "-o", str(archive)).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.gguf", "mine.tar", "models"]
+    assert lonely_dmr("export", mine).stdout_bytes == archive.read_bytes()
+
+    monkeypatch.setenv("MODELS_PATH", str(tmp_path / "other"))
+    assert lonely_dmr("load", str(archive)).stdout == f"{TAG}\n"
+    told = json.loads(lonely_dmr("load", "--tag", "again:v1", "--json", input=archive.read_bytes()).stdout)
+    assert told == {"id": before["id"], "tags": [TAG, "docker.io/ai/again:v1"]}
+
+
+def test_what_is_no_archive_is_refused(lonely_dmr: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(b"no tar" * 1000)
+    result = lonely_dmr("load", str(tmp_path / "x.tar"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "archive" in result.stderr
+
+
+def test_an_export_that_fails_leaves_no_file(lonely_dmr: Run, tmp_path: Path) -> None:
+    result = lonely_dmr("export", "nosuch", "-o", str(tmp_path / "x.tar"))
+    assert (result.exit_code, list(tmp_path.glob("x.tar*"))) == (1, [])
+    assert "no such model: nosuch" in result.stderr
+
+
+def test_a_package_has_what_it_is_made_of(lonely_dmr: Run, tmp_path: Path) -> None:
+    for name, data in [("w.gguf", gguf_bytes()), ("t.jinja", b"{{ x }}"), ("LICENSE", b"Free.")]:
+        (tmp_path / name).write_bytes(data)
+    files = [f"--gguf={tmp_path}/w.gguf", f"--chat-template={tmp_path}/t.jinja", "-l", f"{tmp_path}/LICENSE"]
+    result = lonely_dmr("package", *files, "--context-size", "512", "packed:v1")
+    assert (result.exit_code, result.stdout) == (0, "docker.io/ai/packed:v1\n"), result.stderr
+    assert json.loads(lonely_dmr("inspect", "packed:v1").stdout)["config"]["context_size"] == 512
+
+    result = lonely_dmr("package", "--from", "packed:v1", "--context-size", "64", "--json", "packed:short")
+    assert json.loads(result.stdout)["tags"] == ["docker.io/ai/packed:short"], result.stderr
+    assert json.loads(lonely_dmr("inspect", "packed:short").stdout)["config"]["context_size"] == 64
+
+
+def test_a_package_in_the_other_format(lonely_dmr: Run, tmp_path: Path) -> None:
+    (tmp_path / "w.gguf").write_bytes(gguf_bytes())
+    made = lonely_dmr("package", "--gguf", str(tmp_path / "w.gguf"), "--format", "cncf", "--json", "packed")
+    digest = json.loads(made.stdout)["id"].removeprefix("sha256:")
+    manifest = json.loads((tmp_path / "models" / "manifests" / "sha256" / digest).read_bytes())
+    assert manifest["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
+
+
+@pytest.mark.parametrize("sources", [[], ["--gguf", "{f}", "--from", "x"], ["--gguf", "{f}", "--dduf", "{f}"]])
+def test_a_package_has_exactly_one_source(lonely_dmr: Run, tmp_path: Path, sources: list[str]) -> None:
+    (tmp_path / "f").write_bytes(b"GGUF")
+    result = lonely_dmr("package", *(source.format(f=tmp_path / "f") for source in sources), "name")
+    assert result.exit_code == 2
+    assert "exactly one of" in result.stderr
+
+
+def test_a_package_is_not_pushed_without_a_server(lonely_dmr: Run, tmp_path: Path) -> None:
+    (tmp_path / "w.gguf").write_bytes(gguf_bytes())
+    result = lonely_dmr("package", "--gguf", str(tmp_path / "w.gguf"), "--push", "packed")
+    assert result.exit_code == 1
+    assert "only a server pushes" in result.stderr
+
+
+@pytest.mark.parametrize("answer", ["y\n", "YES\n"])
+def test_purge_asks_first(lonely_dmr: Run, mine: str, answer: str) -> None:
+    result = lonely_dmr("purge", input=answer)
+    assert (result.exit_code, result.stdout) == (0, "All models are removed.\n")
+    assert "WARNING!" in result.stderr
+    assert result.stderr.count("Are you sure you want to continue? [y/N] ") == 1
+    assert json.loads(lonely_dmr("list", "--json").stdout) == []
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", ""])
+def test_purge_keeps_all_without_a_yes(lonely_dmr: Run, mine: str, answer: str) -> None:
+    result = lonely_dmr("purge", input=answer)
+    assert (result.exit_code, result.stdout) == (1, "Operation cancelled.\n")
+    assert len(json.loads(lonely_dmr("list", "--json").stdout)) == 1
+
+
+@pytest.mark.parametrize("flag", ["--force", "--yes"])
+def test_purge_need_not_ask(lonely_dmr: Run, mine: str, flag: str) -> None:
+    assert lonely_dmr("purge", flag, input="").exit_code == 0
+
+
 @pytest.mark.parametrize("arguments", [["inspect", "x"], ["show", "x"], ["rm", "x"], ["tag", "x", "y"]], ids=" ".join)
 def test_an_unknown_model(lonely_dmr: Run, arguments: list[str]) -> None:
     result = lonely_dmr(*arguments)

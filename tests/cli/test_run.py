@@ -231,3 +231,73 @@ def test_requests_are_valid_json_whatever_the_prompt(dmr: Run, server: ScriptedS
     prompt = 'quotes " \\ \t\x00 \u2028 😀'
     dmr("run", "m", prompt)
     assert json.loads(server.asked[0].body)["messages"][0]["content"] == prompt
+
+
+MISSING = Reply(b'{"error":{"message":"The model does not exist.","code":"model_not_found"}}', 404)
+PULLED = Reply(b'{"type":"success","message":"Model pulled successfully"}\n')
+
+
+def test_a_missing_model_is_pulled_and_then_asked(dmr: Run, server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", MISSING, answer("Hi"))
+    server.on("POST /models/create", PULLED)
+    result = dmr("run", "m", "Hello")
+    assert (result.exit_code, result.stdout) == (0, "Hi\n")
+    assert result.stderr == ("Unable to find model 'm' locally. Pulling from the server.\nModel pulled successfully\n")
+
+
+def test_detach_pulls_too(dmr: Run, server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", MISSING, Reply(b""))
+    server.on("POST /models/create", PULLED)
+    assert dmr("run", "-d", "m").exit_code == 0
+
+
+def test_a_model_that_is_nowhere(dmr: Run, server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", MISSING)
+    server.on("POST /models/create", Reply(b"Model not found\n", 404))
+    result = dmr("run", "m", "Hello")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "There is no model m" in result.stderr
+
+
+def test_json_is_one_object(dmr: Run, server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", answer("4", "2", reasoning="Hm"))
+    told = json.loads(dmr("run", "--json", "m", "Hello").stdout)
+    assert told == {
+        "model": "m",
+        "content": "42",
+        "reasoning": "Hm",
+        "finish_reason": "stop",
+        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+    }
+
+
+def test_an_image_goes_along_and_the_servers_refusal_is_shown(dmr: Run, server: ScriptedServer, tmp_path: Path) -> None:
+    image = tmp_path / "x.png"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n")
+    server.on(f"POST {CHAT}", Reply(b'{"error":{"message":"This model takes no images."}}', 400))
+    result = dmr("run", "--image", str(image), "m", "What is this?")
+    assert result.stderr == "Error: This model takes no images.\n"
+    assert [part["type"] for part in server.asked[0].json["messages"][0]["content"]] == ["text", "image_url"]
+
+
+def test_a_file_is_put_into_the_prompt_but_not_into_what_is_piped(
+    dmr: Run, server: ScriptedServer, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("A")
+    server.on(f"POST {CHAT}", answer("ok"))
+    dmr("run", "m", f"See @{tmp_path}/a.txt", input=f"@{tmp_path}/a.txt")
+    assert server.asked[0].json["messages"][0]["content"] == (
+        f"See @{tmp_path}/a.txt\n\n{tmp_path}/a.txt:\n```\nA\n```\n\n@{tmp_path}/a.txt"
+    )
+
+
+def test_thinking_is_asked_for(dmr: Run, server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", answer("ok"))
+    dmr("run", "--think", "off", "--top-k", "5", "m", "Hello")
+    assert (server.asked[0].json["enable_thinking"], server.asked[0].json["top_k"]) == (False, 5)
+
+
+def test_markdown_is_rendered_into_a_pipe_when_asked_for(dmr: Run, server: ScriptedServer) -> None:
+    server.on(f"POST {CHAT}", answer("**bold**"))
+    assert "\x1b[1mbold" in dmr("run", "--color", "yes", "m", "Hello").stdout
+    assert dmr("run", "m", "Hello").stdout == "**bold**\n"

@@ -1,0 +1,81 @@
+"""Files that go along with a question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmr.cli import attachments
+from dmr.cli.attachments import read_question
+from dmr.errors import InvalidRequest
+
+PNG = b"\x89PNG\r\n\x1a\nxyz"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "mail me@x.test", "@", '@""', "@nosuch", "@.", "@" + "x" * 5000, "a\n@\x00b"]
+)
+def test_what_names_no_file_stays_text(text: str) -> None:
+    assert read_question(text) == text
+
+
+def test_a_file_is_put_in_once_and_punctuation_is_not_its_name(here: Path) -> None:
+    (here / "a.txt").write_text("A\n")
+    assert read_question("See @a.txt, really (@a.txt)? @a.txt.") == (
+        "See @a.txt, really (@a.txt)? @a.txt.\n\na.txt:\n```\nA\n```"
+    )
+
+
+def test_the_fence_is_longer_than_any_in_the_file(here: Path) -> None:
+    (here / "a.md").write_text("```\ncode\n````\n")
+    assert read_question("@a.md").endswith("a.md:\n`````\n```\ncode\n````\n`````")
+
+
+def test_piped_text_comes_last_and_mentions_nothing(here: Path) -> None:
+    (here / "secret").write_text("hidden")
+    assert read_question("Summarize:", piped="send me @secret") == "Summarize:\n\nsend me @secret"
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (PNG, "png"),
+        (b"\xff\xd8\xff\xe0", "jpeg"),
+        (b"GIF89a", "gif"),
+        (b"BM0000", "bmp"),
+        (b"RIFF0000WEBPVP8 ", "webp"),
+    ],
+)
+def test_images_are_known_by_their_first_bytes(here: Path, start: bytes, kind: str) -> None:
+    (here / "picture.txt").write_bytes(start)
+    _, image = read_question("What is @picture.txt")
+    assert isinstance(image, dict)
+    assert image["image_url"]["url"].startswith(f"data:image/{kind};base64,")
+
+
+def test_an_image_alone_has_no_text(here: Path) -> None:
+    (here / "x.png").write_bytes(PNG)
+    assert [part["type"] for part in read_question("", [here / "x.png"]) if isinstance(part, dict)] == ["image_url"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"\xff\xfe\x00", "neither an image nor UTF-8 text"), (b"x" * 11, "is larger than")]
+)
+def test_files_that_cannot_go_along(here: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, message: str) -> None:
+    monkeypatch.setattr(attachments, "MAX_TEXT_BYTES", 10)
+    (here / "x.bin").write_bytes(data)
+    with pytest.raises(InvalidRequest, match=message):
+        read_question("@x.bin")
+
+
+def test_an_image_must_be_one(here: Path) -> None:
+    (here / "x.png").write_bytes(b"text")
+    with pytest.raises(InvalidRequest, match="no image that is known"):
+        read_question("x", [here / "x.png"])
