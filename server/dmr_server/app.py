@@ -11,12 +11,13 @@ import falcon
 from dmr.config import Settings
 from dmr.errors import DmrError, InternalError, InvalidRequest
 from dmr.types.preparation import prepare_types
-from dmr_server import docker, engines
+from dmr_server import docker, docker_configure, engines
 from dmr_server.anthropic import resources as anthropic
 from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.dialect import Dialect, send_error
 from dmr_server.errors import ClientGone, MethodNotAllowed, RouteNotFound
 from dmr_server.generation import Stamps
+from dmr_server.logs import Logs
 from dmr_server.metrics import Metrics
 from dmr_server.middleware import ChooseDialect, CleanPath, ModelName, ModelsForAnthropic, RequestId, Sending
 from dmr_server.ollama import resources as ollama
@@ -91,11 +92,13 @@ def routes(service: Service, settings: Settings, stamps: Stamps, recorder: Recor
     table: dict[str, object] = {
         **docker.routes(service, settings),
         **engines.routes(service, settings),
+        **docker_configure.routes(service, settings),
         **openai.routes(service, settings, stamps),
         **responses.routes(service, settings, stamps),
         **anthropic.routes(service, settings, stamps),
         **ollama.routes(service, settings, stamps),
     }
+    table["/logs"] = Logs(settings.log_dir)
     table["/engines/requests"] = Requests(service, recorder)
     if not settings.disable_metrics:
         table["/metrics"] = Metrics(service, recorder)

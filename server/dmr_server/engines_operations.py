@@ -13,6 +13,8 @@ from dmr_server.recording.records import ModelRecords
 
 _MODEL = Parameter("model", "only of this model, by any of its names")
 _EXISTING = Parameter("include_existing", "of a stream: begin with the records that there are", bool)
+_FOLLOW = Parameter("follow", "do not end, but go on with what is logged later", bool)
+_NO_ENGINES = Parameter("no-engines", "only what the server itself has logged", bool)
 _NOT_HAD = (RouteNotFound(""), Unsupported(""))
 
 OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
@@ -25,6 +27,15 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
             stream_type=EVENT_STREAM,
             query=(_MODEL, _EXISTING),
             errors=(*BAD_QUERY, NotConfigured("")),
+        )
+    },
+    "/logs": {
+        "get": Operation(
+            "what the server and its engines have logged, by time",
+            str,
+            answer_type=TEXT,
+            query=(_FOLLOW, _NO_ENGINES),
+            errors=(*BAD_QUERY, NotConfigured(""), RouteNotFound("")),
         )
     },
     "/engines/install-backend": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import resource
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 from dmr.config.keeping import keep_file
 from dmr.config.reading import read_effective
 from dmr.errors import DmrError
+from dmr.log_file import SERVICE_LOG, add_log_file, make_log_dir
 from dmr_server import manager_process
 from dmr_server.announcement import base_url, example, first_model, greeting
 from dmr_server.manager_process import ManagerProcess
@@ -19,6 +21,8 @@ from dmr_server.recording import journal
 
 try:
     effective = read_effective()
+    if effective.settings.log_dir is not None:
+        make_log_dir(effective.settings.log_dir)
 except DmrError as error:
     raise SystemExit(f"dmr: {error.message}") from None
 
@@ -45,6 +49,8 @@ proc_name = "dmr"
 
 def on_starting(server: Any) -> None:
     """The manager first: without it no worker can serve anything."""
+    if settings.log_dir is not None:  # the workers' processes have this one too
+        add_log_file(logging.getLogger("gunicorn.error"), settings.log_dir / SERVICE_LOG)
     _allow_files()
     manager_process.current = ManagerProcess(settings.runtime_dir, settings.grace_period)
     _keep_settings(manager_process.current.runtime_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from dmr.config import read_settings
+from dmr.log_file import SERVICE_LOG, add_log_file
 from dmr.service import Service
 from dmr_server.app import App, create_app
 
@@ -14,6 +15,8 @@ def get_app() -> App:
     settings = read_settings()
     level = logging.getLevelName(settings.log_level.upper())
     logging.basicConfig(level=level if isinstance(level, int) else logging.INFO)
+    if settings.log_dir is not None:
+        add_log_file(logging.getLogger(), settings.log_dir / SERVICE_LOG)
     return create_app(Service.connect(settings), settings)
 
 

@@ -85,6 +85,9 @@ class Recorder:
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
     ) -> None:
+        if req.method == "HEAD" and resp.stream is not None:  # falcon drops it as it is
+            getattr(resp.stream, "close", lambda: None)()
+            resp.stream = None
         if resp.stream is None:
             self._finish(req, resp)
         else:
