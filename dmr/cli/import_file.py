@@ -1,8 +1,9 @@
-"""`dmr import`: a GGUF file from this machine into the store."""
+"""`dmr import`: a model from this machine into the store."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,44 +11,68 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dmr.cli.server import complete_model, connect
+from dmr.cli.import_folder import import_folder, import_split
+from dmr.cli.server import complete_model, connect, find_models
 from dmr.cli.values import human_size
 from dmr.errors import InvalidModelFile
 
 if TYPE_CHECKING:
+    from dmr.cli.replies import Model
+    from dmr.cli.server import Models
     from dmr.cli.server_api import ServerApi
     from dmr.store.reference import Reference
 
 Progress = Callable[[int, int], None]
 
+_SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.gguf$")
 _EPILOG = """\
 \b
 Examples:
   dmr import SmolLM2-135M-Q4_K_M.gguf smollm2
+  dmr import ./gemma-3-4b-it gemma3             a folder: shards, a projector, a template, licences
+  dmr import --convert-to Q8_0 ./SmolLM2 smol   a folder of safetensors; needs pip install 'dmr[convert]'
   dmr run "$(dmr import model.gguf mine:v1)" Hello
 """
 
 
-@click.command("import", short_help="Put a GGUF file into the store.", epilog=_EPILOG)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.command("import", short_help="Put a GGUF file or a model's folder into the store.", epilog=_EPILOG)
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.argument("name", shell_complete=complete_model)
 @click.option("--offline", is_flag=True, help="Write into the store on disk, without a server.")
+@click.option("--convert-to", "kind", default="", metavar="TYPE", help="Of safetensors: F32, F16, BF16 or Q8_0.")
 @click.pass_context
-def import_command(ctx: click.Context, file: Path, name: str, offline: bool) -> None:
+def import_command(ctx: click.Context, file: Path, name: str, offline: bool, kind: str) -> None:
     """Put the model in FILE into the store as NAME, and print its full tag.
 
-    FILE is copied and stays as it is. NAME moves here if it was another model's. When no server runs on this machine,
-    the store on disk is written directly.
+    FILE is a GGUF file, any file of a split model, or a folder with one model. It is copied and stays as it is. NAME
+    moves here if it was another model's. When no server runs on this machine, the store on disk is written directly.
     """
     from dmr.store.reference import parse_reference
 
     reference = parse_reference(name)
+    if file.is_dir():
+        _import_many(ctx, reference, offline, lambda models: import_folder(models, file, str(reference), kind))
+        return
+    if kind:
+        raise click.UsageError("--convert-to is for folders of safetensors.")
     _check_magic(file)
+    if _SHARD.search(file.name):
+        _import_many(ctx, reference, offline, lambda models: import_split(models, file, str(reference)))
+        return
     server = None if offline else connect(ctx)
     if server is None or (server.address.is_local and not server.is_running()):
         tags = _import_offline(file, reference)
     else:
         tags = _import_online(server, file, reference)
+    click.echo(str(reference) if str(reference) in tags or not tags else tags[-1])
+
+
+def _import_many(ctx: click.Context, reference: Reference, offline: bool, store: Callable[[Models], Model]) -> None:
+    """A model of several files: packed for a server, or straight into the store on disk."""
+    from dmr.cli.local_models import LocalModels
+    from dmr.config import read_settings
+
+    tags = store(LocalModels(read_settings().models_path) if offline else find_models(ctx)).tags
     click.echo(str(reference) if str(reference) in tags or not tags else tags[-1])
 
 

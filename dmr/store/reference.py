@@ -102,8 +102,7 @@ def fold_revision(text: str) -> str:
         revision, _, tag = revision.partition(":")
     if not _REVISION.fullmatch(revision) or REVISION_MARK in revision or "//" in revision:
         raise InvalidReference(
-            f"{_quote(text)} has a bad revision: after '@' comes a branch, a tag or a commit without "
-            f"'{REVISION_MARK}'."
+            f"{_quote(text)} has a bad revision: after '@' comes a branch, a tag or a commit without '{REVISION_MARK}'."
         )
     folded = f"{host}/{name}:{tag or DEFAULT_TAG}"
     return folded if revision == "main" else f"{folded}{REVISION_MARK}{revision.replace('/', REVISION_MARK)}"

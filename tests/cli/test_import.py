@@ -116,7 +116,6 @@ def test_bad_input_is_refused_before_anything_is_sent(
 
 def test_a_file_that_is_not_there_is_wrong_usage(dmr: Run, tmp_path: Path) -> None:
     assert dmr("import", str(tmp_path / "none"), "mine").exit_code == 2
-    assert dmr("import", str(tmp_path), "mine").exit_code == 2
 
 
 def test_progress_ends_at_the_size(file: Path) -> None:
