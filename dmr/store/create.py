@@ -13,7 +13,6 @@ from dmr.store.draft import Draft, Quantize, draft_of_base, draft_of_files, quan
 from dmr.store.ggml_tables import WRITABLE_FILE_TYPES
 from dmr.store.import_plan import MAX_TEXT_BYTES
 from dmr.store.importer import commit_model
-from dmr.store.index import Entry
 from dmr.store.layout import Layout
 from dmr.store.manifest import LICENSE_TYPES, PLAIN_LICENSE_TYPE, Layer
 from dmr.store.pull import Report
@@ -54,7 +53,9 @@ def create_model(
         _tell_layers(draft, report)
         with layout.lock(store.lock_timeout):
             report(TransferProgress("writing manifest"))
-            entry = _commit(layout, draft, str(name))
+            entry = commit_model(
+                layout, draft.layers, draft.staged, draft.config, str(name), draft.parent, drop_nameless=True
+            )
     for digest in map(read_digest, new.files.values()):
         if layout.blobs.has(digest):
             Uploads(store.root).remove(digest)
@@ -107,14 +108,3 @@ def _tell_layers(draft: Draft, report: Report) -> None:
         report(
             TransferProgress(f"{'creating new' if layer.digest in created else 'using existing'} layer {layer.digest}")
         )
-
-
-def _commit(layout: Layout, draft: Draft, tag: str) -> Entry:
-    """Under the lock. The model that had the name goes if that was its last one."""
-    before = layout.read_index().find_tag(tag)
-    entry = commit_model(layout, draft.layers, draft.staged, draft.config, tag, draft.parent)
-    if before is not None and before.id != entry.id and before.tags == (tag,):
-        remaining = layout.read_index().without(before.id)
-        layout.write_index(remaining)
-        layout.delete_model(before, remaining)
-    return entry

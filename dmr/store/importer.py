@@ -64,28 +64,34 @@ def commit_model(
     tag: str,
     parent: str = "",
     config_type: str = CONFIG_TYPE,
+    drop_nameless: bool = False,
 ) -> Entry:
     """Make a model of `layers`, of which `staged` have no name yet, and tag it. Under the lock: all of it, or nothing.
+
+    With `drop_nameless` the model that loses its last name to this one goes.
 
     Raises:
         StoreError: a layer that should have been there is not.
     """
     same = _find_same(layout, layout.read_index(), layers, config, config_type)
     if same is not None:
-        return commit_manifest(layout, layout.read_raw_manifest(same.id), staged, tag)
+        return commit_manifest(layout, layout.read_raw_manifest(same.id), staged, tag, drop_nameless)
     data = build_config(config, layers, int(time.time()), config_type)
     blob = layout.blobs.stage_bytes(data)
     try:
         manifest = build_manifest(layers, Descriptor(config_type, blob.digest, blob.size), parent)
-        return commit_manifest(layout, manifest, [*staged, blob], tag)
+        return commit_manifest(layout, manifest, [*staged, blob], tag, drop_nameless)
     finally:
         layout.blobs.discard(blob)
 
 
-def commit_manifest(layout: Layout, raw: bytes, staged: Sequence[StagedBlob], tag: str) -> Entry:
+def commit_manifest(
+    layout: Layout, raw: bytes, staged: Sequence[StagedBlob], tag: str, drop_nameless: bool = False
+) -> Entry:
     """Take in the model of a manifest, whose blobs are there or `staged`. Under the lock: all of it, or nothing.
 
-    `tag` leaves any other model; empty = the model gets none.
+    `tag` leaves any other model; empty = the model gets none. With `drop_nameless` that other one goes with its last
+    name.
 
     Raises:
         StoreError: a blob that should have been there is not.
@@ -93,6 +99,11 @@ def commit_manifest(layout: Layout, raw: bytes, staged: Sequence[StagedBlob], ta
     index, manifest, model_id = layout.read_index(), parse_manifest(raw), digest_of(raw)
     entry = index.find_id(model_id) or Entry(model_id, (), manifest.digests)
     entry = entry.with_tag(tag) if tag else entry
+    former = index.find_tag(tag) if tag and drop_nameless else None
+    if former is not None and (former.id == model_id or former.tags != (tag,)):
+        former = None
+    remaining = index.with_entry(entry)
+    remaining = remaining.without(former.id) if former else remaining
     new_blobs: list[Digest] = []
     try:
         for blob in staged:
@@ -103,10 +114,12 @@ def commit_manifest(layout: Layout, raw: bytes, staged: Sequence[StagedBlob], ta
             if not layout.blobs.has(digest):
                 raise StoreError(f"The blob {digest} was removed by another process meanwhile; try again.")
         layout.write_manifest(raw)
-        layout.write_index(index.with_entry(entry))
+        layout.write_index(remaining)
     except BaseException:
         _undo(layout, new_blobs, entry)
         raise
+    if former is not None:
+        layout.delete_model(former, remaining)
     return entry
 
 
