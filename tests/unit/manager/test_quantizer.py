@@ -20,6 +20,7 @@ from dmr.config import Settings
 from dmr.errors import InvalidModelFile, InvalidReference, ModelNotFound, Unavailable
 from dmr.manager.__main__ import SOCKET_NAME, ManagerServer
 from dmr.manager.quantizer import Quantizer
+from dmr.manager.store_changes import StoreChanges
 from dmr.manager.transfers import Transfers
 from dmr.store.gguf import read_gguf_header
 from dmr.store.gguf_config import describe_gguf
@@ -128,7 +129,8 @@ def serve(bench: Bench, talk: Callable[[ManagerClient], Any], quantize: Any = No
     async def scene(manager: Any) -> None:
         transfers = Transfers(bench.store, Settings(), {}, quantize)
         path = bench.folder / SOCKET_NAME
-        listener = await asyncio.start_unix_server(ManagerServer(manager, transfers).serve, path)
+        server = ManagerServer(manager, transfers, StoreChanges(bench.store, manager))
+        listener = await asyncio.start_unix_server(server.serve, path)
         try:
             await asyncio.to_thread(talk, ManagerClient(path))
         finally:
