@@ -15,6 +15,7 @@ import falcon
 import msgspec
 
 from dmr.errors import DmrError, InvalidRequest, ModelNotFound
+from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.bodies import read_body, read_raw
 from dmr_server.dialect import EVENT_STREAM, Client
 from dmr_server.errors import ClientGone, MethodNotAllowed, RouteNotFound
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r"/+engines/+([^/]+)(/.*)")
 _SERVED = re.compile(r"/v1(/.*)?|/(rerank|score|tokenize|detokenize)")
-_BY_MODEL = re.compile(r"(/engines)?(/v1)?(/(chat/completions|completions|embeddings|rerank|reranking|score))")
+_BY_MODEL = re.compile(
+    r"(?:/engines|/anthropic)?(?:/v1)?"
+    r"(/(?:chat/completions|completions|embeddings|rerank|reranking|score|responses|messages(?:/count_tokens)?))"
+)
 # A client's credentials are for us and not for others; what belongs to one connection ends with it.
 _REQUEST_HEADERS = [
     "accept",
@@ -105,7 +109,7 @@ class PassOn:
                 engine, model = found
                 if not _is_only_for_loading(req):
                     body = _with_model(body, model)
-                    self._pass_on(req, resp, engine, "/v1" + address[3], body, is_unpacked=True)
+                    self._pass_on(req, resp, engine, "/v1" + address[1], body, is_unpacked=True)
                 resp.complete = True
 
     def _of_model(self, model: str | None) -> tuple[Upstream, str] | None:
@@ -153,7 +157,8 @@ class PassOn:
         if req.method == "HEAD" or call.status in (204, 304):
             call.close()
         else:
-            told = b"data: %b\n\n" if _is_event_stream(call) else b""
+            name = b"event: error\n" if isinstance(req.context.dialect, AnthropicDialect) else b""
+            told = name + b"data: %b\n\n" if _is_event_stream(call) else b""
             resp.stream = PassedOn(call, client, self._watch, draft, lambda error: told and told % _error(req, error))
 
 

@@ -6,16 +6,18 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 from wsgiref.util import setup_testing_defaults
 
 import falcon.testing
 import pytest
-from fakes import FakeService
+from fakes import FakeRecords, FakeService
 from loopback_engine import LoopbackEngine
 
-from dmr.config import Settings, UpstreamEngine
+from dmr.config import Alias, Settings, UpstreamEngine
 from dmr.errors import ModelNotFound
+from dmr.service.names import Names
 from dmr.service.upstreams import Upstreams
 from dmr_server.app import create_app
 
@@ -198,6 +200,41 @@ def test_a_stream_that_breaks_off_says_so(app: Any, engine: LoopbackEngine) -> N
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_failed"
 
 
+def test_a_stream_of_messages_that_breaks_off(app: Any, engine: LoopbackEngine) -> None:
+    engine.headers["Content-Type"] = "text/event-stream"
+    engine.answer = lambda: [b"event: ping\ndata: {}\n\n"]
+    engine.breaks_off = True
+    _, pieces = start(app, "/v1/messages", ASKED)
+    _, last = pieces
+    name, data = last.decode().splitlines()[:2]
+    assert (name, json.loads(data.removeprefix("data: "))["type"]) == ("event: error", "error")
+
+
+def test_an_alias_of_a_model_elsewhere(
+    client: falcon.testing.TestClient, service: FakeService, engine: LoopbackEngine
+) -> None:
+    service.names = Names(cast(Any, FakeRecords(service)), [Alias("claude-*", "far/llama")])
+    assert client.simulate_post("/v1/messages", json={**ASKED, "model": "claude-9"}).status_code == 200
+    assert json.loads(engine.asked[-1].body) == ASKED
+
+
+def test_requests_that_went_on_are_recorded(service: FakeService, engine: LoopbackEngine, tmp_path: Path) -> None:
+    connect(service, engine.url)
+    app = create_app(cast(Any, service), Settings(runtime_dir=tmp_path, record="bodies"))
+    client = falcon.testing.TestClient(app)
+    client.simulate_post(CHAT, json=ASKED)
+    client.simulate_post("/v1/chat/completions", json=ASKED)
+    (group,) = client.simulate_get("/engines/requests", params={"model": "cluster/far/llama"}).json
+    for record in group["records"]:
+        assert (record["model"], record["backend"], record["status_code"]) == ("far/llama", "cluster", 200)
+        assert json.loads(record["request"]) == ASKED
+        assert record["response"] == '{"choices":[]}'
+    assert group["count"] == 2
+    counted = client.simulate_get("/metrics").text
+    assert 'dmr_model_requests_total{model="far/llama",mode="completion",status="200"} 2' in counted
+    assert 'route="/engines/{engine}/v1/*",method="POST",status="200"} 1' in counted
+
+
 def test_only_the_models_that_the_settings_name(
     client: falcon.testing.TestClient, service: FakeService, engine: LoopbackEngine
 ) -> None:
@@ -221,6 +258,9 @@ def test_to_preload_asks_nothing(client: falcon.testing.TestClient, engine: Loop
         ("/engines/v1/completions", "/v1/completions"),
         ("/v1/embeddings", "/v1/embeddings"),
         ("/rerank", "/v1/rerank"),
+        ("/v1/messages", "/v1/messages"),
+        ("/anthropic/v1/messages/count_tokens", "/v1/messages/count_tokens"),
+        ("/v1/responses", "/v1/responses"),
     ],
 )
 def test_a_model_that_only_an_engine_has(
