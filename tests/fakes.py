@@ -7,17 +7,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from dmr.errors import ModelNotFound, RemoteModelNotFound
+from dmr.runtime_flags import split_flags
 from dmr.service.names import Names
 from dmr.service.upstreams import Upstreams
 from dmr.store.tar import Source, TarStream
 from dmr.types import (
+    ConfigurationChange,
+    ConfiguredModel,
     DetokenizeRequest,
     Embeddings,
     EmbedRequest,
     Event,
     GenerateRequest,
     ManagerStatistics,
+    Mode,
     ModelConfig,
+    ModelConfiguration,
     ModelRecord,
     ModelStatistics,
     NewModel,
@@ -107,6 +112,33 @@ class FakeStorekeeping:
         return StoreUsage(models=270590000, reclaimable=580, unfinished=300)
 
 
+class FakeConfigurations:
+    """Takes changes down; `entries` are shown."""
+
+    split_flags = staticmethod(split_flags)
+
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+        self.entries: list[ConfiguredModel] = []
+        self.changes: list[tuple[str, Mode | None, ConfigurationChange]] = []
+        self.resets: list[tuple[str | None, Mode | None]] = []
+
+    def change(self, reference: str, mode: Mode | None, change: ConfigurationChange) -> ConfiguredModel:
+        self._service.fail()
+        record = self._service.get_model(reference)
+        self.changes.append((reference, mode, change))
+        return ConfiguredModel(reference, record.id, mode or Mode.COMPLETION, ModelConfiguration())
+
+    def reset(self, reference: str | None, mode: Mode | None = None) -> int:
+        self._service.fail()
+        self.resets.append((reference, mode))
+        return len(self.resets)
+
+    def shown(self, reference: str | None = None) -> list[ConfiguredModel]:
+        self._service.fail()
+        return [entry for entry in self.entries if reference in (None, entry.reference)]
+
+
 class FakeService:
     """A service without engine, store or manager: answers are queued beforehand, everything asked is recorded."""
 
@@ -120,6 +152,7 @@ class FakeService:
         self.names = Names(cast(Any, FakeRecords(self)))
         self.remote_models = FakeRemoteModels()
         self.storekeeping = FakeStorekeeping(self)
+        self.configurations = FakeConfigurations(self)
         self.requests: list[GenerateRequest] = []
         self.streams: list[FakeStream] = []
         self.removed: list[tuple[str, bool]] = []

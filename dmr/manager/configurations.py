@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from dmr.config import EngineSettings
-from dmr.errors import InvalidReference, ModelNotFound, Unsupported
+from dmr.errors import InvalidReference, InvalidRequest, ModelLoadFailed, ModelNotFound, Unsupported
 from dmr.manager.configuration_rules import changed, check_together, mode_of
 from dmr.manager.engine_plan import EnginePlan, longest_keep_alive, plan_engine
 from dmr.store.configurations import ConfigurationFile, find_configuration
@@ -40,8 +40,11 @@ class Configurations:
         return longest_keep_alive(self.of(record))
 
     def plan(self, record: ModelRecord, base: EngineSettings, trained_context: int | None) -> EnginePlan:
-        """How to start an engine. Raises ModelNotFound, Unsupported: of the draft model."""
-        return plan_engine(base, self.of(record), trained_context, self._draft_path)
+        """How to start an engine. Raises ModelLoadFailed: there is no such draft model any more."""
+        try:
+            return plan_engine(base, self.of(record), trained_context, self._draft_path)
+        except InvalidRequest as error:
+            raise ModelLoadFailed(f"{error.message} Or change the model's configuration.") from error
 
     def change(
         self, record: ModelRecord, reference: str, wished: Mode | None, change: ConfigurationChange
@@ -50,7 +53,6 @@ class Configurations:
 
         Raises:
             InvalidRequest, Unsupported, Conflict, StoreError
-            ModelNotFound: of the draft model.
         """
         mode = mode_of(change, wished)
         if change.draft_model:
@@ -86,13 +88,12 @@ class Configurations:
         self._models = tuple(models)
 
     def _draft_path(self, reference: str) -> str:
-        """The file of a model that guesses. Raises ModelNotFound, Unsupported."""
+        """The file of a model that guesses. Raises InvalidRequest, Unsupported."""
         try:
             weights = self._store.files(reference).weights
-        except ModelNotFound as error:
-            error.message = f"The draft model '{reference}' does not exist. Pull it, or import a file."
-            error.param = "speculative"
-            raise
+        except (ModelNotFound, InvalidReference):
+            text = f"The draft model '{reference}' does not exist. Pull it, or import a file with 'dmr import'."
+            raise InvalidRequest(text, param="speculative") from None
         if len(weights) != 1:
             raise Unsupported(
                 f"The draft model '{reference}' has several files; it must have one.", param="speculative"

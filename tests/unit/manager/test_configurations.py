@@ -10,7 +10,7 @@ import pytest
 from unit.store.gguf_bytes import Tensor, gguf_bytes
 
 from dmr.config import EngineSettings
-from dmr.errors import InvalidRequest, ModelNotFound, StoreError
+from dmr.errors import InvalidRequest, ModelLoadFailed, StoreError
 from dmr.manager.configurations import Configurations
 from dmr.store.configurations import ConfigurationCache, configuration_of
 from dmr.store.store import ModelStore
@@ -71,11 +71,20 @@ def test_what_is_refused_changes_nothing(store: ModelStore) -> None:
     before = (store.root / "dmr" / "configurations.json").read_bytes()
     with pytest.raises(InvalidRequest):
         configure(made, record, context_size=32, runtime_flags=("--top-k", "many"))
-    with pytest.raises(ModelNotFound) as caught:
+    with pytest.raises(InvalidRequest, match="The draft model 'missing' does not exist"):
         configure(made, record, context_size=32, draft_model="missing")
-    assert caught.value.message.startswith("The draft model 'missing' does not exist.")
     assert (store.root / "dmr" / "configurations.json").read_bytes() == before
     assert made.of(record)[Mode.COMPLETION].context_size == 64
+
+
+def test_a_draft_model_that_has_gone_is_told_when_the_model_is_loaded(store: ModelStore) -> None:
+    record, made = add(store, "one"), Configurations(store)
+    add(store, "small", 1)
+    configure(made, record, draft_model="small")
+    assert Path(made.plan(record, EngineSettings(), None).settings.draft_model).is_file()
+    store.remove("small", force=True)
+    with pytest.raises(ModelLoadFailed, match="The draft model 'small' does not exist"):
+        made.plan(record, EngineSettings(), None)
 
 
 def test_reset_forgets(store: ModelStore) -> None:
