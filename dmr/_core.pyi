@@ -5,7 +5,7 @@ that can take time releases the GIL. Objects may be used from several threads: e
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy
 import numpy.typing
@@ -528,6 +528,14 @@ class ChatPrompt:
     @property
     def generation_prompt(self) -> str:
         """What the template already began of the answer, with what is continued of it."""
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """All of it as bytes, numbers and lists of them."""
+
+    @staticmethod
+    def from_state(state: tuple[Any, ...]) -> ChatPrompt:
+        """The same again, perhaps in another process. Raises TypeError, ValueError."""
 
 class ToolCallDelta:
     @property

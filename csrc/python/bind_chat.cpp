@@ -36,6 +36,62 @@ void register_request(py::module_ & module) {
         .def_readwrite("template_kwargs", &ChatRequest::template_kwargs);
 }
 
+// All of a prompt as plain values, for other processes. Texts are bytes: a template may cut a character in two.
+using PromptState = std::tuple<py::bytes, py::bytes, py::bytes, bool, std::vector<std::pair<int, py::bytes>>,
+                               std::vector<py::bytes>, std::vector<py::bytes>, int, py::bytes, py::bytes, bool,
+                               py::bytes, std::vector<py::bytes>, py::bytes, py::bytes>;
+
+std::vector<py::bytes> bytes_of(const std::vector<std::string> & texts) { return {texts.begin(), texts.end()}; }
+
+std::vector<std::string> texts_of(const std::vector<py::bytes> & texts) { return {texts.begin(), texts.end()}; }
+
+PromptState state_of(const ChatPrompt & prompt) {
+    std::vector<std::pair<int, py::bytes>> triggers;
+    for (const auto & trigger : prompt.grammar_triggers) {
+        triggers.emplace_back(static_cast<int>(trigger.kind), trigger.value);
+    }
+    return {prompt.text,
+            prompt.grammar,
+            prompt.grammar_prefill,
+            prompt.grammar_lazy,
+            triggers,
+            bytes_of(prompt.preserved_tokens),
+            bytes_of(prompt.stop),
+            prompt.format,
+            prompt.generation_prompt,
+            prompt.parser,
+            prompt.supports_thinking,
+            prompt.thought_start,
+            bytes_of(prompt.thought_ends),
+            prompt.continued_content,
+            prompt.continued_reasoning};
+}
+
+ChatPrompt prompt_of(const PromptState & state) {
+    ChatPrompt prompt;
+    prompt.text            = std::get<0>(state);
+    prompt.grammar         = std::get<1>(state);
+    prompt.grammar_prefill = std::get<2>(state);
+    prompt.grammar_lazy    = std::get<3>(state);
+    for (const auto & [kind, value] : std::get<4>(state)) {
+        if (kind < 0 || kind > static_cast<int>(GrammarTrigger::Kind::full_pattern)) {
+            throw std::invalid_argument("a prompt's state has an unknown kind of trigger");
+        }
+        prompt.grammar_triggers.push_back({static_cast<GrammarTrigger::Kind>(kind), value});
+    }
+    prompt.preserved_tokens    = texts_of(std::get<5>(state));
+    prompt.stop                = texts_of(std::get<6>(state));
+    prompt.format              = std::get<7>(state);
+    prompt.generation_prompt   = std::get<8>(state);
+    prompt.parser              = std::get<9>(state);
+    prompt.supports_thinking   = std::get<10>(state);
+    prompt.thought_start       = std::get<11>(state);
+    prompt.thought_ends        = texts_of(std::get<12>(state));
+    prompt.continued_content   = std::get<13>(state);
+    prompt.continued_reasoning = std::get<14>(state);
+    return prompt;
+}
+
 void register_prompt(py::module_ & module) {
     py::class_<ChatPrompt>(module, "ChatPrompt", "A rendered conversation and all that is needed to read the answer.")
         .def_property_readonly("text", [](const ChatPrompt & p) { return decoded(p.text); })
@@ -49,7 +105,9 @@ void register_prompt(py::module_ & module) {
         .def_readonly("thought_start", &ChatPrompt::thought_start)
         .def_readonly("thought_ends", &ChatPrompt::thought_ends)
         .def_readonly("parser", &ChatPrompt::parser)
-        .def_property_readonly("generation_prompt", [](const ChatPrompt & p) { return decoded(p.generation_prompt); });
+        .def_property_readonly("generation_prompt", [](const ChatPrompt & p) { return decoded(p.generation_prompt); })
+        .def_property_readonly("state", state_of)
+        .def_static("from_state", prompt_of, py::arg("state"), "Raises ValueError.");
 }
 
 void register_delta(py::module_ & module) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from dmr import _core
 from dmr.chat import grammars
@@ -11,6 +11,10 @@ from dmr.chat.tools import json_text, messages_json, tools_json
 from dmr.errors import Unsupported
 from dmr.types import Message, ResponseFormat, Tool, ToolChoice
 from dmr.wire import GrammarSpec
+
+
+class Template(Protocol):
+    def render(self, request: _core.ChatRequest) -> _core.ChatPrompt: ...
 
 
 class Asked(NamedTuple):
@@ -29,7 +33,7 @@ class Asked(NamedTuple):
 
 
 def render(
-    template: _core.ChatTemplate, asked: Asked, tools: Sequence[Tool] = (), *, forced: bool = False, schema: str = ""
+    template: Template, asked: Asked, tools: Sequence[Tool] = (), *, forced: bool = False, schema: str = ""
 ) -> _core.ChatPrompt:
     """Raises TemplateError (it refuses), ValueError."""
     request = _core.ChatRequest()
@@ -44,7 +48,7 @@ def render(
     return template.render(request)
 
 
-def grammar_of_calls(template: _core.ChatTemplate, asked: Asked, prompt: _core.ChatPrompt) -> GrammarSpec:
+def grammar_of_calls(template: Template, asked: Asked, prompt: _core.ChatPrompt) -> GrammarSpec:
     """What an answer with tools must look like; `prompt` is rendered with the tools that may be called.
 
     Forced: calls from the first token. Else free text or, if a form is wanted, text of that form, or calls.
@@ -60,7 +64,7 @@ def grammar_of_calls(template: _core.ChatTemplate, asked: Asked, prompt: _core.C
 
 
 def prompt_of_form(
-    template: _core.ChatTemplate, asked: Asked, response_format: ResponseFormat
+    template: Template, asked: Asked, response_format: ResponseFormat
 ) -> tuple[_core.ChatPrompt, GrammarSpec]:
     """The prompt for an answer of this form, and the grammar: a thought is free, only the answer is bound.
 

@@ -16,7 +16,8 @@ from dmr.chat.grammars import has_text_before_calls
 from dmr.chat.literals import Literals, has_foreign_marks, put_back, special_texts, with_whole_marks
 from dmr.chat.messages import beginning_with_user, normalise, with_short_ids, without_system
 from dmr.chat.prompt import RenderedPrompt
-from dmr.chat.rendering import Asked, grammar_of_calls, prompt_of_form, render
+from dmr.chat.rendering import Asked, Template, grammar_of_calls, prompt_of_form, render
+from dmr.chat.sandboxed_template import SandboxedTemplate
 from dmr.chat.thinking import is_thought_open, thought_budget, thought_limit
 from dmr.chat.tools import callable_tools, json_text
 from dmr.errors import InvalidRequest, Unsupported
@@ -50,7 +51,7 @@ class PromptTemplate:
         try:
             if has_foreign_marks(info.chat_template, ()):
                 raise ValueError("the template holds U+FDD0 or U+FDD1, which are no characters")
-            self._template = _core.ChatTemplate(info.chat_template, info.bos, info.eos, info.adds_bos)
+            self._template = SandboxedTemplate(info.chat_template, info.bos, info.eos, info.adds_bos)
         except (_core.TemplateError, ValueError) as error:
             raise InvalidRequest(f"This model cannot chat: {error}.", param="model") from error
         self._info = info
@@ -190,7 +191,7 @@ def _finished(result: _Result, literals: tuple[str, ...], *, parses_calls: bool,
     )
 
 
-def _thinking_of(template: _core.ChatTemplate) -> tuple[bool, bool]:
+def _thinking_of(template: Template) -> tuple[bool, bool]:
     """Whether a template knows thoughts, and whether it can do without them."""
     asked = Asked([_PROBE], (), (), False, False, None, {}, thinks=True)
     try:

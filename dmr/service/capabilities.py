@@ -123,10 +123,10 @@ def check_template(template: str) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _can_think(template: str) -> bool:
-    """Never raises: a template that cannot be read does not think."""
+    """A template that cannot be read, or that breaks, does not think. Raises Unavailable, InternalError."""
     try:
         return PromptTemplate(EngineInfo("", 0, template, "", "", False)).supports_thinking
-    except DmrError:
+    except InvalidRequest:
         return False
 
 

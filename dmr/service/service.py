@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import BinaryIO, TypeVar, Union
 
 import msgspec
 
 from dmr import _core
+from dmr.chat.template_processes import processes
 from dmr.client import EngineClient, Lease, ManagerClient, Readiness
 from dmr.config import RegistrySettings, Settings
 from dmr.errors import DmrError, InternalError, InvalidReference, ModelNotFound
@@ -100,6 +102,7 @@ class Service:
         )
         service.upstreams = Upstreams(settings.upstreams, os.environ)
         service.names = Names(service._records, settings.aliases)
+        threading.Thread(target=processes.warm_up, name="template-process", daemon=True).start()
         service.remote_models = RemoteModels(settings.registry, os.environ)
         return service
 
