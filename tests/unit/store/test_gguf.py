@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -222,6 +223,31 @@ def test_damage_is_survived(tmp_path: Path, changes: list[tuple[int, int]], leng
         except InvalidModelFile:
             continue
         describe_gguf(header, len(candidate))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        one_key(ARRAY, struct.pack("<IQ", 0, 2**39)),  # really there, so it is passed over
+        one_key(ARRAY, struct.pack("<IQ", STRING, 1_900_000)),
+        one_key(ARRAY, struct.pack("<IQ", ARRAY, 90_000)),
+        one_key(STRING, struct.pack("<Q", 2**39)),
+        struct.pack("<4sIQQ", b"GGUF", 3, 131_072, 0),
+        struct.pack("<4sIQQ", b"GGUF", 3, 0, 65_536),
+        struct.pack("<4sIQQ", b"GGUF", 3, 2**40 // 24, 0),
+        struct.pack("<4sIQQ", b"GGUF", 3, 0, 2**40 // 14),
+    ],
+)
+def test_a_file_with_room_for_all_it_claims_takes_little_memory(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "sparse.gguf"
+    path.write_bytes(data)
+    os.truncate(path, 1 << 40)
+    tracemalloc.start()
+    with contextlib.suppress(InvalidModelFile):
+        read_gguf_header(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", "nul\x00byte", "n" * 300])
