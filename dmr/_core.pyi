@@ -28,6 +28,9 @@ class GrammarError(Error):
 class TemplateError(Error):
     """A chat template that cannot be parsed, or that refuses these messages."""
 
+class MediaError(Error):
+    """A picture or sound that cannot become a part of a prompt."""
+
 # --- the build -------------------------------------------------------------------------------------------------------
 
 def build_info() -> dict[str, str | list[str]]:
@@ -250,6 +253,81 @@ class ContextCounters:
     @property
     def num_reused_graphs(self) -> int: ...
 
+class MediaPiece:
+    """Tokens of text, or places that take the vectors of `Projector.encode`."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """Empty for places."""
+
+    @property
+    def num_places(self) -> int:
+        """KV cells that it takes; 0 for text."""
+
+    @property
+    def num_positions(self) -> int:
+        """By which what follows moves on: less than `num_places` under M-RoPE."""
+
+    @property
+    def is_causal(self) -> bool:
+        """Else all places are computed in one go, and see each other."""
+
+class MediaVectors:
+    """One row of `width` floats for each place."""
+
+    @property
+    def num_places(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def values(self) -> numpy.typing.NDArray[numpy.float32]:
+        """A copy, [num_places, width]."""
+
+class Projector:
+    """An encoder of pictures and sounds beside a text model. To prepare is safe on any thread."""
+
+    def __init__(
+        self,
+        path: str,
+        model: Model,
+        *,
+        num_threads: int = 1,
+        use_gpu: bool = True,
+        min_tokens: int = -1,
+        max_tokens: int = -1,
+        flash_attention: bool = True,
+    ) -> None:
+        """`min_tokens`, `max_tokens`: of one picture; -1 = as the file says. Raises LoadError: also where it was made
+        for another text model.
+        """
+
+    @property
+    def sees(self) -> bool: ...
+    @property
+    def hears(self) -> bool: ...
+    @property
+    def uses_mrope(self) -> bool: ...
+    @property
+    def sample_rate(self) -> int:
+        """Hz of sounds; -1 = it does not hear."""
+
+    def prepare_image(self, width: int, height: int, pixels: bytes) -> list[MediaPiece]:
+        """Pieces of a prompt for RGB pixels, row by row. Raises ValueError (another number of bytes), MediaError."""
+
+    def prepare_sound(self, file: bytes, max_seconds: int) -> list[MediaPiece]:
+        """Pieces of a prompt for a WAV, MP3 or FLAC file. Raises MediaError."""
+
+    def encode(self, piece: MediaPiece) -> MediaVectors:
+        """Raises ValueError (a piece of text), Cancelled after `abort`, DecodeError."""
+
+    @property
+    def next_encode(self) -> int: ...
+    def abort(self, encode: int) -> None:
+        """Stop the encode with this number, also one that has not begun. Any thread."""
+
+    def close(self) -> None: ...
+
 class Context:
     """KV memory and compute buffers over a model. Positions are counted in tokens, [begin, end); end < 0 = to the end.
 
@@ -288,6 +366,15 @@ class Context:
 
     def decode(self, batch: Batch) -> DecodeStatus:
         """Run the batch as one pass. Raises ValueError (nothing was changed) and DecodeError."""
+
+    def decode_media(
+        self, sequence: int, first_position: int, piece: MediaPiece, vectors: MediaVectors, begin: int, end: int
+    ) -> DecodeStatus:
+        """Compute places [begin, end) of a piece whose first one is at `first_position`; they have no output.
+
+        Raises ValueError (nothing was changed: not where the sequence ends, a part of a piece that is not causal, more
+        than `max_batch` places, foreign vectors) and DecodeError.
+        """
 
     def logits(self, index: int) -> numpy.typing.NDArray[numpy.float32]:
         """A copy of the row [num_vocabulary] of a place of the last batch. Raises ValueError: it had no output."""

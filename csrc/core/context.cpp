@@ -105,18 +105,51 @@ void Context::abort(int64_t decode) {
 DecodeStatus Context::decode(const Batch & batch) {
     const int64_t number = abort_.next++;
     require_batch(batch);
+    std::vector<int32_t>        counts(batch.tokens.size(), 1);
+    std::vector<llama_seq_id *> ids;
+    ids.reserve(batch.tokens.size());
+    for (const auto & id : batch.sequence_ids) {
+        ids.push_back(const_cast<llama_seq_id *>(&id));
+    }
+    llama_batch raw{};
+    raw.n_tokens      = batch.size();
+    raw.token         = const_cast<llama_token *>(batch.tokens.data());
+    raw.pos           = const_cast<llama_pos *>(batch.positions.data());
+    raw.n_seq_id      = counts.data();
+    raw.seq_id        = ids.data();
+    raw.logits        = const_cast<int8_t *>(batch.outputs.data());
+    const auto status = attempt(number, batch.sequence_ids, [&] { return run(raw, number); });
+    if (status == DecodeStatus::done) {
+        last_outputs_ = batch.outputs;
+        num_tokens_ += batch.size();
+    }
+    return status;
+}
+
+DecodeStatus Context::decode_media(const MediaSlice & slice) {
+    const int64_t number = abort_.next++;
+    require_media(slice);
+    const auto status = attempt(number, {slice.sequence}, [&] { return run_media(slice, number); });
+    if (status == DecodeStatus::done) {
+        num_tokens_ += slice.end - slice.begin;
+    }
+    return status;
+}
+
+template <typename Run>
+DecodeStatus Context::attempt(int64_t number, const std::vector<SequenceId> & sequences, Run run) {
     if (abort_.unwanted == number) {
         last_outputs_.clear();
         return DecodeStatus::aborted;
     }
     HeldLog       log;
-    const int32_t status = run(batch, number);
+    const int32_t status = run();
     if (status == 1) {
         return DecodeStatus::no_room;
     }
     last_outputs_.clear();
     if (status != 0) {
-        take_back(batch);
+        take_back(sequences);
     }
     if (status == 2 || (status < 0 && abort_.unwanted == number)) {
         log.drop();  // llama.cpp warns of each sequence
@@ -125,45 +158,51 @@ DecodeStatus Context::decode(const Batch & batch) {
     if (status != 0) {
         throw DecodeError("decode failed (" + std::to_string(status) + "): " + last_errors());
     }
-    last_outputs_ = batch.outputs;
     ++num_decodes_;
-    num_tokens_ += batch.size();
     return DecodeStatus::done;
 }
 
-int32_t Context::run(const Batch & batch, int64_t number) {
+int32_t Context::run(const llama_batch & batch, int64_t number) {
     struct Running {
         Running(AbortState & state, int64_t number) : state(state) { state.running = number; }
         ~Running() { state.running = no_decode; }
         AbortState & state;
     } running(abort_, number);
-    std::vector<int32_t>        counts(batch.tokens.size(), 1);
-    std::vector<llama_seq_id *> ids;
-    ids.reserve(batch.tokens.size());
-    for (const auto & id : batch.sequence_ids) {
-        ids.push_back(const_cast<llama_seq_id *>(&id));
-    }
-    llama_batch raw{};
-    raw.n_tokens = batch.size();
-    raw.token    = const_cast<llama_token *>(batch.tokens.data());
-    raw.pos      = const_cast<llama_pos *>(batch.positions.data());
-    raw.n_seq_id = counts.data();
-    raw.seq_id   = ids.data();
-    raw.logits   = const_cast<int8_t *>(batch.outputs.data());
     forget_last_errors();
-    const int32_t status = has_memory() ? llama_decode(handle_, raw) : llama_encode(handle_, raw);
+    const int32_t status = has_memory() ? llama_decode(handle_, batch) : llama_encode(handle_, batch);
     if (status == 0) {
         llama_synchronize(handle_);
     }
     return status;
 }
 
+int32_t Context::run_media(const MediaSlice & slice, int64_t number) {
+    const auto count = static_cast<size_t>(slice.end - slice.begin);
+    auto positions   = positions_of(*slice.piece, model_->uses_mrope(), slice.first_position, slice.begin, slice.end);
+    std::vector<int32_t>        counts(count, 1);
+    auto                        sequence = slice.sequence;
+    std::vector<llama_seq_id *> ids(count, &sequence);
+    std::vector<int8_t>         outputs(count, 0);
+
+    llama_batch raw{};
+    raw.n_tokens = slice.end - slice.begin;
+    raw.embd     = const_cast<float *>(slice.vectors->values.data()) + size_t{1} * slice.begin * slice.vectors->width;
+    raw.pos      = positions.data();
+    raw.n_seq_id = counts.data();
+    raw.seq_id   = ids.data();
+    raw.logits   = outputs.data();
+    llama_set_causal_attn(handle_, slice.piece->is_causal);
+    const int32_t status = run(raw, number);
+    llama_set_causal_attn(handle_, true);
+    return status;
+}
+
 // What llama.cpp has kept of a batch that failed: the parts that were done, and states that cannot go back.
-void Context::take_back(const Batch & batch) {
+void Context::take_back(const std::vector<SequenceId> & sequences) {
     if (!has_memory()) {
         return;
     }
-    for (const SequenceId sequence : batch.sequence_ids) {
+    for (const SequenceId sequence : sequences) {
         const int32_t held = held_[static_cast<size_t>(sequence)];
         if (position_max(sequence) >= held && !remove(sequence, held, -1)) {
             remove(sequence, -1, -1);
@@ -289,6 +328,12 @@ void Context::require_batch(const Batch & batch) {
             following_[sequence] = held_[sequence];
         }
         const int32_t position = following_[sequence];
+        // What stands behind a picture may be further on, where positions have several parts.
+        if (batch.positions[i] > position && position == held_[sequence] && model_->uses_mrope()) {
+            following_[sequence] = batch.positions[i] + 1;
+            num_outputs += batch.outputs[i] != 0 ? 1 : 0;
+            continue;
+        }
         if (batch.positions[i] != position) {
             throw std::invalid_argument("sequence " + std::to_string(sequence) + " goes on at position " +
                                         std::to_string(position) + ", not " + std::to_string(batch.positions[i]));
@@ -301,6 +346,25 @@ void Context::require_batch(const Batch & batch) {
         throw std::invalid_argument("the batch asks for " + std::to_string(num_outputs) + " outputs, the most is " +
                                     std::to_string(options_.max_outputs));
     }
+}
+
+void Context::require_media(const MediaSlice & slice) {
+    require(has_memory() && !options_.embeddings, "this context takes no pictures or sounds");
+    require_sequence(slice.sequence);
+    require(slice.piece->chunk != nullptr && slice.vectors->num_places == slice.piece->num_places,
+            "the vectors are those of another piece");
+    require(slice.vectors->width == llama_model_n_embd_inp(model_->handle()), "the vectors are of another width");
+    const bool is_whole = slice.begin == 0 && slice.end == slice.piece->num_places;
+    require(slice.begin >= 0 && slice.begin < slice.end && slice.end <= slice.piece->num_places,
+            "the slice is not within its piece");
+    require(is_whole || slice.piece->is_causal, "this piece has to be computed in one go");
+    require(static_cast<uint32_t>(slice.end - slice.begin) <= options_.max_batch, "the slice is too long for a batch");
+    const int32_t next = position_max(slice.sequence) + 1;
+    // Under M-RoPE the first parts of all places may be the same position.
+    const bool fits = model_->uses_mrope() ? slice.first_position + slice.piece->num_positions >= next
+                                           : slice.first_position + slice.begin == next;
+    require(slice.first_position >= 0 && fits, "the slice does not go on where its sequence ends");
+    held_[static_cast<size_t>(slice.sequence)] = next;
 }
 
 void Context::require_output(int32_t index) const {

@@ -13,7 +13,9 @@
 #include "core/batch.h"
 #include "core/context_options.h"
 #include "core/model.h"
+#include "core/projector.h"
 
+struct llama_batch;
 struct llama_context;
 struct ggml_threadpool;
 
@@ -25,6 +27,16 @@ struct ContextCounters {
     int64_t num_decodes;
     int64_t num_tokens;
     int32_t num_reused_graphs;
+};
+
+// Places [begin, end) of a piece of a sequence's prompt, whose first place is at `first_position`.
+struct MediaSlice {
+    SequenceId           sequence;
+    int32_t              first_position;
+    const MediaPiece *   piece;
+    const MediaVectors * vectors;
+    int32_t              begin;
+    int32_t              end;
 };
 
 class Context {
@@ -49,7 +61,9 @@ class Context {
     // or nothing at all where `can_truncate` is false.
     // Throws std::invalid_argument for a wrong batch (nothing was changed) and DecodeError when the back end failed.
     DecodeStatus decode(const Batch & batch);
-    // The number that the next call of `decode` will have. Any thread.
+    // The same for a picture or a sound. llama.cpp takes vectors and tokens in separate batches only.
+    DecodeStatus decode_media(const MediaSlice & slice);
+    // The number that the next call of either will have. Any thread.
     int64_t next_decode() const { return abort_.next; }
     // Stops the decode with this number, also one that has not begun yet; one that is over is left alone, and so are
     // all others. Stops it where the CPU computes; a device goes on to the end. Any thread.
@@ -92,12 +106,16 @@ class Context {
     };
     static bool is_unwanted(void * abort_state);
 
-    void     require_sequence(SequenceId sequence) const;
-    void     require_batch(const Batch & batch);
-    int32_t  run(const Batch & batch, int64_t number);
-    void     take_back(const Batch & batch);
-    void     require_output(int32_t index) const;
-    uint64_t layout_fingerprint() const;
+    void    require_sequence(SequenceId sequence) const;
+    void    require_batch(const Batch & batch);
+    void    require_media(const MediaSlice & slice);
+    int32_t run(const llama_batch & batch, int64_t number);
+    int32_t run_media(const MediaSlice & slice, int64_t number);
+    void    take_back(const std::vector<SequenceId> & sequences);
+    template <typename Run>
+    DecodeStatus attempt(int64_t number, const std::vector<SequenceId> & sequences, Run run);
+    void         require_output(int32_t index) const;
+    uint64_t     layout_fingerprint() const;
 
     std::shared_ptr<Model> model_;
     ContextOptions         options_;

@@ -35,6 +35,11 @@ struct TemplateError : Error {
     using Error::Error;
 };
 
+// A picture or sound that cannot become a part of a prompt.
+struct MediaError : Error {
+    using Error::Error;
+};
+
 inline void require(bool condition, const std::string & message) {
     if (!condition) {
         throw std::invalid_argument(message);

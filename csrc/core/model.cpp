@@ -139,21 +139,25 @@ int32_t  Model::num_vocabulary() const { return num_vocabulary_; }
 int32_t  Model::num_classifier_outputs() const { return static_cast<int32_t>(llama_model_n_cls_out(handle_)); }
 bool     Model::has_encoder() const { return llama_model_has_encoder(handle_); }
 bool     Model::has_decoder() const { return llama_model_has_decoder(handle_); }
-bool     Model::is_recurrent() const { return llama_model_is_recurrent(handle_); }
-bool     Model::is_hybrid() const { return llama_model_is_hybrid(handle_); }
-int32_t  Model::sliding_window() const { return llama_model_n_swa(handle_); }
-bool     Model::adds_bos() const { return llama_vocab_get_add_bos(vocab_); }
-bool     Model::adds_eos() const { return llama_vocab_get_add_eos(vocab_); }
-bool     Model::adds_separator() const { return llama_vocab_get_add_sep(vocab_); }
-Token    Model::bos() const { return llama_vocab_bos(vocab_); }
-Token    Model::eos() const { return llama_vocab_eos(vocab_); }
-Token    Model::eot() const { return llama_vocab_eot(vocab_); }
-Token    Model::separator() const { return llama_vocab_sep(vocab_); }
-Token    Model::fim_prefix() const { return llama_vocab_fim_pre(vocab_); }
-Token    Model::fim_suffix() const { return llama_vocab_fim_suf(vocab_); }
-Token    Model::fim_middle() const { return llama_vocab_fim_mid(vocab_); }
-Token    Model::fim_repository() const { return llama_vocab_fim_rep(vocab_); }
-Token    Model::fim_separator() const { return llama_vocab_fim_sep(vocab_); }
+bool     Model::uses_mrope() const {
+    const auto type = llama_model_rope_type(handle_);
+    return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE;
+}
+bool    Model::is_recurrent() const { return llama_model_is_recurrent(handle_); }
+bool    Model::is_hybrid() const { return llama_model_is_hybrid(handle_); }
+int32_t Model::sliding_window() const { return llama_model_n_swa(handle_); }
+bool    Model::adds_bos() const { return llama_vocab_get_add_bos(vocab_); }
+bool    Model::adds_eos() const { return llama_vocab_get_add_eos(vocab_); }
+bool    Model::adds_separator() const { return llama_vocab_get_add_sep(vocab_); }
+Token   Model::bos() const { return llama_vocab_bos(vocab_); }
+Token   Model::eos() const { return llama_vocab_eos(vocab_); }
+Token   Model::eot() const { return llama_vocab_eot(vocab_); }
+Token   Model::separator() const { return llama_vocab_sep(vocab_); }
+Token   Model::fim_prefix() const { return llama_vocab_fim_pre(vocab_); }
+Token   Model::fim_suffix() const { return llama_vocab_fim_suf(vocab_); }
+Token   Model::fim_middle() const { return llama_vocab_fim_mid(vocab_); }
+Token   Model::fim_repository() const { return llama_vocab_fim_rep(vocab_); }
+Token   Model::fim_separator() const { return llama_vocab_fim_sep(vocab_); }
 
 bool Model::has_classifier() const {
     return std::any_of(paths_.begin(), paths_.end(),

@@ -138,6 +138,19 @@ void register_context(py::module_ & module) {
         .def_property_readonly("can_shift", fixed(&Context::can_shift))
         .def_property_readonly("can_truncate", fixed(&Context::can_truncate))
         .def(
+            "decode_media",
+            [](ContextHandle & h, SequenceId sequence, int32_t first_position, const MediaPiece & piece,
+               const std::shared_ptr<MediaVectors> & vectors, int32_t begin, int32_t end) {
+                const MediaPiece       mine = piece;
+                py::gil_scoped_release released;
+                return h.alone([&](Context & c) {
+                    return c.decode_media({sequence, first_position, &mine, vectors.get(), begin, end});
+                });
+            },
+            py::arg("sequence"), py::arg("first_position"), py::arg("piece"), py::arg("vectors"), py::arg("begin"),
+            py::arg("end"),
+            "Compute places [begin, end) of a piece whose first one is at `first_position`, without an output.")
+        .def(
             "decode",
             [](ContextHandle & h, const Batch & batch) {
                 const Batch            mine = batch;  // nobody else can change it meanwhile

@@ -15,6 +15,7 @@ struct ErrorTypes {
     py::handle decode;
     py::handle grammar;
     py::handle chat_template;
+    py::handle media;
 };
 
 ErrorTypes & types() {
@@ -43,6 +44,8 @@ void translate(std::exception_ptr pointer) {
         set_error(types().grammar, error);
     } catch (const TemplateError & error) {
         set_error(types().chat_template, error);
+    } catch (const MediaError & error) {
+        set_error(types().media, error);
     } catch (const Error & error) {
         set_error(types().error, error);
     } catch (const std::invalid_argument & error) {
@@ -61,6 +64,7 @@ void register_errors(py::module_ & module) {
     types().decode        = py::exception<DecodeError>(module, "DecodeError", types().error);
     types().grammar       = py::exception<GrammarError>(module, "GrammarError", types().error);
     types().chat_template = py::exception<TemplateError>(module, "TemplateError", types().error);
+    types().media         = py::exception<MediaError>(module, "MediaError", types().error);
     py::register_exception_translator(translate);
 }
 

@@ -4,6 +4,7 @@
 #include "core/context.h"
 #include "core/detokenizer.h"
 #include "core/model.h"
+#include "core/projector.h"
 #include "core/sampler.h"
 #include "core/thread_pool.h"
 #include "python/module.h"
@@ -15,5 +16,6 @@ using ContextHandle     = Handle<Context>;
 using SamplerHandle     = Handle<Sampler>;
 using DetokenizerHandle = Handle<Detokenizer>;
 using ThreadPoolHandle  = Handle<ThreadPool>;
+using ProjectorHandle   = Handle<Projector>;
 
 }  // namespace dmr::python

@@ -30,6 +30,7 @@ PYBIND11_MODULE(_core, module) {
     register_errors(module);
     register_build_info(module);
     register_model(module);
+    register_projector(module);
     register_context(module);
     register_sampler(module);
     register_detokenizer(module);

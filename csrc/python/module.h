@@ -76,6 +76,7 @@ template <typename T> class Handle {
 void register_errors(py::module_ & module);
 void register_build_info(py::module_ & module);
 void register_model(py::module_ & module);
+void register_projector(py::module_ & module);
 void register_context(py::module_ & module);
 void register_sampler(py::module_ & module);
 void register_detokenizer(py::module_ & module);
