@@ -99,6 +99,7 @@ class LoopbackRegistry(LoopbackServer):
         self._uses: Counter[str] = Counter()
         self.cut_after: list[int] = []  # bytes after which the next blob answers break off
         self.failures: list[int] = []  # statuses of the next answers to blob requests
+        self.retry_after = "0"  # told with them
         self.upload_failures: list[int] = []  # statuses of the next uploads; 0 = the connection breaks
         self.ignores_ranges = False
         self.lies_about_ranges = False
@@ -195,7 +196,7 @@ class LoopbackRegistry(LoopbackServer):
         elif handler.command == "HEAD":
             send(handler, 200, Content_Length=str(len(data)))
         elif self.failures:
-            send(handler, self.failures.pop(0), Retry_After="0")
+            send(handler, self.failures.pop(0), Retry_After=self.retry_after)
         elif self.redirect_to:
             send(handler, 307, Location=f"{self.redirect_to}{handler.path}")
         elif self.denies_ranges and "range" in headers:

@@ -11,7 +11,7 @@ from dmr.store.model_config import parse_config
 from dmr.store.pull import RegistryOptions, check_manifest, find_manifest
 from dmr.store.reference import Reference
 from dmr.store.registry.client import Repository
-from dmr.store.registry.transport import Transport
+from dmr.store.registry.transport import BRIEF, Transport
 from dmr.types import ModelRecord
 
 
@@ -21,7 +21,7 @@ def inspect_model(reference: Reference, options: RegistryOptions, transport: Tra
     Raises:
         RemoteModelNotFound, Unauthorized, RegistryError, Unsupported, StoreError, TransferCancelled
     """
-    raw, repositories = find_manifest(reference, options, transport)
+    raw, repositories = find_manifest(reference, options, transport, BRIEF)
     manifest = check_manifest(raw)
     stored = parse_config(_read_config(repositories[0], manifest), manifest)
     return ModelRecord(

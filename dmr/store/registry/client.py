@@ -147,13 +147,13 @@ class Repository:
             if response.status != 401 or challenge is None or self._given:
                 yield response
                 return
-        self._authorize(challenge, actions, sent.get("Authorization", ""))
+        self._authorize(challenge, actions, sent.get("Authorization", ""), patience)
         with self._transport.open(
             method, url, {**headers, **self._headers(actions)}, body, patience=patience
         ) as response:
             yield response
 
-    def _authorize(self, challenge: Challenge, actions: str, refused: str) -> None:
+    def _authorize(self, challenge: Challenge, actions: str, refused: str, patience: Patience) -> None:
         with self._lock:
             if self._authorization.get(actions, "") not in ("", refused):  # another thread was faster
                 return
@@ -162,9 +162,9 @@ class Repository:
                     raise Unauthorized(f"{self._host} asks for a user name and a password: log in there first.")
                 self._authorization[actions] = self._credentials.basic
             else:
-                self._authorization[actions] = f"Bearer {self._fetch_token(challenge, actions)}"
+                self._authorization[actions] = f"Bearer {self._fetch_token(challenge, actions, patience)}"
 
-    def _fetch_token(self, challenge: Challenge, actions: str) -> str:
+    def _fetch_token(self, challenge: Challenge, actions: str, patience: Patience) -> str:
         realm = challenge.parameters.get("realm", "")
         self._check_realm(realm)
         query = {"scope": f"repository:{self._name}:{actions}"}
@@ -178,7 +178,7 @@ class Repository:
             form = {**query, "grant_type": "refresh_token", "client_id": "dmr"}
             body = urlencode({**form, "refresh_token": self._credentials.password}).encode()
             method, url, headers = "POST", realm, {"Content-Type": "application/x-www-form-urlencoded"}
-        with self._transport.open(method, url, headers, body, follow=False) as response:
+        with self._transport.open(method, url, headers, body, follow=False, patience=patience) as response:
             self._check(response)
             answer = _read_bounded(response, MAX_TOKEN_BYTES)
         try:

@@ -24,6 +24,7 @@ USER_AGENT = "dmr"
 MAX_REDIRECTS = 10
 MAX_ATTEMPTS = 5
 MAX_WAIT = 30.0  # seconds between two attempts
+LONG_WAIT = 120.0  # seconds: a server that asks for more is not asked again
 RETRY_AFTER = 5.0  # seconds; in errors that may pass
 PASSING_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -120,11 +121,12 @@ class Transport:
                     raise _unreachable(url, error) from error
                 self.pause(attempt)
                 continue
-            if response.status not in PASSING_STATUSES or is_last:
-                return response
             after = response.headers.get("Retry-After", "")
+            seconds = float(after) if after.isdecimal() and after.isascii() else 0.0
+            if response.status not in PASSING_STATUSES or is_last or seconds > LONG_WAIT:
+                return response
             response.close()
-            self.pause(attempt, float(after) if after.isdigit() else 0.0)
+            self.pause(attempt, seconds)
         raise AssertionError("unreachable")
 
     def pause(self, attempt: int, at_least: float = 0.0) -> None:

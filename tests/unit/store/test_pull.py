@@ -150,6 +150,15 @@ def test_a_full_disk_is_told_before_anything_comes(
     assert registry.count("GET", "/blobs/") == 0
 
 
+def test_who_is_told_to_come_back_tomorrow_does_not_wait(
+    name: str, target: ModelStore, registry: LoopbackRegistry
+) -> None:
+    registry.failures, registry.retry_after = [429] * 100, "86400"
+    with pytest.raises(RegistryError, match="answered 429"):
+        bring(target, name)
+    assert registry.count("GET", "/blobs/") <= len(registry.blobs)
+
+
 # --- mirrors ---------------------------------------------------------------------------------------------------------
 
 
