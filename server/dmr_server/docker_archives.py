@@ -11,7 +11,7 @@ from urllib.parse import quote
 import falcon
 import msgspec
 
-from dmr.errors import InvalidRequest, ModelNotFound
+from dmr.errors import InvalidReference, InvalidRequest, ModelNotFound
 from dmr.types import Repackaging
 from dmr_server.bodies import open_body, parse_json, read_body
 from dmr_server.docker_transfers import WireLayer
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 TAR = "application/x-tar"
 
 
-class LoadedLine(msgspec.Struct, frozen=True):
+class LoadedLine(msgspec.Struct, frozen=True, kw_only=True):
     """The one line of an answer. `id` and `tags` are ours, so that nobody has to look for what was loaded."""
 
-    id: str
-    tags: tuple[str, ...]
     type: Literal["success"] = "success"
     message: str = "Model loaded successfully"
     total: int = 0
     layer: WireLayer = WireLayer(size=0, current=0)
     mode: Literal["pull"] = "pull"
+    id: str
+    tags: tuple[str, ...]
 
 
 class RepackageRequest(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ def load(req: falcon.Request, resp: falcon.Response, service: Service) -> None:
         raise InvalidRequest("the request body is empty; a tar archive is expected")
     record = service.storekeeping.load(body, req.get_param("reference") or "")
     resp.content_type = falcon.MEDIA_JSON if req.get_header("Accept") == falcon.MEDIA_JSON else falcon.MEDIA_TEXT
-    resp.data = msgspec.json.encode(LoadedLine(record.id, record.tags)) + b"\n"
+    resp.data = msgspec.json.encode(LoadedLine(id=record.id, tags=record.tags)) + b"\n"
 
 
 def is_export(name: str, service: Service) -> bool:
@@ -68,7 +68,7 @@ def is_export(name: str, service: Service) -> bool:
         return False
     try:
         service.get_model(name)
-    except ModelNotFound:
+    except (ModelNotFound, InvalidReference):
         return True
     with suppress(ModelNotFound):  # both are models: the action goes first, as upstream
         service.get_model(model)

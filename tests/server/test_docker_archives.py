@@ -6,10 +6,10 @@ from typing import Any
 
 import falcon.testing
 import pytest
-from fakes import FakeService
+from fakes import FakeService, model_record
 
-from dmr.errors import Conflict, InvalidModelFile, StoreError
-from dmr.types import Repackaging
+from dmr.errors import Conflict, InvalidModelFile, InvalidReference, StoreError
+from dmr.types import ModelRecord, Repackaging
 
 ID = "sha256:" + "ab" * 32
 
@@ -80,6 +80,27 @@ def test_only_the_head_of_an_export(client: falcon.testing.TestClient, service: 
 def test_an_export_of_what_is_not_there_fails_before_anything_is_sent(client: falcon.testing.TestClient) -> None:
     result = client.simulate_get("/models/nope/export")
     assert (result.status_code, result.text) == (404, "error while exporting model: model not found\n")
+
+
+def test_a_model_may_be_called_like_the_action(client: falcon.testing.TestClient, service: FakeService) -> None:
+    service.models.append(model_record("docker.io/me/export:latest"))
+    assert client.simulate_get("/models/me/export").json["tags"] == ["docker.io/me/export:latest"]
+    service.models.append(model_record("docker.io/me:latest"))
+    assert client.simulate_get("/models/me/export").headers["content-type"] == "application/x-tar"
+
+
+def test_a_name_that_is_none_with_the_action_behind_it(
+    client: falcon.testing.TestClient, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = service.get_model
+
+    def get_model(name: str) -> ModelRecord:
+        if name.endswith("/export"):
+            raise InvalidReference(name)  # as for `smollm2:v1/export`
+        return known(name)
+
+    monkeypatch.setattr(service, "get_model", get_model)
+    assert client.simulate_get("/models/ai/smollm2/export").headers["content-type"] == "application/x-tar"
 
 
 def test_repackage(client: falcon.testing.TestClient, service: FakeService) -> None:
