@@ -10,13 +10,17 @@ import click
 from dmr.cli.address import DEFAULT_ADDRESS
 from dmr.cli.archives import export_command, load_command
 from dmr.cli.bench import bench_command
+from dmr.cli.completion import completion_command
 from dmr.cli.config import config_command
 from dmr.cli.configure import configure_command
 from dmr.cli.group import Commands
 from dmr.cli.import_file import import_command
+from dmr.cli.launch import launch_command
+from dmr.cli.logs import logs_command
 from dmr.cli.models import list_command, rm_command, tag_command
 from dmr.cli.package import package_command
 from dmr.cli.purge import purge_command
+from dmr.cli.requests import requests_command
 from dmr.cli.run import run_command
 from dmr.cli.running import df_command, ps_command, unload_command
 from dmr.cli.search import search_command
@@ -36,7 +40,7 @@ Examples:
 
 \b
 Shell completion (for zsh and fish put their name in place of bash):
-  eval "$(_DMR_COMPLETE=bash_source dmr)"
+  eval "$(dmr completion bash)"
 """
 
 
@@ -79,6 +83,10 @@ for _command in (
     unload_command,
     df_command,
     bench_command,
+    logs_command,
+    requests_command,
+    launch_command,
+    completion_command,
     status_command,
     version_command,
 ):

@@ -13,10 +13,18 @@ def read_events(pieces: Iterable[bytes]) -> Iterator[bytes]:
     Raises:
         ValueError: a line is too long.
     """
-    data: list[bytes] = []
+    return (data for _, data in read_named_events(pieces))
+
+
+def read_named_events(pieces: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    """The same with the name of each event, `message` if it has none."""
+    name, data = "", list[bytes]()
     for line in read_lines(pieces):
-        if not line and data:
-            yield b"\n".join(data)
-            data = []
+        if not line:
+            if data:
+                yield name or "message", b"\n".join(data)
+            name, data = "", []
         elif line.startswith(b"data:"):
             data.append(line[5:].removeprefix(b" "))
+        elif line.startswith(b"event:"):
+            name = line[6:].strip().decode("utf-8", "replace")

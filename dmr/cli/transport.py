@@ -82,6 +82,15 @@ class Transport:
         finally:
             response.close()
 
+    @contextlib.contextmanager
+    def follow(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[Pieces]:
+        """An answer that may be silent for as long as nothing happens."""
+        response = self._open("GET", path, None, headers or {}, None)
+        try:
+            yield Pieces(self._pieces(response), None)
+        finally:
+            response.close()
+
     def _pieces(self, response: BaseHTTPResponse) -> Iterator[bytes]:
         with self.failures():
             # stream(n) waits for n bytes unless the body is chunked
@@ -99,7 +108,7 @@ class Transport:
             response.close()
 
     def _open(
-        self, method: str, path: str, body: Any, headers: Mapping[str, str], read_timeout: float
+        self, method: str, path: str, body: Any, headers: Mapping[str, str], read_timeout: float | None
     ) -> BaseHTTPResponse:
         if isinstance(body, bytes):
             headers = {"Content-Type": "application/json", **headers}

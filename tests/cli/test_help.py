@@ -44,7 +44,7 @@ def test_each_command_has_a_summary_of_one_line_and_explains_every_option(name: 
 def test_the_help_tells_how_to_start() -> None:
     text = CliRunner().invoke(cli, ["--help"]).stdout
     assert "dmr serve" in text
-    assert "_DMR_COMPLETE=bash_source" in text
+    assert "dmr completion bash" in text
     assert "MODEL_RUNNER_HOST" in text
 
 
