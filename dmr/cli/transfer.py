@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from dmr.cli.server_api import ServerApi
 
 Show = Callable[["Step", bytes], None]
+Request = tuple[str, dict[str, "str | bool"]]
 
 _RETRY_SECONDS = (1, 2, 4, 8)
 _RETRY_STATUSES = (502, 503, 504)
 _HUBS = ("hf.co/", "huggingface.co/")
+_INSECURE_HELP = "Reach the registry over plain http, or over https without a look at its certificate."
 _EPILOG = """\
 HF_TOKEN goes along as the token for models of hf.co. What was pulled before an interruption is kept, and the next pull
 goes on from there.
@@ -35,21 +37,23 @@ Examples:
 @click.command("pull", short_help="Pull a model from a registry or from Hugging Face.", epilog=_EPILOG)
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print the server's steps as JSON, one a line.")
+@click.option("--insecure", is_flag=True, help=_INSECURE_HELP)
 @pass_server
-def pull_command(server: ServerApi, model: str, as_json: bool) -> None:
+def pull_command(server: ServerApi, model: str, as_json: bool, insecure: bool) -> None:
     """Pull MODEL into the server's store. Ctrl-C stops it."""
     transfer = _transfer_json if as_json else _transfer_shown
-    transfer(server, model, pull_request(model))
+    transfer(server, model, pull_request(model, insecure))
 
 
 @click.command("push", short_help="Push a model to a registry.")
 @click.argument("model", shell_complete=complete_model)
 @click.option("--json", "as_json", is_flag=True, help="Print the server's steps as JSON, one a line.")
+@click.option("--insecure", is_flag=True, help=_INSECURE_HELP)
 @pass_server
-def push_command(server: ServerApi, model: str, as_json: bool) -> None:
+def push_command(server: ServerApi, model: str, as_json: bool, insecure: bool) -> None:
     """Push MODEL to the registry that its name begins with. `dmr tag` gives it such a name."""
     transfer = _transfer_json if as_json else _transfer_shown
-    transfer(server, model, _push_request(model))
+    transfer(server, model, _push_request(model, insecure))
 
 
 def pull_missing(server: ServerApi, model: str) -> None:
@@ -63,15 +67,20 @@ def push_model(server: ServerApi, model: str) -> None:
     click.echo(_show_steps(server, model, _push_request(model)), err=True)
 
 
-def pull_request(model: str) -> tuple[str, dict[str, str]]:
+def pull_request(model: str, insecure: bool = False) -> Request:
     """Path and body."""
-    return "/models/create", {"from": model, **_token(model)}
+    return "/models/create", {"from": model, **_token(model), **_insecure(insecure)}
 
 
-def _push_request(model: str) -> tuple[str, dict[str, str]]:
+def _push_request(model: str, insecure: bool = False) -> Request:
     from dmr.cli.server_api import model_path
 
-    return f"{model_path(model)}/push", _token(model)
+    return f"{model_path(model)}/push", {**_token(model), **_insecure(insecure)}
+
+
+def _insecure(insecure: bool) -> dict[str, bool]:
+    """Left out where it says nothing: servers that do not know it need not be asked."""
+    return {"insecure": True} if insecure else {}
 
 
 def _token(model: str) -> dict[str, str]:
@@ -80,15 +89,15 @@ def _token(model: str) -> dict[str, str]:
     return {"bearer-token": token} if token and model.strip().lower().startswith(_HUBS) else {}
 
 
-def _transfer_shown(server: ServerApi, model: str, request: tuple[str, dict[str, str]]) -> None:
+def _transfer_shown(server: ServerApi, model: str, request: Request) -> None:
     click.echo(_show_steps(server, model, request))
 
 
-def _transfer_json(server: ServerApi, model: str, request: tuple[str, dict[str, str]]) -> None:
+def _transfer_json(server: ServerApi, model: str, request: Request) -> None:
     transfer(server, model, request, lambda _step, line: click.echo(line), lambda text: click.echo(text, err=True))
 
 
-def _show_steps(server: ServerApi, model: str, request: tuple[str, dict[str, str]]) -> str:
+def _show_steps(server: ServerApi, model: str, request: Request) -> str:
     """Bars on a terminal; the last message."""
     from dmr.cli.progress import ByteBars
 
@@ -110,9 +119,7 @@ def _short(layer: str) -> str:
     return layer.removeprefix("sha256:")[:12]
 
 
-def transfer(
-    server: ServerApi, model: str, request: tuple[str, dict[str, str]], show: Show, say: Callable[[str], None]
-) -> str:
+def transfer(server: ServerApi, model: str, request: Request, show: Show, say: Callable[[str], None]) -> str:
     """Let the server move a model; the message of its success. `show` gets each step, with its line.
 
     What may pass (a lost connection, a gateway's error) is tried again up to four times.
@@ -134,7 +141,7 @@ def transfer(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _attempt(server: ServerApi, request: tuple[str, dict[str, str]], show: Show) -> str:
+def _attempt(server: ServerApi, request: Request, show: Show) -> str:
     import msgspec
 
     from dmr.cli.transport import ConnectionLost, ServerError

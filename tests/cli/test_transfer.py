@@ -66,6 +66,14 @@ def test_push(dmr: Run, server: ScriptedServer) -> None:
     assert (result.exit_code, result.stdout) == (0, "Model pushed successfully\n")
 
 
+def test_an_insecure_registry_is_a_wish_of_the_command(dmr: Run, server: ScriptedServer) -> None:
+    server.on(PULL, lines(DONE))
+    server.on(PUSH, lines(DONE))
+    dmr("pull", "--insecure", "smollm2")
+    dmr("push", "--insecure", "ai/smollm2")
+    assert [asked.json for asked in server.asked] == [{"from": "smollm2", "insecure": True}, {"insecure": True}]
+
+
 def test_json_passes_the_lines_on(dmr: Run, server: ScriptedServer) -> None:
     moved = step(message="Downloaded: 1 MB", id="sha256:1", current=5, size=9)
     server.on(PULL, lines(moved[:10], moved[10:] + b"\n", DONE))
