@@ -28,8 +28,11 @@ class MemoryNeed:
         self._max_sequences = min(2 * settings.max_num_seqs, MAX_SEQUENCES)
         least_size = settings.context_size or min(usual_context, LEAST_CONTEXT)
         extra = max(0, settings.host_cache_bytes)  # what somebody has set; its own share is taken of what is left
-        self.full = weights + extra + self.context(self.full_size)
-        self.half = weights + extra + self.context(settings.context_size or max(least_size, usual_context // 2))
+        most = settings.context_bytes or 1 << 62  # of what an engine chooses
+        self.full = weights + extra + min(most, self.context(self.full_size))
+        self.half = (
+            weights + extra + min(most, self.context(settings.context_size or max(least_size, usual_context // 2)))
+        )
         # A model with states may run fewer sequences at a time.
         self.least = weights + self.context(least_size, 1 if costs and costs.state else None)
 

@@ -113,15 +113,15 @@ class ContextPlanner:
         return PADDING * largest_fitting(lambda count: self._fits(count * PADDING, free), limit // PADDING)
 
     def _fits(self, context_size: int, free: Free | None) -> bool:
-        return free is None or self._needed(context_size) <= free.num_bytes
+        return free is None or self.needed(context_size) <= free.num_bytes
 
-    def _needed(self, context_size: int) -> int:
+    def needed(self, context_size: int) -> int:
         max_sequences = self._plan(context_size, context_size).max_sequences
         return self._costs.context(context_size, min(self._max_batch, context_size), max_sequences, max_sequences)
 
     def _failure(self, context_size: int) -> ModelLoadFailed:
         assert self._free is not None
-        needed, free = self._needed(context_size), self._free
+        needed, free = self.needed(context_size), self._free
         # Who tries again with less finds the memory a little fuller or emptier.
         fitting = self._largest(
             LARGEST_CONTEXT, free._replace(num_bytes=free.num_bytes - free.num_bytes // SLACK_SHARE)

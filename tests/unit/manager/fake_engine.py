@@ -31,8 +31,10 @@ def note(folder: Path, name: str, text: str) -> None:
         file.write(f"{text}\n")
 
 
-def refusal(mode: str, size: int) -> WireError | None:
+def refusal(mode: str, size: int, folder: Path) -> WireError | None:
     """What it says to a context of so many tokens, if it does not load."""
+    if mode == "crowded" and not (folder / "ended").exists():  # there is no room before another has gone
+        return WireError("model_load_failed", "too little memory", details={"needed_bytes": 2, "free_bytes": 1})
     kind, _, number = mode.partition(" ")
     if mode == "refuses" or (kind == "fits" and size > int(number)):
         return WireError("model_load_failed", "the tensors are wrong")
@@ -57,7 +59,7 @@ def main(folder: Path, status: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if mode == "stubborn" else leave)
     os.write(status, pack(LoadProgress(0.5)))
     size = spec.settings.context_size or INFO.context_size
-    if error := refusal(mode, size):
+    if error := refusal(mode, size, folder):
         os.write(status, pack(error))
         sys.exit(1)
     if mode == "refuses and stays":
