@@ -46,6 +46,7 @@ LICENSE_TYPES = (LICENSE_TYPE, PLAIN_LICENSE_TYPE)
 FILEPATH_ANNOTATION = "org.cncf.model.filepath"
 PARENT_ANNOTATION = "org.opencontainers.image.base.name"  # of a manifest: the model that this one was made of
 
+_TEXT_SUFFIXES = ("", ".txt", ".md")
 MAX_MANIFEST_BYTES = 4 << 20  # registries refuse larger ones
 _SHARD = re.compile(r"-([0-9]{5})-of-[0-9]{5}\.gguf", re.ASCII)
 
@@ -154,6 +155,12 @@ def is_license(layer: Layer) -> bool:
     if layer.media_type == MODELPACK_DOCUMENT_TYPE:
         return is_license_name(layer.file_name)
     return layer.media_type in LICENSE_TYPES
+
+
+def is_license_file(name: str) -> bool:
+    """Whether a file that lies beside a model is the text of a licence."""
+    suffix = PurePosixPath(name).suffix
+    return is_license_name(name) and (suffix.lower() in _TEXT_SUFFIXES or is_license_name(suffix))
 
 
 def is_license_name(name: str) -> bool:

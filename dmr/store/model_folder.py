@@ -10,13 +10,12 @@ import msgspec
 from dmr.errors import InvalidModelFile
 from dmr.store.gguf import read_gguf_header
 from dmr.store.import_plan import PROJECTOR_ARCHITECTURE
-from dmr.store.manifest import is_license_name
+from dmr.store.manifest import is_license_file
 from dmr.store.packaging import Package
 from dmr.store.safetensors_folder import has_vision, is_weights
 
 TEMPLATE_NAME = "chat_template.jinja"
 MAX_TOLD = 8  # names of files in an error
-_LICENSE_SUFFIXES = ("", ".txt", ".md")
 
 
 class ModelFolder(msgspec.Struct, frozen=True):
@@ -47,7 +46,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
         files = sorted(path for path in folder.iterdir() if path.is_file())
     except OSError as error:
         raise InvalidModelFile(f"{folder} cannot be read: {error.strerror}.") from None
-    licenses = tuple(path for path in files if _is_license(path))
+    licenses = tuple(path for path in files if is_license_file(path.name))
     ggufs = [path for path in files if path.suffix.lower() == ".gguf"]
     if ggufs:
         weights, mmproj = _sort(folder, ggufs)
@@ -88,10 +87,6 @@ def _template(folder: Path, files: Sequence[Path]) -> Path | None:
             f"{folder} holds several chat templates: {_names(templates)}. Call the right one {TEMPLATE_NAME}."
         )
     return next(iter(named or templates), None)
-
-
-def _is_license(path: Path) -> bool:
-    return is_license_name(path.name) and (path.suffix.lower() in _LICENSE_SUFFIXES or is_license_name(path.suffix))
 
 
 def _names(paths: Sequence[Path]) -> str:

@@ -7,6 +7,7 @@ import contextlib
 from dmr.errors import DmrError, RegistryError
 from dmr.store.hugging_face.names import parse_hub_name
 from dmr.store.hugging_face.pull import pull_from_hub
+from dmr.store.hugging_face.push import push_to_hub
 from dmr.store.layout import Layout
 from dmr.store.pull import RegistryOptions, Report, parse_remote, pull_model
 from dmr.store.push import push_model
@@ -62,8 +63,11 @@ def push(
     if entry is None:
         record = store.get(source)  # it was removed a moment ago: this tells so
         raise RegistryError(f"The model {record.id} changed while it was read; try again.")
-    reference = parse_remote(target, store.default_registry)
-    push_model(layout, entry, reference, options, _transport(options, cancelled), report)
+    transport, hub_model = _transport(options, cancelled), parse_hub_name(target)
+    if hub_model is not None:
+        push_to_hub(layout, entry, hub_model, options, transport, report)
+        return
+    push_model(layout, entry, parse_remote(target, store.default_registry), options, transport, report)
 
 
 def same_model(text: str, default_registry: str) -> str:

@@ -112,6 +112,21 @@ class Hub:
             return read_json(response)
 
     @contextlib.contextmanager
+    def post(
+        self,
+        path: str,
+        repository: str,
+        document: Any,
+        kind: str = "application/json",
+        passed: tuple[int, ...] = (),
+    ) -> Iterator[Any]:
+        """What the hub answers to a JSON document; None if it has nothing to say."""
+        headers = {"Accept": kind, "Content-Type": kind}
+        body = json.dumps(document).encode()
+        with self.request("POST", self.endpoint + path, repository, headers, body, passed) as response:
+            yield read_json(response) if response.headers.get("Content-Length") != "0" else None
+
+    @contextlib.contextmanager
     def request(
         self,
         method: str,
@@ -173,6 +188,16 @@ def read_json(response: urllib3.BaseHTTPResponse) -> Any:
         return json.loads(_read_bounded(response, MAX_LIST_BYTES))
     except (ValueError, RecursionError) as error:
         raise RegistryError(f"The hub's answer cannot be understood: {error}.") from error
+
+
+def list_in(answer: Any, key: str, *fields: str) -> list[dict[str, Any]]:
+    """The objects of a list in an answer, each of which has these fields as texts. Raises RegistryError."""
+    found = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(found, list) or not all(
+        isinstance(one, dict) and all(isinstance(one.get(field), str) for field in fields) for one in found
+    ):
+        raise RegistryError("The hub's answer cannot be understood.")
+    return found
 
 
 def _read_bounded(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:

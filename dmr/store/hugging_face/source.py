@@ -17,13 +17,12 @@ from dmr.store.hugging_face.client import Hub, HubFile
 from dmr.store.hugging_face.names import HubModel
 from dmr.store.import_plan import MAX_TEXT_BYTES
 from dmr.store.layout import Layout
-from dmr.store.manifest import FILEPATH_ANNOTATION, GGUF_TYPE, LICENSE_TYPE, Descriptor, Layer, is_license_name
+from dmr.store.manifest import FILEPATH_ANNOTATION, GGUF_TYPE, LICENSE_TYPE, Descriptor, Layer, is_license_file
 from dmr.store.pull import Report, check_space, fetch_all
 from dmr.store.registry.transport import Transport
 from dmr.types import TransferProgress
 
 MAX_LICENSES = 4
-_LICENSE_ENDINGS = ("license", "licence", "copying", "notice", ".txt", ".md")
 
 
 class Source(NamedTuple):
@@ -88,10 +87,7 @@ def license_files(files: Sequence[HubFile]) -> list[HubFile]:
     found = [
         file
         for file in files
-        if "/" not in file.path
-        and is_license_name(file.name)
-        and file.name.lower().endswith(_LICENSE_ENDINGS)
-        and 0 < file.size <= MAX_TEXT_BYTES
+        if "/" not in file.path and is_license_file(file.name) and 0 < file.size <= MAX_TEXT_BYTES
     ]
     return found[:MAX_LICENSES]
 
