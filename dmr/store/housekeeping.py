@@ -19,7 +19,8 @@ from dmr.store.layout import Layout
 from dmr.store.uploads import Uploads
 from dmr.types import Removal, StoreUsage
 
-WORKSHOPS = ("hub-*", "shards-*")  # folders in which models are put together; gone when that is done
+WORKSHOPS = ("hub-*", "shards-*", "conversion-*")  # folders in which models are put together; gone when that is done
+_WORKSHOP_NAMES = tuple(pattern.removesuffix("*") for pattern in WORKSHOPS)
 _HEX = re.compile(r"[0-9a-f]{64}")
 _KINDS = ("models", "bundles", "reclaimable", "unfinished", "other")  # a file of several names is of the first
 
@@ -53,7 +54,7 @@ def usage(layout: Layout) -> StoreUsage:
 
 def _kind_of(parts: tuple[str, ...], needed: _Needed) -> str:
     kind = parts[0] if len(parts) > 2 else ""
-    if parts[-1].endswith(".incomplete") or kind == "uploads" or parts[0].startswith(("hub-", "shards-")):
+    if parts[-1].endswith(".incomplete") or kind == "uploads" or parts[0].startswith(_WORKSHOP_NAMES):
         return "unfinished"
     if kind == "blobs":
         return "models" if parts[2] in needed.blobs else "reclaimable"
