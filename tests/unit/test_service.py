@@ -140,6 +140,14 @@ def test_an_engine_that_dies_over_a_request_is_not_asked_again(scene: Scene, sta
     assert len(scene.engine.requests) == len(scene.manager.leases) == 1
 
 
+def test_the_last_words_of_an_engine_that_died_are_the_error(scene: Scene) -> None:
+    scene.manager.parting = EngineCrashed("The engine of 'ai/x' crashed: (signal SIGABRT): GGML_ASSERT(x) failed")
+    scene.engine.plays(EngineStarted(2), then_dies=True)
+    with pytest.raises(EngineCrashed, match="GGML_ASSERT"):
+        scene.events(raw())
+    assert [lease.num_closed for lease in scene.manager.leases] == [1]
+
+
 def test_an_engine_that_was_dead_before_is_replaced(scene: Scene, tmp_path: Path) -> None:
     sockets = iter([str(tmp_path / "gone.sock")] * 2 + [scene.engine.path])
     scene.manager.before_grant = lambda: setattr(scene.manager, "socket", next(sockets))

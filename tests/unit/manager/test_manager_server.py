@@ -18,10 +18,12 @@ import pytest
 from unit.manager.conftest import Bench, is_running, until
 from unit.manager.fake_engine import INFO
 
+from dmr import client as dmr_client
 from dmr.client import Lease, ManagerClient
 from dmr.config import EngineSettings, Settings
-from dmr.errors import Conflict, InvalidReference, ModelLoadFailed, ModelNotFound, Unavailable
+from dmr.errors import Conflict, EngineCrashed, InvalidReference, ModelLoadFailed, ModelNotFound, Unavailable
 from dmr.manager import __main__ as manager_main
+from dmr.manager import model_manager
 from dmr.manager.__main__ import SOCKET_NAME, ManagerServer
 from dmr.manager.model_manager import ModelManager
 from dmr.manager.store_changes import StoreChanges
@@ -41,6 +43,7 @@ asyncio.run(run_manager(settings, settings.runtime_dir, sys.argv[1:]))
 @pytest.fixture(autouse=True)
 def quick_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager_main, "PROGRESS_INTERVAL", 0.02)
+    monkeypatch.setattr(model_manager, "CANCEL_AFTER", 0.05)
 
 
 def serve(bench: Bench, talk: Talk, **settings: Any) -> ModelManager:
@@ -132,6 +135,39 @@ def test_a_failed_load_is_the_answer(bench: Bench, mode: str) -> None:
     serve(bench, talk)
 
 
+def test_who_holds_a_lease_is_told_why_the_engine_is_gone(bench: Bench) -> None:
+    bench.add_model()
+
+    def talk(client: ManagerClient) -> None:
+        with contextlib.closing(acquire(client)) as lease:
+            os.kill(client.running_models()[0].pid, signal.SIGABRT)
+            error = lease.post_mortem()
+            assert isinstance(error, EngineCrashed)
+            assert "SIGABRT" in error.message
+        (life,) = client.lifecycle().models
+        assert (life.num_crashes, life.state) == (1, "unloaded")
+        with contextlib.closing(acquire(client)) as lease:
+            os.kill(client.running_models()[0].pid, signal.SIGABRT)
+            assert lease.post_mortem()
+        with pytest.raises(EngineCrashed, match="in a row") as caught:
+            acquire(client)
+        assert caught.value.retry_after == 1.0
+
+    serve(bench, talk)
+
+
+def test_a_lease_on_an_engine_that_lives_has_no_post_mortem(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.add_model()
+    monkeypatch.setattr(dmr_client, "POST_MORTEM_TIMEOUT", 0.0)
+
+    def talk(client: ManagerClient) -> None:
+        with contextlib.closing(acquire(client)) as lease:
+            assert lease.post_mortem() is None
+        assert client.lifecycle().models[0].state == "ready"
+
+    serve(bench, talk)
+
+
 def test_a_load_that_hangs_is_answered_in_time_and_not_in_silence(bench: Bench) -> None:
     bench.add_model()
     bench.set_mode("hangs")
@@ -154,6 +190,10 @@ def test_who_leaves_while_the_model_loads_holds_it_no_longer(bench: Bench, caplo
         assert next(leases) is None
         assert client.running_models()[0].num_active == 1
         leases.close()
+        wait_for(lambda: client.running_models() == ())
+        preload = client.acquire("one", None, preload=True)
+        assert next(preload) is None
+        preload.close()
         wait_for(lambda: client.running_models()[0].num_active == 0)
         assert client.unload_models(None) == 1
 
