@@ -55,7 +55,9 @@ def package_command(ctx: click.Context, /, model: str, push: bool, as_json: bool
         raise click.UsageError("Give exactly one of --gguf, --safetensors-dir, --dduf and --from.")
     name = str(parse_reference(model))
     models = find_models(ctx)
-    made = _repackage(models, name, wish) if wish["base"] is not None else store_package(models, name, _package_of(wish))
+    made = (
+        _repackage(models, name, wish) if wish["base"] is not None else store_package(models, name, _package_of(wish))
+    )
     if push:
         _push(models, name)
     if as_json:

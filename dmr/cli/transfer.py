@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dmr.cli.missing import no_such_model
 from dmr.cli.server import complete_model, pass_server
 from dmr.cli.values import printable
 
@@ -135,7 +136,7 @@ def transfer(server: ServerApi, model: str, request: Request, show: Show, say: C
             return _attempt(server, request, show)
         except (ServerError, ServerNotRunning) as error:
             if seconds is None or not _may_pass(error, attempt):
-                raise _explained(error, model) from None
+                raise _explained(error, model, path=request[0]) from None
             say(f"{printable(error.message)} Trying again in {seconds} s ({attempt + 1}/{len(_RETRY_SECONDS)}).")
             time.sleep(seconds)
     raise AssertionError("the last attempt returns or raises")
@@ -176,7 +177,7 @@ def _may_pass(error: Exception, attempt: int) -> bool:
     return isinstance(error, ConnectionLost) or (isinstance(error, ServerError) and error.status in _RETRY_STATUSES)
 
 
-def _explained(error: Exception, model: str) -> Exception:
+def _explained(error: Exception, model: str, path: str) -> Exception:
     """What to do about the two refusals that users can do something about."""
     from dmr.cli.transport import ServerError
 
@@ -185,6 +186,8 @@ def _explained(error: Exception, model: str) -> Exception:
     if status == 401 and text == "Unauthorized":
         advice = "set HF_TOKEN" if model.lower().startswith(_HUBS) else "log the server's user in to that registry"
         return ServerError(f"Access to {model} is denied: it is private, gated or not there; {advice}.", status=401)
+    if status == 404 and path.endswith("/push"):
+        return no_such_model(model)
     if status == 404 and text.lower() == "model not found":
         return ServerError(f"There is no model {model}; `dmr search` finds those that there are.", status=404)
     return error

@@ -146,6 +146,11 @@ def test_what_will_not_pass_is_told_at_once(
     assert message in result.stderr
 
 
+def test_push_of_an_unknown_model(dmr: Run, server: ScriptedServer) -> None:
+    server.on(PUSH, Reply(b"Model not found\n", 404))
+    assert dmr("push", "ai/smollm2").stderr.startswith("Error: no such model: ai/smollm2 (`dmr list`")
+
+
 def test_denied_access_to_the_hub_names_the_token(dmr: Run, server: ScriptedServer) -> None:
     server.on(PULL, Reply(b"Unauthorized\n", 401))
     assert "set HF_TOKEN" in dmr("pull", "hf.co/org/gated").stderr
