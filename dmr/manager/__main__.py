@@ -21,11 +21,15 @@ from dmr.manager.model_manager import ModelManager
 from dmr.manager.store_changes import StoreChanges
 from dmr.manager.transfers import Transfers
 from dmr.store.archive import ReceivedArchive
+from dmr.store.configurations import ConfigurationFile
 from dmr.store.store import ModelStore
 from dmr.types.preparation import prepare_types
 from dmr.wire import (
     AcquireLease,
     AdoptModel,
+    ConfigurationReset,
+    Configured,
+    ConfigureModel,
     Counted,
     CreateModel,
     Imported,
@@ -43,6 +47,7 @@ from dmr.wire import (
     Removed,
     RemoveModel,
     RepackageModel,
+    ResetConfiguration,
     Running,
     Tagged,
     TagModel,
@@ -104,6 +109,10 @@ class ManagerServer:
             return Removed(await self._changes.purge(command.force))
         if isinstance(command, RemoveModel):
             return Removed(await self._manager.remove(command.reference, command.force))
+        if isinstance(command, ConfigureModel):
+            return Configured(await self._manager.configure(command.reference, command.mode, command.change))
+        if isinstance(command, ResetConfiguration):
+            return ConfigurationReset(await self._manager.reset_configuration(command.reference, command.mode))
         if isinstance(command, UnloadModels):
             return Unloaded(await self._manager.unload(command.references))
         if isinstance(command, ListRunning):
@@ -231,6 +240,7 @@ def main() -> int:
         add_log_file(engine_output, settings.log_dir / ENGINE_LOG, form="%(message)s")
     try:
         ModelStore(settings.models_path).models()
+        ConfigurationFile(settings.models_path).read()
     except DmrError as error:
         logger.error("MODELS_PATH=%s cannot be used: %s", settings.models_path, error.message)
         return 1

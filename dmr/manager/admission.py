@@ -83,6 +83,14 @@ class Admission:
                 has_told = True
             await self._wait(deadline)
 
+    def has_room(self, need: MemoryNeed | None) -> bool:
+        """Whether one more engine fits while all others stay."""
+        stay = [engine for engine in self._engines() if engine.claim and not engine.is_ended]
+        if 0 < self._rules.max_models <= len(stay):
+            return False
+        left = self._left(stay, [])
+        return need is None or left is None or need.full <= without_margin(left.num_bytes)
+
     async def _wait(self, deadline: float) -> None:
         try:
             await asyncio.wait_for(self._changed.wait(), max(0.0, min(LOOK_AGAIN, deadline - time.monotonic())))

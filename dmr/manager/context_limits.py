@@ -41,16 +41,16 @@ class ContextLimit:
 
 def possible_context(record: ModelRecord, context_size: int) -> int:
     """What can be had of a wished context: no more than the model was trained for."""
-    trained = _trained_context(record)
+    trained = trained_context(record)
     return max(1, context_size if trained is None else min(context_size, trained))
 
 
 def default_context(record: ModelRecord) -> int:
     """What an engine chooses that was not told."""
-    return min(_trained_context(record) or DEFAULT_CONTEXT_LIMIT, DEFAULT_CONTEXT_LIMIT)
+    return min(trained_context(record) or DEFAULT_CONTEXT_LIMIT, DEFAULT_CONTEXT_LIMIT)
 
 
-def _trained_context(record: ModelRecord) -> int | None:
+def trained_context(record: ModelRecord) -> int | None:
     """Tokens; None if nobody knows."""
     if record.config.context_size is not None:
         return record.config.context_size

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from dmr.config import EngineSettings
 from dmr.errors import DmrError, EngineCrashed, Unavailable
 from dmr.manager.context_limits import default_context
+from dmr.manager.engine_plan import EnginePlan
 from dmr.manager.engine_process import EngineProcess
 from dmr.types import ModelRecord, RunningModel
 from dmr.wire import EngineInfo
@@ -23,16 +24,21 @@ T = TypeVar("T")
 class LoadedModel:
     """`num_leases` counts who holds or awaits it. It has no process while it waits for memory."""
 
-    def __init__(self, record: ModelRecord, reference: str, settings: EngineSettings, keep_alive: float) -> None:
+    def __init__(
+        self, record: ModelRecord, reference: str, plan: EnginePlan, settings: EngineSettings, keep_alive: float
+    ) -> None:
         self.record = record
         self.model_id = record.id
         self.size = record.size
         self.reference = reference
-        self.settings = settings  # others after a larger context could not be had
+        self.plan = plan
+        self.settings = settings  # those of the plan, with as much context as can be had of what was wished
         self.keep_alive = keep_alive
         self.is_preloaded = False  # it loads even if nobody waits for it
+        self.is_outdated = False  # another plan takes its place as soon as nobody uses it
         self.process: EngineProcess | None = None  # another one after a larger context could not be had
         self.ready: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
+        self.context_bytes = 0  # that its context may take; 0 = what is free
         self.claim = 0  # bytes that its engine may take in all; 0 = it has not been let in yet
         self.num_leases = 0
         self.loaded_at = time.time()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from dmr.config import EngineSettings, Settings
+from dmr.config import Settings
 from dmr.errors import DmrError, ModelLoadFailed, Unavailable
 from dmr.manager.admission import Admission
 from dmr.manager.choices import EngineChoices
@@ -78,12 +78,23 @@ class Loader:
                 self.limit(model.model_id).works(model.planned_context)
                 return time.monotonic() - began
 
+    async def has_room_beside(self, model: LoadedModel) -> bool:
+        """Whether one more engine would fit, of this model as it is to be, without anybody's going."""
+        try:
+            files = await asyncio.to_thread(self._store.files, model.record.id)
+            need = await self._need(model, files)
+        except (DmrError, OSError):
+            return False
+        # Of a device's memory nobody knows; where nothing is to be counted there is always room.
+        is_known = need is not None or self._settings.memory_limit < 0
+        return is_known and self._admission.has_room(need)
+
     async def _admit(self, model: LoadedModel, files: ModelFiles) -> None:
         need = await model.unless_ended(self._need(model, files))
         await model.unless_ended(self._admission.admit(model, need))
-        if need is not None and model.settings.context_size == 0 and not model.settings.context_bytes:
-            num_bytes = self._admission.granted_context_bytes(model, need)
-            model.settings = msgspec.structs.replace(model.settings, context_bytes=num_bytes)
+        model.context_bytes = model.settings.context_bytes
+        if need is not None and model.settings.context_size == 0 and not model.context_bytes:
+            model.context_bytes = self._admission.granted_context_bytes(model, need)
 
     async def _need(self, model: LoadedModel, files: ModelFiles) -> MemoryNeed | None:
         """None: its memory is not the host's."""
@@ -91,12 +102,12 @@ class Loader:
             self._settings.memory_limit == 0 and await self._graphics.computes(model.settings)
         ):
             return None
-        usual = self._choices.usual_context(model.record)
+        usual = self._choices.usual_context(model.record, model.plan)
         return await asyncio.to_thread(memory_need, files.weights, model.settings, usual)
 
     async def _start(self, model: LoadedModel, files: ModelFiles) -> None:
         """The process starts while those that make room for it are still ending; it loads nothing before."""
-        spec = self._spec(model, files, model.settings)
+        spec = self._spec(model, files)
         try:
             process = await EngineProcess.spawn(spec, self._engine_command)
         except OSError as error:
@@ -114,14 +125,16 @@ class Loader:
     async def _until_room(self) -> None:
         await asyncio.gather(*(model.wait_gone() for model in self._ending))
 
-    def _spec(self, model: LoadedModel, files: ModelFiles, settings: EngineSettings) -> EngineSpec:
+    def _spec(self, model: LoadedModel, files: ModelFiles) -> EngineSpec:
         return EngineSpec(
             reference=model.reference,
             weights=tuple(map(str, files.weights)),
             chat_template=str(files.chat_template) if files.chat_template else None,
             socket=str(self._runtime_dir / f"engine-{next(self._socket_numbers)}.sock"),
-            settings=settings,
-            log_level=self._settings.log_level,
+            settings=msgspec.structs.replace(model.settings, context_bytes=model.context_bytes),
+            log_level=model.plan.log_level or self._settings.log_level,
+            embedding=model.plan.embedding,
+            reranking=model.plan.reranking,
         )
 
     async def _until_loaded(self, model: LoadedModel) -> None:
@@ -145,12 +158,12 @@ class Loader:
         size = model.planned_context
         # Where it was not let in nobody was found who could go.
         if not (lacks_memory and process is not None and self._admission.evict_one(model)):
-            if size <= self._choices.usual_context(model.record):
+            if size <= self._choices.usual_context(model.record, model.plan):
                 return False
             limit = self.limit(model.model_id)
             limit.fails(size, time.monotonic(), error.fitting_context or 0)
             smaller = limit.attainable(size, time.monotonic())
             logger.warning("%s did not load with a context of %d tokens: it gets less", model.reference, size)
-            model.settings = self._choices.engine_settings(model.record, smaller)
+            model.settings = self._choices.engine_settings(model.record, model.plan, smaller)
         model.process, model.claim = None, 0
         return not model.is_ended

@@ -12,8 +12,12 @@ INT_MAX = 2**31 - 1
 
 
 class Kind(Protocol):
-    takes_value: bool
-    is_optional: bool  # the value may be left out
+    @property
+    def takes_value(self) -> bool: ...
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether the value may be left out."""
 
     def parse(self, text: str) -> Any:
         """Raises ValueError: it is not one of these."""
