@@ -47,7 +47,9 @@ class UpstreamCall:
             sent["Authorization"] = f"Bearer {self._key}"
         self._connect()
         try:
-            self._connection.request(method, self._prefix + path, body, sent)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                # It may have answered, with a refusal, before it has read everything.
+                self._connection.request(method, self._prefix + path, body, sent)
             self._response = self._connection.getresponse()
         except _FAILURES as error:
             self.close()

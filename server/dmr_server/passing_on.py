@@ -17,7 +17,7 @@ import msgspec
 from dmr.errors import DmrError, InvalidRequest, ModelNotFound
 from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.bodies import read_body, read_raw
-from dmr_server.dialect import EVENT_STREAM, Client
+from dmr_server.dialect import EVENT_STREAM, Client, Dialect
 from dmr_server.errors import ClientGone, MethodNotAllowed, RouteNotFound
 from dmr_server.middleware import raw_path
 from dmr_server.openai.models import to_models
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r"/+engines/+([^/]+)(/.*)")
 _SERVED = re.compile(r"/v1(/.*)?|/(rerank|score|tokenize|detokenize)")
+_UNWRITABLE = re.compile(r"[^\x21-\x7e]")  # in an address
 _BY_MODEL = re.compile(
     r"(?:/engines|/anthropic)?(?:/v1)?"
     r"(/(?:chat/completions|completions|embeddings|rerank|reranking|score|responses|messages(?:/count_tokens)?))"
@@ -140,6 +141,8 @@ class PassOn:
             draft.passed_on(engine.engine.name, body or b"")
         call = engine.call()
         query = f"?{req.query_string}" if req.query_string else ""
+        if _UNWRITABLE.search(query):
+            raise InvalidRequest("The query holds characters that must be percent-encoded.")
         try:
             with self._watch.watching(client, call.abort):
                 call.send(req.method, path + query, _headers(req, is_unpacked), body)
@@ -157,9 +160,9 @@ class PassOn:
         if req.method == "HEAD" or call.status in (204, 304):
             call.close()
         else:
-            name = b"event: error\n" if isinstance(req.context.dialect, AnthropicDialect) else b""
-            told = name + b"data: %b\n\n" if _is_event_stream(call) else b""
-            resp.stream = PassedOn(call, client, self._watch, draft, lambda error: told and told % _error(req, error))
+            resp.stream = PassedOn(
+                call, client, self._watch, draft, lambda error: _frame(req, error) if _is_event_stream(call) else b""
+            )
 
 
 class PassedOn:
@@ -217,9 +220,11 @@ class PassedOn:
         return piece
 
 
-def _error(req: falcon.Request, error: DmrError) -> bytes:
-    body: bytes = req.context.dialect.error(error, req.context.request_id)[1]
-    return body
+def _frame(req: falcon.Request, error: DmrError) -> bytes:
+    """An error as the last event of a stream."""
+    dialect: Dialect = req.context.dialect
+    event = b"event: error\n" if isinstance(dialect, AnthropicDialect) else b""
+    return b"%bdata: %b\n\n" % (event, dialect.error(error, req.context.request_id)[1])
 
 
 def _is_event_stream(call: UpstreamCall) -> bool:
@@ -233,7 +238,7 @@ def _checked(path: str) -> str:
         RouteNotFound: it is none of those that are passed on.
     """
     path = re.sub("//+", "/", path)
-    if not _SERVED.fullmatch(path) or re.search(r"[\x00-\x20\x7f-\uffff\\]", path):
+    if not _SERVED.fullmatch(path) or _UNWRITABLE.search(path) or "\\" in path:
         raise RouteNotFound(f"'{path}' is not passed on to other engines; '/v1/…' is.")
     if {".", ".."} & set(re.split(r"[/\\]", unquote(unquote(path)))):
         raise InvalidRequest("The path holds '.' or '..' as a segment.")

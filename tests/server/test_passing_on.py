@@ -164,6 +164,30 @@ def test_the_status_and_error_of_the_engine_are_its_own(
     assert answer.json["error"]["message"] == "slow down"
 
 
+def test_an_answer_before_the_whole_request_was_read(client: falcon.testing.TestClient, service: FakeService) -> None:
+    """As servers do that refuse a large body by its head."""
+
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
+            connection.shutdown(socket.SHUT_RD)
+            connection.recv(1)  # what comes is dropped, until the other side has enough
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=refuse, args=(listener,), daemon=True).start()
+        connect(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        answer = client.simulate_post(CHAT, json={**ASKED, "user": "x" * 90_000})
+    assert (answer.status_code, answer.json) == (413, {})
+
+
+def test_a_query_that_no_address_can_have(app: Any, engine: LoopbackEngine) -> None:
+    answer = falcon.testing.TestClient(app).simulate_post(CHAT, query_string="a=\xe4", json=ASKED)
+    assert answer.status_code == 400
+    assert not engine.asked
+
+
 def test_a_redirect_is_not_followed(client: falcon.testing.TestClient, engine: LoopbackEngine) -> None:
     engine.status = 307
     engine.headers["Location"] = f"{engine.url}/elsewhere"

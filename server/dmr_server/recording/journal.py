@@ -23,6 +23,8 @@ LINGER = 5.0  # seconds that more are kept, for those who follow
 MAX_LINGERING = 1000  # of a model
 MAX_MODELS = 128
 MAX_BYTES = 64 << 20  # of all records
+TRIM_INTERVAL = 1.0  # seconds
+MAX_UNTRIMMED_BYTES = 4 << 20
 BUSY_TIMEOUT = 5.0  # seconds to wait for another writer
 
 _SCHEMA = """
@@ -85,6 +87,9 @@ class Journal:
         self._path = path
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._untrimmed: set[str] = set()  # models with new records
+        self._num_untrimmed_bytes = 0
+        self._next_trim = 0.0  # of the monotonic clock
 
     def write(self, records: Iterable[NewRecord], counts: Mapping[Count, float]) -> None:
         with self._lock:
@@ -140,11 +145,21 @@ class Journal:
             "INSERT INTO records (model, at, size, data) VALUES (?, ?, ?, ?)",
             [(record.model_id, record.at, len(record.data), record.data) for record in records],
         )
-        for model in {record.model_id for record in records}:
+        self._untrimmed.update(record.model_id for record in records)
+        self._num_untrimmed_bytes += sum(len(record.data) for record in records)
+        if time.monotonic() >= self._next_trim or self._num_untrimmed_bytes >= MAX_UNTRIMMED_BYTES:
+            self._trim(database)
+
+    def _trim(self, database: sqlite3.Connection) -> None:
+        """Now and then, for it costs more than to write."""
+        for model in self._untrimmed:
             limits = {"model": model, "kept": KEPT, "before": time.time() - LINGER, "most": MAX_LINGERING}
             database.execute(_TRIM, limits)
         database.execute(_TRIM_MODELS, (MAX_MODELS,))
         database.execute(_TRIM_BYTES, (MAX_BYTES,))
+        self._untrimmed.clear()
+        self._num_untrimmed_bytes = 0
+        self._next_trim = time.monotonic() + TRIM_INTERVAL
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dmr.service import Service
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)  # seconds
+GATHERING = 0.05  # seconds in which requests end that are written together
 MAX_WAITING = 10_000  # finished requests that are yet to be written; with more, the oldest are lost
 CLIENT_CLOSED = 499
 _DEFAULT_REGISTRY = "docker.io/"
@@ -150,6 +151,7 @@ class Recorder:
     def _run(self) -> None:
         while True:
             self._bell.wait()
+            time.sleep(GATHERING)
             self._bell.clear()
             self.flush()
 
