@@ -112,7 +112,11 @@ class KVCache:
 
     def match(self, sequence: Sequence) -> Match:
         """The slot whose cells the sequence could share most of. What it wants an output for is left to compute."""
-        return self._pool.match(sequence.token_ids, sequence.num_shareable_tokens)
+        match = self._pool.match(sequence.token_ids, sequence.num_shareable_tokens)
+        num_tokens = match.num_tokens if sequence.media is None else sequence.media.snapped(match.num_tokens)
+        if num_tokens == match.num_tokens:
+            return match
+        return match._replace(num_tokens=num_tokens) if num_tokens and self.sharing is Sharing.ANYWHERE else NO_MATCH
 
     def under_way(self, sequence: Sequence, match: Match) -> Sequence | None:
         """For whom much more of what this one needs is about to be computed, or is being brought back from the host.
@@ -176,7 +180,9 @@ class KVCache:
         self._unsettled.pop(slot, None)
         self._plans.remove(self._planned.pop(slot))
         self._checkpoints.forget(slot)
-        self._pool.park(slot)
+        # What stands behind a picture that has other positions than places can be shared with nobody.
+        media = sequence.media
+        self._pool.park(slot, None if media is None or media.keeps_positions else media.first)
         if self._tier is None:
             self._pool.evict_to(self._pool.cells.num_active + self._max_parked_cells)
 

@@ -171,12 +171,17 @@ class Pool:
         assert num_tokens <= len(holding.token_ids), "cells of tokens that nobody knows"
         self._tree.extend(holding.place, num_tokens)
 
-    def park(self, slot: int) -> None:
-        """What an active slot has computed stays until its cells or the slot are needed."""
+    def park(self, slot: int, limit: int | None = None) -> None:
+        """What an active slot has computed stays until its cells or the slot are needed; `limit` tokens at most."""
         holding = self.active.pop(slot)
         self.settle(holding, holding.num_tokens)
         self.cells.deactivate(holding.run)
         self.parked[slot] = holding
+        if limit is not None and holding.num_tokens > limit:
+            if limit < LEAST_SHARED or self.sharing is not Sharing.ANYWHERE:
+                self.drop(slot)
+                return
+            self._trim(holding, limit)
         if self.sharing is Sharing.NONE or holding.num_tokens < LEAST_SHARED:
             self.drop(slot)
             return
@@ -212,12 +217,16 @@ class Pool:
             assert holding.run is not None
             num_left = holding.num_tokens - min(holding.run.length, max(num_over, LEAST_EVICTED))
             if self._is_worth_a_slot(holding, num_left):
-                holding.run = self.cells.shorten(holding.run, holding.num_tokens - num_left)
-                holding.num_tokens = num_left
-                self._tree.shorten(holding.place, num_left)
-                self.operations.append(Trim(holding.slot, num_left))
+                self._trim(holding, num_left)
             else:
                 self.drop(holding.slot)
+
+    def _trim(self, holding: Holding, num_left: int) -> None:
+        assert holding.run is not None
+        holding.run = self.cells.shorten(holding.run, holding.num_tokens - num_left)
+        holding.num_tokens = num_left
+        self._tree.shorten(holding.place, num_left)
+        self.operations.append(Trim(holding.slot, num_left))
 
     def check_integrity(self) -> None:
         """Raises AssertionError when the counts do not add up."""

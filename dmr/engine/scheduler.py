@@ -301,6 +301,10 @@ class Scheduler:
         if sequence.wants_scores and num_tokens > 0:
             num_tokens = min(num_tokens, 1 + self._num_outputs_left)
             self._num_outputs_left -= num_tokens - 1
+        if sequence.media is not None and num_tokens > 0:
+            num_tokens = sequence.media.chunk_from(sequence.num_computed_tokens, num_tokens)
+            if num_tokens > self._kv_cache.num_free_cells:  # an indivisible piece waits for all of its cells
+                return 0
         if num_tokens > 0:
             chunks.append(self._take(sequence, num_tokens))
         return num_tokens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dmr.engine.media_spans import MediaSpans
+
 
 class Sequence:
     """Tokens and how many of them are computed. Bookkeeping only; who holds it decides what happens next.
@@ -18,6 +20,7 @@ class Sequence:
         "index",
         "max_length",
         "max_new_tokens",
+        "media",
         "num_cached_tokens",
         "num_completion_tokens",
         "num_computed_tokens",
@@ -43,17 +46,21 @@ class Sequence:
         is_scored: bool = False,
         client: str = "",
         weight: float = 1.0,
+        media: MediaSpans | None = None,
     ) -> None:
         """Tokens at most: `max_length` at a time, `max_new_tokens` after the prompt (None = what `max_length` leaves).
 
         `shift`: a full sequence keeps so many tokens at the front, drops half of the others and goes on.
         `is_scored`: the log probabilities of the prompt's own tokens are wanted.
         `client`: whose it is, and `weight` that one's share of the engine beside others.
+        `media`: where pictures and sounds stand; the prompt's last token is one of text.
         """
         assert prompt, "a sequence needs at least one token"
         assert len(prompt) < max_length or max_new_tokens == 0, "a sequence needs room for at least one new token"
         assert weight > 0, "a client without a share would wait for ever"
+        assert media is None or (shift is None and not is_scored and media.at(len(prompt) - 1) is None)
         self.client = client
+        self.media = media
         self.weight = weight
         self.id = sequence_id
         self.index = index  # of the choice within its request
@@ -84,6 +91,8 @@ class Sequence:
     @property
     def num_shareable_tokens(self) -> int:
         """How many cells of others it could use: what an output is wanted for must be computed."""
+        if self.media is not None and not self.media.keeps_positions:
+            return self.media.first
         return self.num_scored_tokens - 1 if self.wants_scores else len(self.token_ids) - 1
 
     @property
@@ -116,6 +125,10 @@ class Sequence:
         """Prompt and answer, with what was dropped."""
         front = self.shift or 0
         return [*self.token_ids[:front], *self.dropped_token_ids, *self.token_ids[front:]]
+
+    def position_of(self, place: int) -> int:
+        """Of one of its tokens, as the native memory counts them."""
+        return place if self.media is None else self.media.position_of(place)
 
     def append(self, token: int) -> None:
         self.token_ids.append(token)

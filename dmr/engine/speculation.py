@@ -123,7 +123,7 @@ class Speculation:
     def _candidate(self, sequence: Sequence) -> _Candidate | None:
         """Where its guesses could come from. Where a longer piece repeats itself, no model is asked how it goes on."""
         limit = min(self._max_draft_tokens, sequence.num_tokens_left - 1)
-        if limit < 1 or sequence.wants_scores:
+        if limit < 1 or sequence.wants_scores or sequence.media is not None:
             return None
         speaker = self._speakers.get(sequence.id)
         if speaker is None:
