@@ -16,6 +16,7 @@ import msgspec
 
 from dmr.config import Settings
 from dmr.errors import DmrError, InternalError, ShuttingDown
+from dmr.manager.places import Places
 from dmr.manager.quantizer import Quantizer
 from dmr.store.create import create_model
 from dmr.store.draft import Quantize
@@ -28,10 +29,11 @@ from dmr.types import NewModel, TransferProgress
 
 MAX_TRANSFERS = 4  # at the same time; more wait
 MAX_CREATIONS = 2  # beside them
+MAX_THREADS = 64  # of those that work, that wait, and that find out that there is nothing to do
 
 logger = logging.getLogger("dmr.manager")
 
-Work = Callable[[Report, Cancelled], object]
+Work = Callable[[Report, Cancelled], None]
 
 
 class _Key(NamedTuple):
@@ -113,10 +115,9 @@ class Transfers:
         self._environ = environ
         self._running: dict[_Key, _Transfer] = {}
         self._quantize = quantize or Quantizer()
-        self._room = asyncio.Semaphore(MAX_TRANSFERS)
-        self._workshop = asyncio.Semaphore(MAX_CREATIONS)
+        self._road, self._workshop = Places(MAX_TRANSFERS), Places(MAX_CREATIONS)
         # Of its own: work that takes hours must not hold up whoever looks something up in the store.
-        self._threads = ThreadPoolExecutor(MAX_TRANSFERS + MAX_CREATIONS, thread_name_prefix="transfer")
+        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="transfer")
         Uploads(store.root).sweep()
         self._is_stopping = False
 
@@ -126,27 +127,34 @@ class Transfers:
         Raises: as `dmr.store.transfers.pull`
         """
         options = self._options(token, insecure)
-        key = _Key("pull", self._same(reference), "", token, insecure)
-        return self._follow(key, lambda report, cancelled: pull(self._store, reference, options, report, cancelled))
+
+        def work(report: Report, cancelled: Cancelled) -> None:
+            pull(self._store, reference, options, report, cancelled, self._road.one(cancelled))
+
+        return self._follow(_Key("pull", self._same(reference), "", token, insecure), work)
 
     def push(
         self, reference: str, target: str, token: str | None, insecure: bool
     ) -> AsyncGenerator[TransferProgress, None]:
         options = self._options(token, insecure)
-        key = _Key("push", self._same(reference), self._same(target), token, insecure)
-        return self._follow(
-            key, lambda report, cancelled: push(self._store, reference, target, options, report, cancelled)
-        )
+
+        def work(report: Report, cancelled: Cancelled) -> None:
+            with self._road.one(cancelled):
+                push(self._store, reference, target, options, report, cancelled)
+
+        return self._follow(_Key("push", self._same(reference), self._same(target), token, insecure), work)
 
     def create(self, new: NewModel) -> AsyncGenerator[TransferProgress, None]:
         """Ends when the model is in the store. Leaving early cancels, unless others follow.
 
         Raises: as `dmr.store.create.create_model`
         """
-        key = _Key("create", msgspec.json.encode(new).decode(), "", None, False)
-        return self._follow(
-            key, lambda report, cancelled: create_model(self._store, new, self._quantize, report, cancelled)
-        )
+
+        def work(report: Report, cancelled: Cancelled) -> None:
+            with self._workshop.one(cancelled):
+                create_model(self._store, new, self._quantize, report, cancelled)
+
+        return self._follow(_Key("create", msgspec.json.encode(new).decode(), "", None, False), work)
 
     async def stop(self) -> None:
         """Cancel what is under way; what has come so far stays on the disk."""
@@ -193,8 +201,7 @@ class Transfers:
 
         error: DmrError | None = None
         try:
-            async with self._workshop if key.kind == "create" else self._room:
-                await loop.run_in_executor(self._threads, work, report, transfer.cancelled.is_set)
+            await loop.run_in_executor(self._threads, work, report, transfer.cancelled.is_set)
         except TransferCancelled:
             error = ShuttingDown("This was cancelled.")
         except DmrError as failure:

@@ -7,11 +7,13 @@ is looked up briefly, for it may have moved, and means what it meant if nobody a
 from __future__ import annotations
 
 import functools
+import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from contextlib import AbstractContextManager
 
 import msgspec
@@ -67,8 +69,11 @@ def pull_model(
     transport: Transport,
     report: Report,
     lock_timeout: float,
+    place: AbstractContextManager[None],
 ) -> Entry:
     """Bring a model and give it its tag. What is there already is not fetched again; what is damaged is.
+
+    `place` is entered only if something has to be fetched.
 
     Raises:
         RemoteModelNotFound, Unauthorized, RegistryError, Unsupported, StoreError, TransferCancelled
@@ -84,15 +89,29 @@ def pull_model(
         text = f"The model that is here is used, for the registry cannot tell whether there is a newer one: {error}"
         report(TransferProgress(text, is_warning=True))
         return known
-    manifest = check_manifest(raw)
-    for attempt in range(1, MAX_ADOPTIONS + 1):
-        _fetch_missing(layout, repositories, manifest, transport, report)
-        try:
+    if is_all_there(layout, check_manifest(raw)):
+        with contextlib.suppress(BlobRemoved):
             return adopt(layout, raw, reference, lock_timeout)
-        except BlobRemoved:
-            if attempt == MAX_ADOPTIONS:
-                raise
-    raise AssertionError("unreachable")
+    with place:
+        return _bring(layout, raw, reference, repositories, transport, report, lock_timeout)
+
+
+def _bring(
+    layout: Layout,
+    raw: bytes,
+    reference: Reference,
+    repositories: Sequence[Repository],
+    transport: Transport,
+    report: Report,
+    lock_timeout: float,
+) -> Entry:
+    manifest = parse_manifest(raw)
+    for _ in range(MAX_ADOPTIONS - 1):
+        _fetch_missing(layout, repositories, manifest, transport, report)
+        with contextlib.suppress(BlobRemoved):
+            return adopt(layout, raw, reference, lock_timeout)
+    _fetch_missing(layout, repositories, manifest, transport, report)
+    return adopt(layout, raw, reference, lock_timeout)
 
 
 def find_whole(layout: Layout, reference: Reference) -> Entry | None:
@@ -102,10 +121,15 @@ def find_whole(layout: Layout, reference: Reference) -> Entry | None:
         entry = index.find_id(reference.digest) if reference.digest else index.find_tag(str(reference))
         if entry is None:
             return None
-        blobs = layout.read_manifest(entry.id).blobs
+        manifest = layout.read_manifest(entry.id)
     except DmrError:  # the registry may have what is damaged here
         return None
-    return entry if all(is_whole(layout.blobs, blob.digest, blob.size) for blob in blobs) else None
+    return entry if is_all_there(layout, manifest) else None
+
+
+def is_all_there(layout: Layout, manifest: Manifest) -> bool:
+    """Whether every blob is there, as long as it should be."""
+    return all(is_whole(layout.blobs, blob.digest, blob.size) for blob in manifest.blobs)
 
 
 def adopt(layout: Layout, raw_manifest: bytes, reference: Reference, lock_timeout: float) -> Entry:

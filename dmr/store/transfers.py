@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from contextlib import AbstractContextManager
 
 from dmr.errors import DmrError, RegistryError
 from dmr.store.hugging_face.names import parse_hub_name
@@ -19,9 +20,16 @@ from dmr.types import ModelRecord
 
 
 def pull(
-    store: ModelStore, text: str, options: RegistryOptions, report: Report, cancelled: Cancelled = lambda: False
+    store: ModelStore,
+    text: str,
+    options: RegistryOptions,
+    report: Report,
+    cancelled: Cancelled = lambda: False,
+    place: AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008
 ) -> ModelRecord:
     """Bring a model into the store. Blocks; reports come from several threads.
+
+    `place` is entered before anything large is fetched: it may wait for its turn.
 
     Raises:
         InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError, StoreError, TransferCancelled
@@ -29,9 +37,10 @@ def pull(
     transport = _transport(options, cancelled)
     hub_model = parse_hub_name(text)
     if hub_model is not None:
-        return pull_from_hub(store, text, hub_model, options.token, options.environ, transport, report)
-    reference = parse_remote(text, store.default_registry)
-    return store.get(pull_model(Layout(store.root), reference, options, transport, report, store.lock_timeout).id)
+        with place:
+            return pull_from_hub(store, text, hub_model, options.token, options.environ, transport, report)
+    reference, layout = parse_remote(text, store.default_registry), Layout(store.root)
+    return store.get(pull_model(layout, reference, options, transport, report, store.lock_timeout, place).id)
 
 
 def inspect(text: str, default_registry: str, options: RegistryOptions) -> ModelRecord:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from loopback_registry import LoopbackRegistry, running
-from transfer_models import MIB, NOBODY, blobs_of, whole_model
+from transfer_models import MIB, NOBODY, blobs_of, weights, whole_model
 
 from dmr.client import ManagerClient
 from dmr.config import Settings
@@ -173,6 +173,31 @@ def test_several_models_travel_at_a_time_and_more_wait(
     play(target, scene)
     assert sorted(target.get(name.removesuffix(":latest") + ":0").tags) == sorted(names)
     assert registry.bytes_sent == {digest: len(data) for digest, data in registry.blobs.items()}
+
+
+def test_what_is_here_waits_for_nobody(
+    name: str, source: ModelStore, target: ModelStore, registry: LoopbackRegistry, tmp_path: Path
+) -> None:
+    """All places are taken by pulls that stand still; a model that is whole has its answer, another one waits."""
+    others = [f"{registry.host}/test/other:{number}" for number in range(MAX_TRANSFERS + 1)]
+    for number, other in enumerate(others):
+        path = tmp_path / f"{number}.gguf"
+        path.write_bytes(weights(1, seed=10 + number))
+        source.import_gguf(path, other)
+        push(source, other, other, NOBODY, lambda _: None)
+
+    async def scene(transfers: Transfers) -> None:
+        await all_of(transfers.pull(name, None, False))
+        registry.hold.clear()
+        *slow, late = [asyncio.ensure_future(all_of(transfers.pull(other, None, False))) for other in others]
+        while registry.count("GET", "/blobs/") < len(registry.blobs) - 2:
+            await asyncio.sleep(0.01)
+        assert await all_of(transfers.pull(name, None, False)) == []
+        assert not any(task.done() for task in (*slow, late))
+        registry.hold.set()
+        await asyncio.gather(*slow, late)
+
+    play(target, scene)
 
 
 def test_whoever_stops_ends_what_is_under_way(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
