@@ -16,7 +16,7 @@ class MediaSpan(NamedTuple):
     start: int
     num_places: int
     num_positions: int  # by which what follows moves on; less than `num_places` under M-RoPE
-    is_causal: bool  # else all places are computed in one go, and see each other
+    is_divisible: bool  # else all places are computed in one go, and see each other
     piece: Any  # the native one
     vectors: Any = None  # the native ones, once they are there
 
@@ -57,9 +57,9 @@ class MediaSpans:
         if span is None:
             following = next((span.start for span in self._spans if span.start > place), place + limit)
             return min(limit, following - place)
-        return min(limit, span.end - place) if span.is_causal else span.num_places
+        return min(limit, span.end - place) if span.is_divisible else span.num_places
 
     def snapped(self, num_tokens: int) -> int:
         """Of so many tokens that are there already, those with which can be begun: no part of what is indivisible."""
         span = self.at(num_tokens)
-        return span.start if span is not None and not span.is_causal else num_tokens
+        return span.start if span is not None and not span.is_divisible else num_tokens

@@ -22,6 +22,7 @@ from dmr.engine.loading import (
     describe,
     load_model,
 )
+from dmr.engine.media_steps import MediaSteps, is_media
 from dmr.engine.native_memory import NativeMemory, host_cache_size, sharing_of
 from dmr.engine.native_options import context_options, num_usable_cores, sampler_options, set_option
 from dmr.engine.scheduler import Chunk, Schedule
@@ -96,6 +97,7 @@ class ModelRunner(ModelVocabulary):
         super().__init__(model, context.sequence_context_size)
         self._context = context
         self._memory = NativeMemory(context)
+        self._media = MediaSteps(context)
         self._batch = _core.Batch()
         self._pool = _core.ThreadPool(max(1, min(4, num_usable_cores())))
         self._template = template
@@ -212,13 +214,15 @@ class ModelRunner(ModelVocabulary):
         rows: list[tuple[int, _core.Sampler, _core.Detokenizer]] = []
         sequences: list[Sequence] = []
         scored: list[tuple[Chunk, int]] = []  # and the place of its first token in the batch
+        media = [chunk for chunk in schedule.chunks if is_media(chunk)]
+        texts = [chunk for chunk in schedule.chunks if not is_media(chunk)] if media else schedule.chunks
         # Ascending slots are what the native side computes fastest.
-        for chunk in sorted(schedule.chunks, key=lambda c: c.sequence.slot or 0):
+        for chunk in sorted(texts, key=lambda c: c.sequence.slot or 0):
             sequence, start, num_tokens, wants_output, draft = chunk
             assert sequence.slot is not None
             tokens = sequence.token_ids[start : start + num_tokens]
             wants_scores = sequence.wants_scores
-            index = batch.add(sequence.slot, tokens, start, wants_scores, wants_output, draft)
+            index = batch.add(sequence.slot, tokens, sequence.position_of(start), wants_scores, wants_output, draft)
             if wants_scores:
                 scored.append((chunk, index + 1 - num_tokens))
             if wants_output:
@@ -226,19 +230,15 @@ class ModelRunner(ModelVocabulary):
                 rows.append((index, generator.sampler, generator.detokenizer))
                 sequences.append(sequence)
         self._adapt_threads()
-        self._current_decode = self._context.next_decode
+        self._current_decode = self._context.next_decode + len(media)
         try:
             self._memory.perform(schedule.operations)
             if not schedule.chunks:
                 return StepOutput({}, {}, {})
             began = time.perf_counter()
-            result = _core.step(self._context, batch, rows, self._pool)
+            results = self._compute(media, rows)
             seconds = time.perf_counter() - began
             self.native_seconds += seconds
-            if result.status == _core.DecodeStatus.NO_ROOM:
-                raise NoRoom
-            if result.status == _core.DecodeStatus.ABORTED:
-                raise Interrupted
         except (_core.Error, ValueError) as error:
             raise StepFailed(str(error)) from error
         num_tokens = sum(chunk.num_tokens for chunk in schedule.chunks)
@@ -248,9 +248,23 @@ class ModelRunner(ModelVocabulary):
         # The samplers have gone on: from here on a failure is one sequence's own, or the others would lose tokens.
         tokens_by_id = {
             sequence.id: _new_tokens(row, generators[sequence.id])
-            for sequence, row in zip(sequences, result.rows, strict=True)
+            for sequence, row in zip(sequences, results, strict=True)
         }
         return StepOutput(tokens_by_id, *self._score_all(scored, generators))
+
+    def _compute(
+        self, media: list[Chunk], rows: list[tuple[int, _core.Sampler, _core.Detokenizer]]
+    ) -> SequenceOf[_core.RowResult]:
+        """The batch, after what pictures there are. Raises NoRoom, Interrupted, and as the native side does."""
+        if media and self._media.run(media) != _core.DecodeStatus.DONE:
+            raise NoRoom
+        if not self._batch:
+            return ()
+        result = _core.step(self._context, self._batch, rows, self._pool)
+        if result.status == _core.DecodeStatus.DONE:
+            return result.rows
+        self._media.take_back()
+        raise NoRoom if result.status == _core.DecodeStatus.NO_ROOM else Interrupted
 
     def _score_all(
         self, scored: list[tuple[Chunk, int]], generators: dict[int, Generator]
