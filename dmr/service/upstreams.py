@@ -18,6 +18,7 @@ from dmr.service.upstream_call import UpstreamCall
 PATIENCE = 3.0  # seconds that an engine has to tell of itself
 FRESH = 15.0  # seconds that what it told holds
 FRESH_FAILURE = 3.0  # seconds that its silence holds
+OLD = 60.0  # seconds after which it says nothing any more
 MAX_LIST_BYTES = 8 << 20
 MAX_THREADS = 16
 
@@ -75,12 +76,13 @@ class Upstream:
         except DmrError:
             return self._models.last_value or ()
 
-    def state(self) -> UpstreamState:
+    def state(self, *, is_urgent: bool = False) -> UpstreamState:
+        """`is_urgent`: rather told as it was a moment ago than waited for."""
         try:
             if self._health is not None:
-                self._health.get()
+                self._health.get(waits=not is_urgent)
                 return UpstreamState(True, "healthy")
-            num_models = len(self._models.get())
+            num_models = len(self._models.get(waits=not is_urgent))
             return UpstreamState(True, "1 model" if num_models == 1 else f"{num_models} models")
         except DmrError as error:
             return UpstreamState(False, error.message)
@@ -110,7 +112,7 @@ class Upstream:
 
 
 class _Remembered(Generic[T]):
-    """What was asked last, value or failure. Only the first ask is waited for; later ones go on beside their users."""
+    """What was asked last, value or failure. What is no longer fresh is asked anew, beside who uses it meanwhile."""
 
     def __init__(self, ask: Callable[[], T], fresh: float, fresh_failure: float, clock: Callable[[], float]) -> None:
         self._ask = ask
@@ -120,11 +122,11 @@ class _Remembered(Generic[T]):
         self._asking = threading.Lock()
         self._last: tuple[float, T | None, DmrError | None] | None = None  # a failure keeps the value before it
 
-    def get(self) -> T:
-        """Raises DmrError: the failure."""
-        if self._last is None:
+    def get(self, *, waits: bool = False) -> T:
+        """`waits`: until it is fresh; otherwise only if it is `OLD`. Raises DmrError: the failure."""
+        if self._last is None or (waits and self._is_stale) or self._age >= OLD:
             with self._asking:
-                if self._last is None:
+                if self._last is None or self._is_stale:
                     self._renew()
         elif self._is_stale and self._asking.acquire(blocking=False):
             threading.Thread(target=self._renew_beside, name="upstream-state", daemon=True).start()
@@ -144,10 +146,14 @@ class _Remembered(Generic[T]):
         return None if self._last is None or self._is_stale else self._last[2]
 
     @property
+    def _age(self) -> float:
+        assert self._last is not None
+        return self._clock() - self._last[0]
+
+    @property
     def _is_stale(self) -> bool:
         assert self._last is not None
-        asked, _, failure = self._last
-        return self._clock() - asked >= (self._fresh if failure is None else self._fresh_failure)
+        return self._age >= (self._fresh if self._last[2] is None else self._fresh_failure)
 
     def _renew_beside(self) -> None:
         try:
@@ -192,8 +198,8 @@ class Upstreams:
         """The models of each engine."""
         return self._of_each(Upstream.models)
 
-    def states(self) -> dict[str, UpstreamState]:
-        return self._of_each(Upstream.state)
+    def states(self, *, is_urgent: bool = False) -> dict[str, UpstreamState]:
+        return self._of_each(lambda upstream: upstream.state(is_urgent=is_urgent))
 
     def _of_each(self, ask: Callable[[Upstream], T]) -> dict[str, T]:
         """All are asked at the same time."""
