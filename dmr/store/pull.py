@@ -6,14 +6,13 @@ is looked up briefly, for it may have moved, and means what it meant if nobody a
 
 from __future__ import annotations
 
-import functools
 import contextlib
+import functools
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
 from contextlib import AbstractContextManager
 
 import msgspec
