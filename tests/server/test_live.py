@@ -19,6 +19,7 @@ from typing import Any
 
 import openai
 import pytest
+from loopback_engine import LoopbackEngine
 
 TESTS = Path(__file__).parent.parent
 LIVE = TESTS / "server" / "live"
@@ -225,11 +226,69 @@ def test_sigterm_lets_answers_end_and_leaves_nothing_behind(tmp_path: Path) -> N
     assert not list(tmp_path.glob("dmr-*"))
 
 
+def read_until(connection: socket.socket, wanted: bytes) -> bytes:
+    data = b""
+    while wanted not in data:
+        piece = connection.recv(10_000)
+        assert piece, data
+        data += piece
+    return data
+
+
+def test_several_workers_tell_one_story_and_end_with_their_followers(tmp_path: Path) -> None:
+    engine = LoopbackEngine()
+    waits = threading.Event()
+
+    def answer() -> Iterator[bytes]:
+        yield b"data: 1\n\n"
+        while not engine.client_left.is_set() and not waits.wait(0.02):
+            yield b": still there\n\n"
+
+    engine.headers["Content-Type"] = "text/event-stream"
+    engine.answer = answer
+    config = tmp_path / "config.toml"
+    config.write_text(f'[engines.cluster]\nurl = "{engine.url}"\n')
+    logs = tmp_path / "logs"
+    # Had the followers to be waited for, the test would wait for longer than it does.
+    server = Server(
+        tmp_path, DMR_WORKERS="3", DMR_GRACE_PERIOD="60", DMR_CONFIG=str(config), MODEL_RUNNER_LOG_DIR=str(logs)
+    )
+    try:
+        port = int(server.wait_for(r"dmr listens on http://127\.0\.0\.1:(\d+)"))
+        log, records, chat = (socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(3))
+        log.sendall(b"GET /logs?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        read_until(log, b"Booting worker")
+        records.sendall(b"GET /engines/requests HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+        read_until(records, b"event: connected")
+        body = json.dumps({"model": "ai/smollm2", "messages": [{"role": "user", "content": "Hi"}]})
+        for _ in range(12):
+            assert request(port, "POST", "/v1/chat/completions", body)[0] == 200
+        read_until(records, b"event: new_request")
+        counted = 'dmr_http_requests_total{route="/v1/chat/completions",method="POST",status="200"} 12\n'
+        assert until(lambda: all(counted in request(port, "GET", "/metrics")[1] for _ in range(8)), 10)
+        body = json.dumps({"model": "far/llama", "stream": True, "messages": []})
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        chat.sendall((head + body).encode())
+        read_until(chat, b"data: 1")  # while the engine goes on
+        chat.close()
+        assert engine.client_left.wait(10)
+    finally:
+        waits.set()
+        status = server.stop()
+        engine.close()
+    assert status == 0
+    assert log.recv(100_000)  # the rest, and then the end
+    log.close()
+    records.close()
+    assert not list(tmp_path.glob("dmr-*"))
+
+
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
         ({"FAKE_MANAGER": "at_once"}, "exited with status 3"),
         ({"DMR_WORKERS": "many"}, "DMR_WORKERS='many'"),
+        ({"MODEL_RUNNER_LOG_DIR": "/dev/null/logs"}, "log files cannot be written there"),
     ],
 )
 def test_a_start_that_fails_says_why(tmp_path: Path, environ: dict[str, str], told: str) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from fakes import FakeService, FakeStream, model_record
 
 from dmr.config import read_settings
+from dmr.service.upstreams import Upstreams
 from dmr.types import (
     Completed,
     Event,
@@ -44,6 +45,7 @@ class LiveService(FakeService):
     def generate(self, request: GenerateRequest) -> Iterator[Event]:
         steps = {
             "fast": lambda: itertools.chain([Started(5)], drip(3, 0), END),
+            "ai/smollm2": lambda: itertools.chain([Started(5)], drip(3, 0), END),
             "drip": lambda: itertools.chain([Started(5)], drip(4, 0.2), END),
             "busy": lambda: itertools.chain([Started(5)], drip(10_000, 0.05), END),
             "flood": lambda: itertools.chain([Started(5)], (TextDelta(0, "x" * 100_000) for _ in range(400)), END),
@@ -65,4 +67,6 @@ class LiveService(FakeService):
 
 
 service = LiveService([model_record("docker.io/ai/smollm2:latest")])
-app = create_app(cast(Any, service), msgspec.structs.replace(read_settings(), max_body_bytes=1_000_000))
+settings = msgspec.structs.replace(read_settings(), max_body_bytes=1_000_000)
+service.upstreams = Upstreams(settings.upstreams)
+app = create_app(cast(Any, service), settings)
