@@ -20,6 +20,8 @@ import dmr
 from dmr.errors import InvalidModelFile, InvalidRequest, StoreError, Unavailable, Unsupported
 from dmr.store.disk import store_errors
 from dmr.store.registry.transport import Cancelled, TransferCancelled
+from dmr.store.safetensors_folder import is_text, is_weights
+from dmr.store.safetensors_names import keep_ranking_pooler
 
 # What weights can be converted to; "" = 16 bits, as near to the original as they come.
 KINDS: Mapping[str, str] = {"": "auto", "F32": "f32", "F16": "f16", "BF16": "bf16", "Q8_0": "q8_0"}
@@ -95,7 +97,7 @@ class Converter:
     ) -> None:
         """Write `target`, with the weights of `folder` or, if asked for, its vision projector.
 
-        `report` is told the bytes that are written. No code out of `folder` is run, and nothing is fetched.
+        `report` is told the bytes that are written. No code out of `folder` is run, and nothing is to be fetched.
 
         Raises:
             InvalidModelFile: with the converter's own reason, or how it ended.
@@ -142,15 +144,18 @@ class Converter:
 
 @contextlib.contextmanager
 def _workshop(folder: Path, target: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A folder of links to everything in `folder` but Python code, and an environment without secrets or network."""
+    """A folder of links to weights and texts, so to no code; and an environment without secrets that says: offline."""
     import tempfile
 
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="converter-") as workshop:
         clean = Path(workshop, folder.resolve().name)
         clean.mkdir()
-        for path in folder.iterdir():
-            if path.is_file() and path.suffix != ".py":
-                (clean / path.name).symlink_to(path.resolve())
+        for path in (*folder.iterdir(), *folder.glob("*/*")):
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and (is_weights(name) or is_text(name)):
+                (clean / name).parent.mkdir(exist_ok=True)
+                (clean / name).symlink_to(path.resolve())
+        keep_ranking_pooler(clean)
         environ = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         yield clean, {**environ, **offline, "HOME": workshop, "HF_HOME": workshop, "TMPDIR": workshop}

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dmr.errors import DmrError, InvalidModelFile
@@ -26,12 +26,13 @@ from dmr.store.manifest import FILEPATH_ANNOTATION, Layer
 from dmr.store.pull import Report
 from dmr.store.reference import HUB_HOSTS
 from dmr.store.registry.transport import Transport
-from dmr.store.safetensors_folder import TEXT_ENDINGS, has_vision, is_weights
+from dmr.store.safetensors_folder import has_vision, is_text, is_weights
 from dmr.store.store import ModelStore
 from dmr.types import ModelRecord, TransferProgress
 
 MAX_SMALL_BYTES = 64 << 20  # of a tokenizer or the like
 STALE_SECONDS = 24 * 3600.0
+MAX_REPORTS = 200
 _PREFIX = "conversion-"
 
 
@@ -63,11 +64,7 @@ def pull_converted(
         folder = workspace / source.repository.rpartition("/")[2]
         _lay_out(layout, source, folder, weights, small)
         target, projector = workspace / "model.gguf", workspace / "mmproj.gguf"
-        total = sum(file.size for file in weights)
-
-        def tell(done: int) -> None:
-            report(TransferProgress(f"Converting: {done / 1e6:.2f} MB", total))
-
+        tell = _conversion_reporter(digest_of(origin.encode()), sum(file.size for file in weights), report)
         converter.convert(folder, target, kind, tell, transport.is_unwanted)
         if has_vision(folder):
             _convert_projector(converter, folder, projector, report, transport)
@@ -79,11 +76,24 @@ def pull_converted(
     return store.get(tag)
 
 
+def _conversion_reporter(layer: Digest, total: int, report: Report) -> Callable[[int], None]:
+    """A layer of its own, for there are bars for layers. What will come is about as large as what was fetched."""
+    step, last = max(1 << 20, total // MAX_REPORTS), -total
+
+    def tell(done: int) -> None:
+        nonlocal last
+        if done - last >= step:
+            last = done
+            size = max(total, done)
+            report(TransferProgress(f"Converting: {done / 1e6:.2f} MB", size, layer, size, done))
+
+    return tell
+
+
 def _wanted(files: Sequence[HubFile]) -> tuple[list[HubFile], list[HubFile]]:
-    """Weights, and the small files that the converter may read; of the topmost folder only."""
-    top = [file for file in files if "/" not in file.path]
-    small = [file for file in top if file.name.lower().endswith(TEXT_ENDINGS) and file.size <= MAX_SMALL_BYTES]
-    return [file for file in top if is_weights(file.name)], small
+    """Weights, and the small files that the converter may read."""
+    small = [file for file in files if is_text(file.path) and file.size <= MAX_SMALL_BYTES]
+    return [file for file in files if is_weights(file.path)], small
 
 
 def _digest_of_files(files: Sequence[HubFile]) -> Digest:
@@ -98,7 +108,9 @@ def _lay_out(
         for file in weights:
             os.link(layout.blobs.path_of(digest_of_file(file)), folder / file.name)
         for file in small:
-            (folder / file.name).write_bytes(source.read(file))
+            path = folder / file.path
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(source.read(file))
 
 
 def _convert_projector(converter: Converter, folder: Path, target: Path, report: Report, transport: Transport) -> None:

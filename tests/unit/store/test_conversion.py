@@ -23,6 +23,8 @@ from dmr.store.conversion import NEEDED_PACKAGES, Converter, Limits, find_script
 from dmr.store.hugging_face.names import parse_hub_name
 from dmr.store.hugging_face.pull import pull_from_hub
 from dmr.store.registry.transport import TransferCancelled, Transport
+from dmr.store.safetensors import read_safetensors_header
+from dmr.store.safetensors_names import keep_ranking_pooler, rename_tensors
 from dmr.store.store import ModelStore
 from dmr.types import TransferProgress
 
@@ -73,17 +75,22 @@ def test_the_converter_gets_links_to_everything_but_code_and_no_secrets(
     fake: Fake, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "modeling_evil.py").write_text("raise SystemExit(9)")
+    for name in ("1_Pooling/config.json", "onnx/config.json", "1_Pooling/evil.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     converter = fake(
         """
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
         target.write_text(json.dumps([names, argv[3:], sorted(os.environ), os.environ["HF_HUB_OFFLINE"]]))
         """
     )
     told = convert(converter, folder, "Q8_0").read_text()
     assert "model-00001-of-00002.safetensors" in told
     assert '["--outtype", "q8_0"]' in told
-    assert "modeling_evil.py" not in told
+    assert "1_Pooling/config.json" in told
+    assert "evil" not in told
+    assert "onnx" not in told
     assert "HF_TOKEN" not in told
     assert sorted(path.name for path in folder.parent.iterdir()) == ["fake_converter.py", "out.gguf", "tiny"]
 
@@ -267,3 +274,34 @@ def test_nothing_is_fetched_where_nothing_can_be_converted(
 def test_a_repository_is_converted_by_the_real_converter(hub: LoopbackHub, target: ModelStore) -> None:
     bring(hub, target, Converter(), f"{NAME}:Q8_0")
     assert target.get(f"{NAME}:Q8_0").config.quantization == "Q8_0"
+
+
+# --- what the converter would lose -----------------------------------------------------------------------------------
+
+
+def test_a_bert_that_ranks_keeps_its_pooler(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    rename_tensors(weights, {"lm_head.weight": "bert.pooler.dense.weight"})
+    before = read_safetensors_header(weights)
+    content = weights.read_bytes()
+    keep_ranking_pooler(tmp_path)
+    assert weights.read_bytes() == content
+    config.write_text('{"architectures": ["BertForSequenceClassification"]}')
+    original = tmp_path / "original"
+    weights.rename(original)
+    weights.symlink_to(original)
+    keep_ranking_pooler(tmp_path)
+    assert original.read_bytes() == content
+    assert b'"classifier.dense.weight"' in weights.read_bytes()
+    assert b"bert.pooler" not in weights.read_bytes()
+    assert read_safetensors_header(weights) == before
+    assert weights.read_bytes()[-1000:] == content[-1000:]
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 100, b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{"])
+def test_a_damaged_file_is_told_by_its_name(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(InvalidModelFile, match=r"model\.safetensors is no safetensors file"):
+        rename_tensors(path, {"a": "b"})

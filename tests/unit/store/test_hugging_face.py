@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,6 +98,13 @@ def messages(reports: list[TransferProgress]) -> list[str]:
 def test_a_name_says_repository_quantization_and_revision(text: str, model: HubModel, stored: str) -> None:
     assert parse_hub_name(text) == model
     assert str(parse_reference(text)) == f"huggingface.co/{stored}"
+
+
+def test_the_names_of_the_manual_are_read_as_it_says() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "hugging-face.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(hf\.co/\S+)` \| `(\S+)` \|$", page, re.MULTILINE)
+    assert len(rows) == 5
+    assert [str(parse_reference(typed)) for typed, _ in rows] == [stored for _, stored in rows]
 
 
 @pytest.mark.parametrize(
