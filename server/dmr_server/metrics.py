@@ -201,7 +201,9 @@ class Metrics:
         models = self._service.statistics()
         parts = [
             exposition(models) if models else f"{NO_RUNNERS}\n",
-            lifecycle_metrics.exposition(self._service.lifecycle(), self._names(), self._service.upstreams.states(is_urgent=True)),
+            lifecycle_metrics.exposition(
+                self._service.lifecycle(), self._names(), self._service.upstreams.states(is_urgent=True)
+            ),
             served_metrics.exposition(self._recorder.counts()),
         ]
         resp.data = "".join(parts).encode()

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from dmr_server.docker_configure import WireConfiguration
+
 MAX_MEDIA = 100  # characters of an image or a sound
 MAX_TEXT = 1 << 20  # characters of a body
 MAX_AGENT = 256  # characters
@@ -38,7 +40,7 @@ class ModelRecords(msgspec.Struct, frozen=True):
 
     count: int
     model: str
-    config: dict[str, Any]
+    config: WireConfiguration
     records: list[Record]
 
 

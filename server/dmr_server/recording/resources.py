@@ -11,9 +11,11 @@ import falcon
 import msgspec
 
 from dmr.errors import DmrError, InternalError
+from dmr.types import Mode
 from dmr_server import ending
 from dmr_server.dialect import COMMENT_INTERVAL, EVENT_STREAM, Client
 from dmr_server.docker import DockerDialect
+from dmr_server.docker_configure import WireConfiguration, to_entry
 from dmr_server.errors import ClientGone, NotConfigured
 from dmr_server.flags import flag
 from dmr_server.recording.records import ModelRecords, Stored
@@ -54,7 +56,16 @@ class Requests:
         return [self._told(model, records) for model, records in stored.items()]
 
     def _told(self, model_id: str, records: list[Stored]) -> ModelRecords:
-        return ModelRecords(len(records), model_id, {}, [each.record for each in records])
+        return ModelRecords(len(records), model_id, self._configuration(model_id), [each.record for each in records])
+
+    def _configuration(self, model_id: str) -> WireConfiguration:
+        """That for generating text, if there are several."""
+        try:
+            found = [each for each in self._service.configurations.shown() if each.model_id == model_id]
+        except DmrError:  # the records are worth telling without it
+            found = []
+        found.sort(key=lambda each: each.mode is not Mode.COMPLETION)
+        return to_entry(found[0]).config if found else WireConfiguration()
 
     def _model_id(self, name: str | None) -> str | None:
         """By any of its names; a name that is none finds nothing, or what another engine has by it."""

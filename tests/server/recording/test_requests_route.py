@@ -16,9 +16,12 @@ from dmr.config import Settings
 from dmr.errors import Overloaded
 from dmr.types import (
     Completed,
+    ConfiguredModel,
     Embeddings,
     Finished,
     FinishReason,
+    Mode,
+    ModelConfiguration,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -195,6 +198,19 @@ def test_by_any_name(worker: falcon.testing.TestClient, service: FakeService, an
     worker.simulate_post(CHAT, json=HELLO)
     assert len(records(worker, model=name)) == 1
     assert records(worker, model="ai/other") == []
+
+
+def test_the_configuration_of_a_model_stands_beside_its_requests(
+    worker: falcon.testing.TestClient, service: FakeService, answer: Any
+) -> None:
+    service.configurations.entries = [
+        ConfiguredModel("ai/smollm2", MODEL, Mode.EMBEDDING, ModelConfiguration(context_size=512)),
+        ConfiguredModel("ai/smollm2", MODEL, Mode.COMPLETION, ModelConfiguration(context_size=4096, keep_alive=600.0)),
+    ]
+    service.enqueue(*answer)
+    worker.simulate_post(CHAT, json=HELLO)
+    (group,) = worker.simulate_get("/engines/requests").json
+    assert group["config"] == {"context-size": 4096, "keep_alive": "10m0s"}
 
 
 def test_all_workers_tell_the_same(service: FakeService, tmp_path: Path, answer: Any) -> None:
