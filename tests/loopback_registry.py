@@ -98,6 +98,8 @@ class LoopbackRegistry(LoopbackServer):
         self.refresh_token = ""  # that is taken in place of a password
         self._uses: Counter[str] = Counter()
         self.cut_after: list[int] = []  # bytes after which the next blob answers break off
+        self.stall_after = 0  # bytes after which blob answers fall silent, until `go_on`
+        self.go_on = threading.Event()
         self.failures: list[int] = []  # statuses of the next answers to blob requests
         self.retry_after = "0"  # told with them
         self.upload_failures: list[int] = []  # statuses of the next uploads; 0 = the connection breaks
@@ -219,6 +221,10 @@ class LoopbackRegistry(LoopbackServer):
         if self.cut_after:
             part = part[: self.cut_after.pop(0)]
             handler.close_connection = True
+        if 0 < self.stall_after < len(part):
+            handler.wfile.write(part[: self.stall_after])
+            self.go_on.wait(30)
+            part = part[self.stall_after :]
         if not self.seconds_per_mib:
             self.bytes_sent[digest] += len(part)
             handler.wfile.write(part)

@@ -17,6 +17,7 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 
 from dmr.errors import RegistryError
+from dmr.store.registry.interruption import Interruption
 from dmr.store.registry.proxies import Proxy, proxy_for
 from dmr.store.registry.trust import OWN_VARIABLE, blind_context, trusting_context
 
@@ -61,6 +62,7 @@ class Transport:
         self._cancelled = cancelled
         self._given_up = threading.Event()
         self._ways_out = _WaysOut(certificates, environ)
+        self._interruption = Interruption(self.is_unwanted)
 
     def part(self) -> Transport:
         """The same connections, for a part of the work that can be given up without the rest."""
@@ -103,9 +105,11 @@ class Transport:
             TransferCancelled
         """
         response = self._attempts(method, url, headers, body, follow and method in ("GET", "HEAD"), patience)
+        self._interruption.watch(response)
         try:
             yield response
         finally:
+            self._interruption.forget(response)
             response.close()
 
     def _attempts(

@@ -15,10 +15,12 @@ from transfer_models import MODELS, NOBODY, blobs_of, bring, weights, whole_mode
 from dmr.errors import RegistryError, RemoteModelNotFound, StoreError, Unauthorized, Unsupported
 from dmr.store import pull as pulling
 from dmr.store.digest import Digest
+from dmr.store.download import incomplete_path
 from dmr.store.layout import Layout
 from dmr.store.pull import RegistryOptions
+from dmr.store.registry.transport import TransferCancelled
 from dmr.store.store import ModelStore
-from dmr.store.transfers import inspect, push, same_model
+from dmr.store.transfers import inspect, pull, push, same_model
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -157,6 +159,25 @@ def test_who_is_told_to_come_back_tomorrow_does_not_wait(
     with pytest.raises(RegistryError, match="answered 429"):
         bring(target, name)
     assert registry.count("GET", "/blobs/") <= len(registry.blobs)
+
+
+def test_a_pull_that_nobody_wants_does_not_wait_for_a_silent_registry(
+    name: str, target: ModelStore, registry: LoopbackRegistry
+) -> None:
+    registry.stall_after = 1 << 20
+    growing = incomplete_path(Layout(target.root).blobs, heaviest(registry))
+
+    def is_silent() -> bool:
+        return growing.exists() and growing.stat().st_size == 1 << 20
+
+    with pytest.raises(TransferCancelled):
+        pull(target, name, NOBODY, lambda _: None, is_silent)
+    assert not registry.go_on.is_set()  # nor has it given up by itself: that would take longer than it waits here
+    registry.go_on.set()
+    registry.stall_after = 0
+    assert is_silent()
+    bring(target, name)
+    assert target.verify(name) == []
 
 
 # --- mirrors ---------------------------------------------------------------------------------------------------------
