@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,8 @@ class Asked(NamedTuple):
 class LoopbackEngine:
     """`answer` gives the pieces of a body; each is one chunk, sent before the next is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, secured_by: ssl.SSLContext | None = None) -> None:
+        self._scheme = "https" if secured_by is not None else "http"
         self.models = ["far/llama"]
         self.asked: list[Asked] = []
         self.status = 200
@@ -41,6 +43,8 @@ class LoopbackEngine:
             do_POST = do_HEAD = do_GET  # noqa: N815 - http.server's names
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if secured_by is not None:
+            self._server.socket = secured_by.wrap_socket(self._server.socket, server_side=True)
         self._server.daemon_threads = True
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign] # clients that leave are expected
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -48,7 +52,7 @@ class LoopbackEngine:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/v1"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}/v1"
 
     def close(self) -> None:
         self._server.shutdown()

@@ -100,7 +100,7 @@ class Service:
             ManagerClient(settings.runtime_dir / "manager.sock"),
             ModelStore(settings.models_path, settings.registry.default),
         )
-        service.upstreams = Upstreams(settings.upstreams, os.environ)
+        service.upstreams = Upstreams(settings.upstreams, os.environ, settings.registry.certificates)
         service.names = Names(service._records, settings.aliases)
         threading.Thread(target=processes.warm_up, name="template-process", daemon=True).start()
         service.remote_models = RemoteModels(settings.registry, os.environ)

@@ -7,7 +7,7 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from dmr.config import UpstreamEngine
@@ -29,7 +29,10 @@ class UpstreamCall:
     headers: Mapping[str, str] = {}  # by small names, as far as the answer has come
     was_connected = False
 
-    def __init__(self, engine: UpstreamEngine, key: str = "") -> None:
+    def __init__(
+        self, engine: UpstreamEngine, key: str = "", trusts: Callable[[], ssl.SSLContext] = ssl.create_default_context
+    ) -> None:
+        """`trusts`: whose certificates are believed, asked for where the address is https."""
         self._engine = engine
         self._key = key
         self._lock = threading.Lock()  # of the socket's life
@@ -38,7 +41,7 @@ class UpstreamCall:
         self._response: http.client.HTTPResponse | None = None
         parts = urlsplit(engine.root)
         self._prefix = parts.path
-        self._connection = _connection(parts.scheme, str(parts.hostname), parts.port, engine.connect_timeout)
+        self._connection = _connection(parts.scheme, str(parts.hostname), parts.port, engine.connect_timeout, trusts)
 
     def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> None:
         """Send it and wait for the head of the answer. `path`: below the engine's root, with its query."""
@@ -115,7 +118,9 @@ class UpstreamCall:
         return UpstreamFailed(f"The engine '{name}' {what}: {reason}.")
 
 
-def _connection(scheme: str, host: str, port: int | None, timeout: float) -> http.client.HTTPConnection:
+def _connection(
+    scheme: str, host: str, port: int | None, timeout: float, trusts: Callable[[], ssl.SSLContext]
+) -> http.client.HTTPConnection:
     if scheme == "https":
-        return http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=trusts())
     return http.client.HTTPConnection(host, port, timeout=timeout)

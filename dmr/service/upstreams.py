@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Generic, TypeVar
 
 import msgspec
@@ -14,6 +16,7 @@ import msgspec
 from dmr.config import UpstreamEngine
 from dmr.errors import DmrError, InternalError, Unavailable, UpstreamFailed
 from dmr.service.upstream_call import UpstreamCall
+from dmr.store.registry.trust import trusting_context
 
 PATIENCE = 3.0  # seconds that an engine has to tell of itself
 FRESH = 15.0  # seconds that what it told holds
@@ -42,9 +45,12 @@ class _Page(msgspec.Struct):
 class Upstream:
     """One engine. Safe for any number of threads; it is asked for its state when somebody wants to know, not before."""
 
-    def __init__(self, engine: UpstreamEngine, key: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, engine: UpstreamEngine, key: str, trusts: Callable[[], ssl.SSLContext], clock: Callable[[], float]
+    ) -> None:
         self.engine = engine
         self._key = key
+        self._trusts = trusts
         self._clock = clock
         self._models = _Remembered(self._ask_models, FRESH, FRESH_FAILURE, clock)
         self._health = _Remembered(self._ask_health, FRESH, FRESH_FAILURE, clock) if engine.health else None
@@ -55,7 +61,7 @@ class Upstream:
         failure = self._recent_failure
         if failure is not None:
             raise Unavailable(f"{failure.message} It is tried again in a moment.", retry_after=FRESH_FAILURE)
-        return UpstreamCall(self.engine, self._key)
+        return UpstreamCall(self.engine, self._key, self._trusts)
 
     def note_unreached(self, error: DmrError) -> None:
         """A request could not be sent, so for a moment others need not try."""
@@ -101,7 +107,7 @@ class Upstream:
     def _get(self, path: str) -> bytes:
         wait = min(PATIENCE, self.engine.connect_timeout)
         hasty = msgspec.structs.replace(self.engine, timeout=PATIENCE, connect_timeout=wait)
-        call = UpstreamCall(hasty, self._key)
+        call = UpstreamCall(hasty, self._key, self._trusts)
         try:
             call.send("GET", path, {"Accept": "application/json"})
             if call.status >= 400:
@@ -179,10 +185,13 @@ class Upstreams:
         self,
         engines: Iterable[UpstreamEngine] = (),
         environ: Mapping[str, str] | None = None,
+        certificates: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        keys = environ or {}
-        self._all = {each.name: Upstream(each, keys.get(each.api_key_env, ""), clock) for each in engines}
+        """`environ` has the keys; `certificates` is a file of authorities to trust beside the system's."""
+        variables = environ or {}
+        trusts = cache(lambda: trusting_context(certificates, variables))
+        self._all = {each.name: Upstream(each, variables.get(each.api_key_env, ""), trusts, clock) for each in engines}
 
     def __bool__(self) -> bool:
         return bool(self._all)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from certificates import make_certificates
 from loopback_engine import LoopbackEngine
 
 from dmr.config import UpstreamEngine
 from dmr.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from dmr.service.upstream_call import UpstreamCall
 from dmr.service.upstreams import FRESH, FRESH_FAILURE, OLD, Upstreams
+from dmr.store.registry.trust import trusting_context
 
 
 class Clock:
@@ -132,6 +136,44 @@ def test_an_abort_before_the_call_is_sent(engine: LoopbackEngine) -> None:
     with pytest.raises(UpstreamFailed, match="given up"):
         call.send("POST", "/v1/completions", {}, b"{}")
     assert not engine.asked
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Iterator[tuple[LoopbackEngine, Path]]:
+    """An engine with TLS, and the file of its authority."""
+    made = make_certificates(tmp_path / "certificates", "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    engine = LoopbackEngine(context)
+    yield engine, made.authority
+    engine.close()
+
+
+def test_an_engine_whose_authority_is_trusted(secured: tuple[LoopbackEngine, Path]) -> None:
+    engine, authority = secured
+    assert Upstreams([declared(engine)], certificates=str(authority)).models() == {"cluster": ("far/llama",)}
+    state = Upstreams([declared(engine)]).states()["cluster"]
+    assert (state.is_up, "CERTIFICATE_VERIFY_FAILED" in state.detail) == (False, True)
+    assert "DMR_CA_FILE" in Upstreams([declared(engine)], certificates="nowhere").states()["cluster"].detail
+
+
+def test_an_abort_of_a_secured_call_that_waits(secured: tuple[LoopbackEngine, Path]) -> None:
+    engine, authority = secured
+    waits = threading.Event()
+
+    def answer() -> Iterator[bytes]:
+        yield b"a"
+        waits.wait(10)
+
+    engine.answer = answer
+    call = UpstreamCall(declared(engine), "", lambda: trusting_context(str(authority), {}))
+    call.send("POST", "/v1/completions", {}, b"{}")
+    assert call.read() == b"a"
+    threading.Timer(0.05, call.abort).start()
+    with pytest.raises(UpstreamFailed):
+        call.read()
+    waits.set()
+    call.close()
 
 
 def test_silence_in_the_middle(engine: LoopbackEngine) -> None:
