@@ -232,6 +232,15 @@ def _unreachable(url: str, error: Exception) -> RegistryError:
     return RegistryError(text, retry_after=None if isinstance(error, urllib3.exceptions.SSLError) else RETRY_AFTER)
 
 
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return str(reason).rpartition(": ")[2] or type(error).__name__
+def _reason(error: BaseException) -> str:
+    """The innermost cause, in few words."""
+    if isinstance(error, urllib3.exceptions.ProxyError):
+        return f"the proxy failed: {_reason(error.original_error)}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    causes = [cause for cause in error.args if isinstance(cause, BaseException)]
+    if causes:
+        return _reason(causes[-1])
+    return str(error).rpartition(": ")[2] or type(error).__name__

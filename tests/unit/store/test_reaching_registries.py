@@ -107,7 +107,7 @@ def test_tls_goes_through_a_proxy_unread(
 
 def test_a_proxy_that_is_not_there_is_told(target: ModelStore) -> None:
     options = RegistryOptions(environ={"HTTPS_PROXY": "http://127.0.0.1:9"})
-    with pytest.raises(RegistryError, match=r"registry\.test cannot be reached"):
+    with pytest.raises(RegistryError, match=r"registry\.test cannot be reached: the proxy failed: .*refused\."):
         bring(target, "registry.test/test/model:v1", options)
     options = RegistryOptions(environ={"ALL_PROXY": "socks5://me:secret@127.0.0.1:9"})
     with pytest.raises(RegistryError, match=r"The proxy 'socks5://127\.0\.0\.1:9' cannot be used"):
