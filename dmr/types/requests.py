@@ -81,7 +81,9 @@ class GenerateRequest(Value, frozen=True):
     model: str
     input: Union[ChatInput, TextInput]
     sampling: SamplingParams = SamplingParams()
-    given: frozenset[str] = frozenset()  # fields of `sampling`, "max_tokens" and "stop" that the client itself has set
+    # What the client itself has said: fields of `sampling`, "max_tokens", "stop", "shift", "context_size" and "thinking"
+    # (whether, or how much, the model is to think).
+    given: frozenset[str] = frozenset()
     num_choices: int = 1
     best_of: int | None = None  # compute this many choices and give the `num_choices` likeliest
     max_tokens: int | None = None  # None = as many as the context holds; 0 = only look at the prompt

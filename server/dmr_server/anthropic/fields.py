@@ -81,7 +81,7 @@ def read_request(body: Mapping[str, Any]) -> ReadRequest:
         model=fields.model,
         input=_chat_input(body, fields),
         sampling=sampling,
-        given=given | {"max_tokens"} | ({"stop"} if fields.stop_sequences else set()),
+        given=given | {"max_tokens"} | _given_names(body, fields),
         max_tokens=fields.max_tokens,
         stop=fields.stop_sequences,
         response_format=_response_format(fields),
@@ -126,6 +126,11 @@ def _chat_input(body: Mapping[str, Any], fields: MessageFields) -> ChatInput:
         reasoning_effort=fields.output_config.effort,
         reasoning_budget=thinking.budget_tokens if thinking.type == "enabled" else None,
     )
+
+
+def _given_names(body: Mapping[str, Any], fields: MessageFields) -> set[str]:
+    given = {"stop"} if fields.stop_sequences else set()
+    return given if body.get("thinking") is None else given | {"thinking"}
 
 
 def _thinks(thinking: Thinking, messages: tuple[Message, ...]) -> bool:

@@ -62,17 +62,19 @@ def read_common(body: Mapping[str, Any]) -> CommonFields:
     num_logprobs = _read_logprobs(body)  # told first, even for models that do not exist
     options = read_options(body.get("options"))
     shift = flag(body, "shift", True)
+    think = _read_think(body.get("think"))
+    given = {name for name, is_given in (("shift", "shift" in body), ("thinking", think is not None)) if is_given}
     return CommonFields(
         model=model_of(body),
         stream=flag(body, "stream", True),
         options=options,
         keep_alive=read_keep_alive(body.get("keep_alive")),
-        think=_read_think(body.get("think")),
+        think=think,
         format=_read_format(body.get("format")),
         num_logprobs=num_logprobs,
         truncate=flag(body, "truncate", True),
         shift=options.num_keep if shift else None,
-        given=options.given | ({"shift"} if "shift" in body else set()),
+        given=options.given | given,
         render_only=flag(body, "_debug_render_only", False),
     )
 

@@ -67,7 +67,7 @@ def read_chat(body: Mapping[str, Any], stamp: Stamp) -> ChatExchange:
         model=fields.model,
         input=_chat_input(fields, tools, thinking),
         sampling=sampling,
-        given=given | given_names(body),
+        given=given | given_names(body) | ({"thinking"} if thinking.is_given else set()),
         num_choices=fields.n,
         max_tokens=limit_of(fields.max_completion_tokens, fields.max_tokens, fields.n_predict),
         stop=fields.stops,

@@ -38,8 +38,12 @@ class ThinkingFields(CommonFields, frozen=True, kw_only=True):
 
 
 class Thinking(msgspec.Struct, frozen=True):
-    """`effort` and `budget` (tokens) as `ChatInput` has them; with `hidden` the thought is left out of the answer."""
+    """`effort` and `budget` (tokens) as `ChatInput` has them; with `hidden` the thought is left out of the answer.
 
+    `is_given`: the client has said whether, or how much, the model is to think.
+    """
+
+    is_given: bool
     enabled: bool
     effort: str | None
     budget: int | None
@@ -58,12 +62,18 @@ def read_thinking(fields: ThinkingFields) -> Thinking:
     arguments = dict(fields.chat_template_kwargs or {})
     effort = options.effort if fields.reasoning_effort is UNSET else fields.reasoning_effort
     return Thinking(
+        is_given=_is_given(fields, options) or "enable_thinking" in arguments,
         enabled=effort != "none" and _is_enabled(fields, options, arguments.pop("enable_thinking", None)),
         effort=None if effort == "none" else effort,
         budget=_budget(fields, options),
         hidden=bool(options.exclude) or not fields.include_reasoning,
         template_kwargs=arguments,
     )
+
+
+def _is_given(fields: ThinkingFields, options: ReasoningOptions) -> bool:
+    ours = (fields.reasoning_effort, fields.enable_thinking, *_budgets(fields, options))
+    return any(value is not UNSET and value is not None for value in (*ours, options.effort, options.enabled))
 
 
 def _is_enabled(fields: ThinkingFields, options: ReasoningOptions, argument: Any) -> bool:
@@ -74,11 +84,15 @@ def _is_enabled(fields: ThinkingFields, options: ReasoningOptions, argument: Any
 
 
 def _budget(fields: ThinkingFields, options: ReasoningOptions) -> int | None:
-    budgets: tuple[int | UnsetType | None, ...] = (
+    budgets = _budgets(fields, options)
+    return next((budget for budget in budgets if isinstance(budget, int) and budget >= 0), None)
+
+
+def _budgets(fields: ThinkingFields, options: ReasoningOptions) -> tuple[int | UnsetType | None, ...]:
+    return (
         fields.thinking_budget_tokens,
         fields.reasoning_budget_tokens,
         fields.reasoning_budget,
         fields.thinking_budget,
         options.max_tokens,
     )
-    return next((budget for budget in budgets if isinstance(budget, int) and budget >= 0), None)
