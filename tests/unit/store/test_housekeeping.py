@@ -5,17 +5,22 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.store.archives import CONFIG_TYPE, GGUF_TYPE, digest
+from unit.store.archives import CONFIG_TYPE, GGUF_TYPE, digest, tar_of, upstream_archive
 from unit.store.gguf_bytes import Tensor, gguf_bytes
 
-from dmr.errors import ModelNotFound, StoreError
+from dmr.errors import Conflict, InvalidModelFile, ModelNotFound, StoreError, Unavailable
+from dmr.store import housekeeping
+from dmr.store.archive import load_archive
+from dmr.store.layout import Layout
+from dmr.store.repackage import repackage_model
 from dmr.store.store import ModelStore
-from dmr.types import Removal, StoreUsage
+from dmr.types import Removal, Repackaging, StoreUsage
 
 
 @pytest.fixture
@@ -226,3 +231,52 @@ def test_a_damaged_store_can_be_purged(store: ModelStore, tmp_path: Path) -> Non
     assert store.purge() == Removal()
     assert store.models() == []
     assert store.usage().models == store.usage().reclaimable == 0
+
+
+# --- all at the same time --------------------------------------------------------------------------------------------
+
+
+def test_whatever_happens_at_the_same_time_models_stay_whole(store: ModelStore, tmp_path: Path) -> None:
+    """A loader, a packager, a remover, a collector that waits for nothing, a purge: models are whole or not there."""
+    archives = [tar_of(upstream_archive(gguf_bytes(tensors=[Tensor("w", data=bytes([n]) * 128)]))) for n in range(3)]
+    layout, over, unexpected = Layout(store.root), threading.Event(), []
+
+    def repeat(change: Callable[[int], object]) -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            try:
+                change(number)
+            except (ModelNotFound, StoreError, InvalidModelFile, Conflict, Unavailable):
+                continue  # somebody was faster
+            except Exception as error:
+                unexpected.append(error)
+                return
+
+    def look(_: int) -> None:
+        with layout.lock(5.0):  # nobody is in the middle of anything
+            try:
+                manifests = [layout.read_manifest(entry.id) for entry in layout.read_index().entries]
+            except StoreError as error:
+                raise AssertionError from error
+            assert all(layout.blobs.has(digest) for manifest in manifests for digest in manifest.digests)
+
+    changes: list[Callable[[int], object]] = [
+        lambda n: load_archive(store, io.BytesIO(archives[n % 3]), f"m{n % 3}"),
+        lambda n: repackage_model(store, f"m{n % 3}", Repackaging("r", context_size=n % 3 + 1)),
+        lambda n: store.remove(f"m{n % 3}"),
+        lambda n: housekeeping.collect(layout, 5.0, age=-1e9),
+        lambda n: store.purge() if n % 50 == 0 else None,
+        look,
+    ]
+    threads = [threading.Thread(target=repeat, args=(change,)) for change in changes]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert unexpected == []
+    assert [damage for record in store.models() for damage in store.verify(record.id)] == []
+    for number in range(3):
+        assert store.verify(load_archive(store, io.BytesIO(archives[number])).id) == []
