@@ -10,6 +10,7 @@ from dmr.config.native import (
     PLAIN_CELL_TYPES,
     AttentionSettings,
     DraftSettings,
+    ProjectorSettings,
     RopeSettings,
     WeightSettings,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "AttentionSettings",
     "DraftSettings",
     "EngineSettings",
+    "ProjectorSettings",
     "RegistrySettings",
     "RopeSettings",
     "Settings",

@@ -56,3 +56,12 @@ class DraftSettings(msgspec.Struct, frozen=True):
     num_threads: int = 0  # 0 = as the model has
     key_type: str = "f16"
     value_type: str = "f16"
+
+
+class ProjectorSettings(msgspec.Struct, frozen=True):
+    """Of what turns pictures and sounds into places of a prompt."""
+
+    is_used: bool = True  # where the model has one
+    use_gpu: bool = True
+    min_tokens: int = -1  # of one picture; negative = as the file says
+    max_tokens: int = -1

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from dmr.config.aliases import Alias
-from dmr.config.native import AttentionSettings, DraftSettings, RopeSettings, WeightSettings
+from dmr.config.native import AttentionSettings, DraftSettings, ProjectorSettings, RopeSettings, WeightSettings
 from dmr.config.upstreams import UpstreamEngine
 
 DEFAULT_PORT = 12434
@@ -50,6 +50,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     attention: AttentionSettings = AttentionSettings()
     rope: RopeSettings = RopeSettings()
     draft: DraftSettings = DraftSettings()
+    projector: ProjectorSettings = ProjectorSettings()
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):
@@ -80,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True):
     record: str = "metadata"  # what is kept of the last requests: see `RECORDS`
     log_dir: Path | None = None  # log files are written here; None = none
     disable_metrics: bool = False  # there is no /metrics
+    origins: tuple[str, ...] = ()  # of pages whose scripts may use the server, beside those of this machine
     aliases: tuple[Alias, ...] = ()  # other names for models, the one that goes first in front
     upstreams: tuple[UpstreamEngine, ...] = ()  # engines beyond this machine
     engine: EngineSettings = EngineSettings()

@@ -12,7 +12,7 @@ from dmr.runtime_flags.kinds import INT_MAX
 from dmr.runtime_flags.parsing import FlagValues
 from dmr.types import ChatInput, GenerateRequest, ResponseFormat
 
-PARTS = ("weights", "attention", "rope", "draft")  # structs of `EngineSettings`
+PARTS = ("weights", "attention", "rope", "draft", "projector")  # structs of `EngineSettings`
 _SPECULATIONS: Mapping[frozenset[str], str] = {
     frozenset({"none"}): "off",
     frozenset({"draft-simple"}): "draft",

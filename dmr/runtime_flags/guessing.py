@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from dmr.config import CELL_TYPES
 from dmr.runtime_flags.flag import Flag, refused, sets, told
-from dmr.runtime_flags.kinds import Choice, Number, Whole, Words
+from dmr.runtime_flags.kinds import Choice, Number, Switch, Whole, Words
 
-_NO_PICTURES = "models are not shown pictures yet"
 _PLACE = "the draft model computes on the cores of the server, with its priority"
 _TOGETHER = "the draft model lies on the devices of the model"
 _MEASURED = "how many guesses are worth their time is measured while answers are computed"
 _ONE_NGRAM = "there is one way to guess from what was said before, and it has nothing to set"
 
 MULTIMODAL: tuple[Flag, ...] = (
-    refused("--mmproj-auto", _NO_PICTURES, takes_value=False),
-    told("--no-mmproj", _NO_PICTURES),
-    told("--no-mmproj-auto", _NO_PICTURES),
-    refused("--mmproj-offload", _NO_PICTURES, takes_value=False),
-    refused("--no-mmproj-offload", _NO_PICTURES, takes_value=False),
-    refused("--image-min-tokens", _NO_PICTURES),
-    refused("--image-max-tokens", _NO_PICTURES),
+    sets("--mmproj-auto", "projector.is_used", Switch(True), "where the model has one"),
+    sets("--no-mmproj --no-mmproj-auto", "projector.is_used", Switch(False), "the model sees and hears nothing"),
+    sets("--mmproj-offload", "projector.use_gpu", Switch(True)),
+    sets("--no-mmproj-offload", "projector.use_gpu", Switch(False)),
+    sets("--image-min-tokens", "projector.min_tokens", Whole(1, 1 << 16), "of one picture"),
+    sets("--image-max-tokens", "projector.max_tokens", Whole(1, 1 << 16), "of one picture"),
     refused("--spm-infill", "text to fill in is given as prefix, suffix, middle", takes_value=False),
 )
 

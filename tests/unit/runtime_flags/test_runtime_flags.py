@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from unit.runtime_flags.allowed import ALLOWED
 
-from dmr.config import AttentionSettings, DraftSettings, EngineSettings, RopeSettings, WeightSettings
+from dmr.config import AttentionSettings, DraftSettings, EngineSettings, ProjectorSettings, RopeSettings, WeightSettings
 from dmr.errors import InvalidRequest, Unsupported
 from dmr.runtime_flags import (
     FLAGS,
@@ -41,6 +41,7 @@ PARTS = {
     "attention": AttentionSettings,
     "rope": RopeSettings,
     "draft": DraftSettings,
+    "projector": ProjectorSettings,
     "sampling": SamplingParams,
 }
 SEVERAL = {"batch_limit"}  # not a field of its own: see engine_settings
