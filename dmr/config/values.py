@@ -35,7 +35,7 @@ def from_toml(variable: Variable, value: object, said: Said) -> Any:
     if kind is tuple and isinstance(value, list):
         if not all(isinstance(item, str) for item in value):
             raise said.refused("is not a list of texts")
-        return tuple(value)
+        return _checked(variable, tuple(value), said)
     if kind in (Path, FileName) and isinstance(value, str):
         # From where the server is started says nothing about where the file's writer meant.
         if not value.startswith(("/", "~/")):
@@ -48,6 +48,10 @@ def from_toml(variable: Variable, value: object, said: Said) -> Any:
 
 
 def _checked(variable: Variable, value: Any, said: Said) -> Any:
+    if variable.form is not None:
+        wrong = next((item for item in value if not variable.form.fullmatch(item)), None)
+        if wrong is not None:
+            raise said.refused(f"has '{wrong}', which is not like https://example.com or http://localhost:3000")
     if variable.choices and value.lower() not in variable.choices:
         raise said.refused(f"is none of {', '.join(variable.choices)}")
     if variable.kind in (int, float) and not (variable.least <= value <= variable.most and math.isfinite(value)):

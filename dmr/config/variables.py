@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from dmr.config.aliases import Alias
 from dmr.config.settings import RECORDS, SPECULATIONS
 
+ORIGIN = re.compile(r"\*|[^\s/]+://[^\s/]+/?")  # as browsers send it, or with "*"
 LOG_LEVELS = ("debug", "info", "warn", "warning", "error")
 
 
@@ -25,6 +27,7 @@ class Variable(NamedTuple):
     least: float = -math.inf
     most: float = math.inf
     choices: tuple[str, ...] = ()
+    form: re.Pattern[str] | None = None  # of each of several texts
 
     @property
     def section(self) -> str:
@@ -56,6 +59,7 @@ VARIABLES: Mapping[str, Variable] = {
     "DMR_RECORD": Variable("record", str, choices=RECORDS),
     "MODEL_RUNNER_LOG_DIR": Variable("log_dir", Path),
     "DISABLE_METRICS": Variable("disable_metrics", bool),
+    "DMR_ORIGINS": Variable("origins", tuple, form=ORIGIN),
     "DMR_ALIASES": Variable("aliases", Alias),
     "DMR_CONTEXT_SIZE": Variable("engine.context_size", int, 0, 1 << 24),
     "DMR_MAX_SEQUENCES": Variable("engine.max_num_seqs", int, 1, 256),

@@ -12,6 +12,7 @@ from dmr.config import Settings
 from dmr.errors import DmrError, InternalError, InvalidRequest
 from dmr.types.preparation import prepare_types
 from dmr_server import docker, docker_configure, engines
+from dmr_server.access import Access
 from dmr_server.anthropic import resources as anthropic
 from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.dialect import Dialect, send_error
@@ -67,6 +68,7 @@ def create_app(service: Service, settings: Settings, stamps: Stamps | None = Non
             ModelsForAnthropic(),
             sending,
             ChooseDialect(DIALECTS),
+            Access(settings.origins, settings.host),
             Refusal(),
             passing_on,
         ]

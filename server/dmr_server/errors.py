@@ -71,6 +71,18 @@ class NotConfigured(DmrError):
     code = "not_configured"
 
 
+class OriginNotAllowed(DmrError):
+    """A browser asks for a page of another site."""
+
+    code = "origin_not_allowed"
+
+
+class HostNotAllowed(DmrError):
+    """The server is asked by a name that is not its own."""
+
+    code = "host_not_allowed"
+
+
 class ClientGone(Exception):
     """Nobody is left to read the answer. Never shown to anyone."""
 
@@ -95,6 +107,8 @@ _TABLE: dict[type[DmrError], ErrorRow] = {
     InvalidModelFile: ErrorRow(400, _BAD_REQUEST, "invalid_model_file"),
     Unsupported: ErrorRow(400, _BAD_REQUEST, "unsupported_value"),
     Unauthorized: ErrorRow(401, _BAD_REQUEST, "registry_unauthorized"),
+    OriginNotAllowed: ErrorRow(403, "permission_error", "origin_not_allowed"),
+    HostNotAllowed: ErrorRow(403, "permission_error", "host_not_allowed"),
     RemoteModelNotFound: ErrorRow(404, _BAD_REQUEST, "model_not_found"),
     ModelNotFound: ErrorRow(404, _BAD_REQUEST, "model_not_found"),
     RouteNotFound: ErrorRow(404, _BAD_REQUEST, "not_found"),

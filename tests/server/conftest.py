@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from typing import Any, cast
 
 import falcon.testing
@@ -10,6 +11,10 @@ from dmr.config import Settings
 from dmr.types import Completed, Finished, FinishReason, Started, TextDelta, Usage
 from dmr_server.app import create_app
 from dmr_server.generation import Stamps
+
+# The test client's own host is a name of the Internet, to which a server for its own machine gives no answer.
+falcon.testing.client.simulate_request = functools.partial(falcon.testing.client.simulate_request, host="localhost")
+falcon.testing.create_environ = functools.partial(falcon.testing.create_environ, host="localhost")
 
 CREATED = 1700000000
 ANSWER = (

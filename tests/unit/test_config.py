@@ -16,7 +16,7 @@ SAMPLES: dict[type, tuple[str, object]] = {
     float: ("1", 1.0),
     Path: ("folder/models", Path("folder/models")),
     bool: ("1", True),
-    tuple: ("a.example, b.example", ("a.example", "b.example")),
+    tuple: ("http://a.example, http://b.example", ("http://a.example", "http://b.example")),
     FileName: ("small.gguf", "small.gguf"),
     Alias: ("gpt-*=ai/qwen3", (Alias("gpt-*", "ai/qwen3"),)),
 }
@@ -49,7 +49,7 @@ def test_every_setting_can_be_set() -> None:
     parts = (Settings, config.EngineSettings, config.RegistrySettings)
     known = {field for part in parts for field in part.__struct_fields__}
     of_one_model = {"num_batch_threads", "thread_polling", "shares_prefixes", "pooling"}  # by its configuration
-    of_one_model |= {"weights", "attention", "rope", "draft"}
+    of_one_model |= {"weights", "attention", "rope", "draft", "projector"}
     assert known - fields - of_one_model == {"engine", "registry", "inter_token_target", "upstreams"}
 
 
