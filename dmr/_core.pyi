@@ -272,6 +272,9 @@ class MediaPiece:
     def is_causal(self) -> bool:
         """Else all places are computed in one go, and see each other."""
 
+    def without_content(self) -> MediaPiece:
+        """The same without the pixels or samples that `Projector.encode` needs."""
+
 class MediaVectors:
     """One row of `width` floats for each place."""
 

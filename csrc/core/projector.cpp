@@ -28,6 +28,10 @@ bool is_sound(const std::string & file) {
     return is_wave || is_mp3 || is_flac;
 }
 
+std::shared_ptr<const mtmd_input_chunk> owned(mtmd_input_chunk * chunk) {
+    return {chunk, [](const mtmd_input_chunk * c) { mtmd_input_chunk_free(const_cast<mtmd_input_chunk *>(c)); }};
+}
+
 MediaPiece text_piece(const mtmd_input_chunk * chunk) {
     MediaPiece   piece;
     size_t       count  = 0;
@@ -42,9 +46,7 @@ MediaPiece places_piece(const mtmd_context * context, const mtmd_input_chunk * c
     piece.num_places    = static_cast<int32_t>(mtmd_input_chunk_get_n_tokens(chunk));
     piece.num_positions = static_cast<int32_t>(mtmd_input_chunk_get_n_pos(chunk));
     piece.is_causal     = !mtmd_decode_use_non_causal(context, chunk);
-    piece.chunk = std::shared_ptr<const mtmd_input_chunk>(mtmd_input_chunk_copy(chunk), [](const mtmd_input_chunk * c) {
-        mtmd_input_chunk_free(const_cast<mtmd_input_chunk *>(c));
-    });
+    piece.chunk         = owned(mtmd_input_chunk_copy(chunk));
     return piece;
 }
 
@@ -132,6 +134,14 @@ std::vector<MediaPiece> Projector::pieces_of(const mtmd_bitmap * bitmap) const {
         pieces.push_back(is_text ? text_piece(chunk) : places_piece(handle_, chunk));
     }
     return pieces;
+}
+
+MediaPiece without_content(const MediaPiece & piece) {
+    MediaPiece light = piece;
+    if (piece.chunk != nullptr) {
+        light.chunk = owned(mtmd_input_chunk_get_placeholder(piece.chunk.get()));
+    }
+    return light;
 }
 
 MediaVectors Projector::encode(const MediaPiece & piece) {

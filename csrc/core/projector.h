@@ -37,6 +37,9 @@ struct MediaPiece {
     std::shared_ptr<const mtmd_input_chunk> chunk;  // of places
 };
 
+// The same without the pixels or samples that `encode` needs.
+MediaPiece without_content(const MediaPiece & piece);
+
 // The vectors of one piece: `num_places` rows of `width` floats.
 struct MediaVectors {
     int32_t            num_places;

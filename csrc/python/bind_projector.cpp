@@ -43,6 +43,7 @@ void register_projector(py::module_ & module) {
         .def_readonly("tokens", &MediaPiece::tokens, "Empty for places.")
         .def_readonly("num_places", &MediaPiece::num_places, "KV cells that it takes; 0 for text.")
         .def_readonly("num_positions", &MediaPiece::num_positions, "By which what follows moves on.")
+        .def("without_content", &without_content, "The same without what `encode` needs.")
         .def_readonly("is_causal", &MediaPiece::is_causal, "Else all places are computed in one go.");
     py::class_<MediaVectors, std::shared_ptr<MediaVectors>>(module, "MediaVectors", "One row for each place.")
         .def_readonly("num_places", &MediaVectors::num_places)

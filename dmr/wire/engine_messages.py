@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Union
+from typing import Literal, Union
 
 import msgspec
 
@@ -23,6 +23,7 @@ class EngineSpec(Frame, frozen=True):
     embedding: EngineSettings | None = None  # for vectors of texts; None = as `settings`
     reranking: EngineSettings | None = None
     reserved_bytes: int = 0  # of the host's free memory, that other engines are going to take
+    projector: str | None = None  # path of what turns pictures and sounds into places of a prompt
 
 
 class EngineInfo(Frame, frozen=True):
@@ -37,7 +38,7 @@ class EngineInfo(Frame, frozen=True):
     trained_context_size: int = 0
     embedding_size: int = 0
     num_vocabulary: int = 0
-    capabilities: tuple[str, ...] = ("generate",)  # of "generate", "embed", "rerank", "infill"
+    capabilities: tuple[str, ...] = ("generate",)  # of "generate", "embed", "rerank", "infill", "vision", "audio"
     control_tokens: tuple[str, ...] = ()  # texts that would be read as control tokens inside of a prompt
     full_context_size: int = 0  # what `context_size` would be if there were more memory; 0 = it is not less
 
@@ -66,6 +67,18 @@ LITERAL_OPEN = "\ufdd0"
 LITERAL_CLOSE = "\ufdd1"
 
 
+# In the same way, MEDIA_OPEN + str(i) + MEDIA_CLOSE stands for `media[i]`.
+MEDIA_OPEN = "\ufdd2"
+MEDIA_CLOSE = "\ufdd3"
+
+
+class EngineMedia(msgspec.Struct, frozen=True):
+    """A picture or a sound, as a file."""
+
+    kind: Literal["image", "audio"]
+    data: bytes
+
+
 class EngineRequest(Frame, frozen=True, tag="request"):
     prompts: tuple[Prompt, ...]
     sampling: SamplingParams
@@ -85,6 +98,7 @@ class EngineRequest(Frame, frozen=True, tag="request"):
     return_token_ids: bool = False
     thought_limit: ThoughtLimit | None = None
     context_size: int | None = None  # the request is treated as if the context held no more
+    media: tuple[EngineMedia, ...] = ()
 
 
 class EngineEmbed(Frame, frozen=True, tag="embed"):
@@ -110,6 +124,7 @@ class EngineTokenize(Frame, frozen=True, tag="tokenize"):
     add_special: bool = False
     parse_special: bool = True
     with_pieces: bool = False
+    media: tuple[EngineMedia, ...] = ()
 
 
 class EngineDetokenize(Frame, frozen=True, tag="detokenize"):

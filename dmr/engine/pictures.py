@@ -1,0 +1,67 @@
+"""Pictures as anyone may send them, to plain RGB: within limits that are looked at before anything is unpacked."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import NamedTuple
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dmr.errors import InvalidRequest
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+MAX_BYTES = 64 << 20  # of a file
+MAX_PIXELS = 50_000_000  # unpacked, 150 MB
+MAX_SIDE = 4096  # pixels; larger ones are made smaller, since no model looks at more
+_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class Picture(NamedTuple):
+    width: int
+    height: int
+    pixels: bytes  # RGB, row by row
+
+
+def read_picture(data: bytes) -> Picture:
+    """The picture that a person would see: turned as its camera says, on white where it is transparent.
+
+    Of an animation the first frame.
+
+    Raises:
+        InvalidRequest: it is damaged, of no known format, or too large.
+    """
+    if len(data) > MAX_BYTES:
+        raise InvalidRequest(f"The image has {len(data)} bytes; {MAX_BYTES} can be read.", param="image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata
+            return _read(data)
+    except InvalidRequest:
+        raise
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise InvalidRequest(f"The image is of no known format; known are {known}.", param="image") from None
+    except Exception as error:  # decoders raise errors of many types for damaged files
+        raise InvalidRequest(f"The image cannot be read: {error}.", param="image") from error
+
+
+def _read(data: bytes) -> Picture:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+        width, height = file.size
+        if width * height > MAX_PIXELS:
+            raise InvalidRequest(
+                f"The image has {width}x{height} pixels; {MAX_PIXELS:,} in all can be read.", param="image"
+            )
+        file.draft("RGB", (MAX_SIDE, MAX_SIDE))  # a JPEG is unpacked smaller at once
+        image = _on_white(ImageOps.exif_transpose(file))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    return Picture(image.width, image.height, image.tobytes())
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode not in _TRANSPARENT and "transparency" not in image.info:
+        return image.convert("RGB")
+    opaque = image.convert("RGBA")
+    white = Image.new("RGBA", opaque.size, "white")
+    return Image.alpha_composite(white, opaque).convert("RGB")
