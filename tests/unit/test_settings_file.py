@@ -14,7 +14,14 @@ from dmr.config.keeping import keep_file
 from dmr.config.reading import read_effective
 from dmr.errors import InvalidRequest
 
-SAMPLES = {"str": '"ngram"', "int": "7", "float": "0.5", "bool": "true", "tuple": '["http://a.example"]', "Path": '"/x"'}
+SAMPLES = {
+    "str": '"ngram"',
+    "int": "7",
+    "float": "0.5",
+    "bool": "true",
+    "tuple": '["http://a.example"]',
+    "Path": '"/x"',
+}
 
 
 def file_of(folder: Path, text: str) -> dict[str, str]:
