@@ -131,8 +131,9 @@ def first_layer(manifest: Manifest, media_type: str) -> Layer | None:
 
 
 def mmproj_layer(manifest: Manifest) -> Layer | None:
-    """The vision projector. ModelPack has no media type for it, so there its name tells."""
-    named = (layer for layer in manifest.layers if _is_modelpack_weight(layer) and _is_mmproj_name(layer.file_name))
+    """The vision projector. Where it has no media type of its own (ModelPack, some folders of GGUF) its name tells."""
+    kinds = (GGUF_TYPE, MODELPACK_GGUF_TYPE, MODELPACK_RAW_TYPE)
+    named = (layer for layer in manifest.layers if layer.media_type in kinds and _is_mmproj_name(layer.file_name))
     return first_layer(manifest, MMPROJ_TYPE) or next(named, None)
 
 
@@ -168,16 +169,12 @@ def is_license_name(name: str) -> bool:
 
 
 def _is_gguf(layer: Layer, model_format: str) -> bool:
-    if layer.media_type == GGUF_TYPE:
-        return True
     name = layer.file_name
-    if not _is_modelpack_weight(layer) or _is_mmproj_name(name):
+    if _is_mmproj_name(name):
         return False
-    return layer.media_type == MODELPACK_GGUF_TYPE or name.endswith(".gguf") or (not name and model_format == "gguf")
-
-
-def _is_modelpack_weight(layer: Layer) -> bool:
-    return layer.media_type in (MODELPACK_GGUF_TYPE, MODELPACK_RAW_TYPE)
+    if layer.media_type in (GGUF_TYPE, MODELPACK_GGUF_TYPE):
+        return True
+    return layer.media_type == MODELPACK_RAW_TYPE and (name.endswith(".gguf") or (not name and model_format == "gguf"))
 
 
 def _is_mmproj_name(name: str) -> bool:

@@ -15,6 +15,7 @@ from dmr.store.manifest import (
     CHAT_TEMPLATE_TYPE,
     CONFIG_TYPE,
     CONFIG_V02_TYPE,
+    FILE_TYPE,
     GGUF_TYPE,
     LICENSE_TYPE,
     MMPROJ_TYPE,
@@ -24,6 +25,7 @@ from dmr.store.manifest import (
     Descriptor,
     Manifest,
     build_manifest,
+    chat_template_layer,
     first_layer,
     mmproj_layer,
     parse_manifest,
@@ -99,6 +101,15 @@ def test_shards_are_put_in_order() -> None:
     names = ["m-00003-of-00010.gguf", "m-00010-of-00010.gguf", "m-00001-of-00010.gguf"]
     manifest = manifest_of(*(layer(GGUF_TYPE, name, name.encode()) for name in names))
     assert [shard.file_name for shard in weight_layers(manifest, "gguf")] == sorted(names)
+
+
+def test_files_in_folders_of_a_v02_model_are_told_apart_by_their_names() -> None:
+    names = ["q4/m-00002-of-00002.gguf", "q4/mmproj-F16.gguf", "q4/m-00001-of-00002.gguf"]
+    layers = [layer(GGUF_TYPE, name) for name in names]
+    others = [layer(FILE_TYPE, name) for name in ("q4/config.json", "q4/chat_template.jinja")]
+    manifest = manifest_of(*others, *layers, config_type=CONFIG_V02_TYPE)
+    assert weight_layers(manifest, "gguf") == (layers[2], layers[0])
+    assert (mmproj_layer(manifest), chat_template_layer(manifest)) == (layers[1], others[1])
 
 
 def test_shards_without_names_keep_the_manifests_order() -> None:
