@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 
 import msgspec
@@ -31,7 +30,8 @@ from dmr.store.model_config import MAX_CONFIG_BYTES
 from dmr.store.reference import Reference, parse_reference
 from dmr.store.registry.client import Repository
 from dmr.store.registry.credentials import find_credentials
-from dmr.store.registry.transport import BRIEF, STEADY, Patience, TransferCancelled, Transport
+from dmr.store.registry.transport import BRIEF, STEADY, Patience, Transport
+from dmr.store.side_by_side import side_by_side
 from dmr.types import TransferProgress
 
 NUM_PARALLEL_LAYERS = 4
@@ -253,30 +253,12 @@ def fetch_all(
     Raises:
         RemoteModelNotFound, Unauthorized, RegistryError, StoreError, TransferCancelled
     """
-    if not missing:
-        return
-    with ThreadPoolExecutor(NUM_PARALLEL_LAYERS, thread_name_prefix="layer") as pool:
-        jobs = [
-            pool.submit(
-                download_blob,
-                blobs,
-                blob.digest,
-                blob.size,
-                functools.partial(open_blob, blob),
-                transport,
-                layer_reporter(blob, total, report),
-            )
-            for blob in sorted(missing, key=lambda blob: -blob.size)
-        ]
-        _, rest = wait(jobs, return_when=FIRST_EXCEPTION)
-        if rest:
-            transport.give_up()
-            for job in rest:
-                job.cancel()
-    errors = [error for job in jobs if not job.cancelled() and (error := job.exception()) is not None]
-    # A part that was given up is the consequence, not the cause.
-    for error in sorted(errors, key=lambda error: isinstance(error, TransferCancelled)):
-        raise error
+
+    def fetch(blob: Descriptor) -> None:
+        tell = layer_reporter(blob, total, report)
+        download_blob(blobs, blob.digest, blob.size, functools.partial(open_blob, blob), transport, tell)
+
+    side_by_side(fetch, missing, NUM_PARALLEL_LAYERS, transport)
 
 
 def layer_reporter(blob: Descriptor, total: int, report: Report) -> Callable[[int], None]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from typing import BinaryIO, cast
 
-from dmr.errors import RegistryError
+from dmr.errors import RegistryError, StoreError
+from dmr.store.download import is_whole
 from dmr.store.index import Entry
 from dmr.store.layout import Layout
 from dmr.store.manifest import MANIFEST_TYPE, Descriptor, parse_manifest
@@ -15,6 +15,7 @@ from dmr.store.pull import RegistryOptions, Report, layer_reporter, open_reposit
 from dmr.store.reference import Reference
 from dmr.store.registry.client import Repository
 from dmr.store.registry.transport import MAX_ATTEMPTS, Transport
+from dmr.store.side_by_side import side_by_side
 
 NUM_PARALLEL_LAYERS = 5
 
@@ -46,24 +47,21 @@ def push_model(
     raw = layout.read_raw_manifest(entry.id)
     manifest = parse_manifest(raw)
     repository = open_repository(reference, options, transport)
-    blobs = manifest.blobs
-    total = sum(blob.size for blob in blobs)
-    with ThreadPoolExecutor(NUM_PARALLEL_LAYERS, thread_name_prefix="layer") as pool:
-        jobs = [pool.submit(_push_blob, layout, repository, blob, total, transport, report) for blob in blobs]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            transport.give_up()
-            raise
+    total = sum(blob.size for blob in manifest.blobs)
+
+    def send(blob: Descriptor) -> None:
+        _push_blob(layout, repository, blob, transport, layer_reporter(blob, total, report))
+
+    side_by_side(send, manifest.blobs, NUM_PARALLEL_LAYERS, transport)
     repository.put_manifest(reference.tag or entry.id, raw, manifest.media_type or MANIFEST_TYPE)
 
 
 def _push_blob(
-    layout: Layout, repository: Repository, blob: Descriptor, total: int, transport: Transport, report: Report
+    layout: Layout, repository: Repository, blob: Descriptor, transport: Transport, tell: Callable[[int], None]
 ) -> None:
     """An upload that breaks off is begun anew, unless the registry says that this is no use."""
-    tell = layer_reporter(blob, total, report)
+    if not is_whole(layout.blobs, blob.digest, blob.size):
+        raise StoreError(f"The blob {blob.digest} is missing or too short here; pull the model again.")
     for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
             if not repository.has_blob(blob.digest):

@@ -306,6 +306,28 @@ def test_an_upload_that_is_refused_is_not_repeated(source: ModelStore, registry:
     assert registry.manifests == {}
 
 
+def test_one_layer_that_is_refused_ends_the_upload_of_the_others(
+    source: ModelStore, registry: LoopbackRegistry, tmp_path: Path
+) -> None:
+    whole_model(source, tmp_path, "test/whole")
+    registry.upload_failures = [413]
+    with pytest.raises(RegistryError, match="answered 413"):
+        push(source, "test/whole", f"{registry.host}/test/whole", NOBODY, lambda _: None)
+    assert registry.manifests == {}
+
+
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_a_damaged_model_is_not_pushed(source: ModelStore, registry: LoopbackRegistry, damage: str) -> None:
+    (weights,) = source.files("test/model").weights
+    if damage == "short":
+        os.truncate(weights, 100)
+    else:
+        weights.unlink()
+    with pytest.raises(StoreError, match="missing or too short"):
+        push(source, "test/model", f"{registry.host}/test/model", NOBODY, lambda _: None)
+    assert registry.manifests == {}
+
+
 # --- looking without pulling -----------------------------------------------------------------------------------------
 
 
