@@ -6,7 +6,6 @@ from typing import BinaryIO
 
 from dmr.client import ManagerClient
 from dmr.store.archive import open_archive, receive_archive
-from dmr.store.reference import parse_reference
 from dmr.store.store import ModelStore
 from dmr.store.tar import TarStream
 from dmr.types import ModelRecord, Removal, Repackaging, StoreUsage
@@ -26,7 +25,7 @@ class Storekeeping:
             InvalidReference, InvalidModelFile, StoreError. What reading the source raises goes through.
         """
         if reference:
-            parse_reference(reference)  # before gigabytes have come
+            self._store.parse_tag(reference)  # before gigabytes have come
         archive = receive_archive(self._store, source)
         return self._manager.adopt_model(archive.manifest, archive.name, reference)
 

@@ -101,7 +101,7 @@ def load_archive(store: ModelStore, source: BinaryIO, reference: str = "", repor
         InvalidReference, InvalidModelFile, Unsupported, StoreError
     """
     if reference:
-        parse_reference(reference, store.default_registry)
+        store.parse_tag(reference)
     return adopt_archive(store, receive_archive(store, source, report), reference)
 
 

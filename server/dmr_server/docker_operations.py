@@ -87,9 +87,7 @@ SURFACE = Surface(
             )
         },
         "/models/purge": {"delete": Operation("remove all models", query=(_FORCE_PURGE,), errors=IN_USE)},
-        "/models/{name}/export": {
-            "get": Operation("a model as a tar archive", bytes, answer_type=TAR, errors=BAD_NAME)
-        },
+        "/models/{name}/export": {"get": Operation("a model as a tar archive", Any, answer_type=TAR, errors=BAD_NAME)},
         "/models/{name}/repackage": {
             "post": Operation(
                 "make a model of another one's files", Repackaged, body=RepackageRequest, status=201, errors=BAD_NAME

@@ -68,8 +68,9 @@ def test_there_and_back(storekeeping: Storekeeping, manager: ObedientManager, st
 
 def test_what_is_refused_does_not_reach_the_manager(storekeeping: Storekeeping, manager: ObedientManager) -> None:
     untouched = io.BytesIO(tar_of(ARCHIVE))
-    with pytest.raises(InvalidReference):
-        storekeeping.load(untouched, "a b")
+    for name in ("a b", "a@sha256:" + "0" * 64):
+        with pytest.raises(InvalidReference):
+            storekeeping.load(untouched, name)
     assert untouched.tell() == 0
     with pytest.raises(InvalidModelFile):
         storekeeping.load(io.BytesIO(b"junk" * 500))
