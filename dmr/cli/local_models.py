@@ -88,6 +88,11 @@ class LocalModels:
         """Remove all models: none of them is in use without a server."""
         self.store.purge()
 
+    def verify(self, name: str) -> list[str]:
+        """The digests of a model's files that are damaged or missing; raises `ModelNotFound`."""
+        with _missing_model(name):
+            return list(self.store.verify(name))
+
     def disk_usage(self) -> dict[str, int]:
         """Bytes by kind."""
         return {"models_disk_usage": self.store.disk_usage()}

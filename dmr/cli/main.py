@@ -28,6 +28,7 @@ from dmr.cli.serve import serve_command
 from dmr.cli.show import inspect_command, show_command
 from dmr.cli.status import status_command
 from dmr.cli.transfer import pull_command, push_command
+from dmr.cli.verify import verify_command
 from dmr.cli.version import version_command
 
 _EPILOG = """\
@@ -79,6 +80,7 @@ for _command in (
     export_command,
     rm_command,
     purge_command,
+    verify_command,
     ps_command,
     unload_command,
     df_command,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dmr.cli.json_output import json_option, print_json
-from dmr.cli.server import complete_model, pass_models
+from dmr.cli.server import complete_model, connect, find_models, pass_models
 from dmr.cli.values import format_table, human_duration, printable
 from dmr.errors import InvalidReference
 
@@ -38,12 +38,19 @@ def short_id(model_id: str) -> str:
 @click.command("list", short_help="List the models in the store (alias: ls).")
 @click.argument("model", required=False, shell_complete=complete_model)
 @json_option
+@click.option("--openai", "as_served", is_flag=True, help="Print what GET /engines/v1/models tells, as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the first 12 hex digits of each ID.")
-@pass_models
-def list_command(models: Models, model: str | None, as_json: bool, quiet: bool) -> None:
+@click.pass_context
+def list_command(ctx: click.Context, model: str | None, as_json: bool, as_served: bool, quiet: bool) -> None:
     """List the models in the store: all, or those that MODEL means (a name, with or without its tag, or an ID)."""
     from dmr.cli.replies import Model
 
+    if as_served:
+        if model is not None or quiet:
+            raise click.UsageError("--openai lists all models, and nothing else: leave out MODEL and --quiet.")
+        print_json(connect(ctx).served_models())
+        return
+    models = find_models(ctx)
     if as_json:
         objects = models.list_models(dict[str, Any])
         print_json([o for o in objects if _selected(o.get("id", ""), o.get("tags", ()), model)])

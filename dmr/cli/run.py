@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from dmr.cli.conversation import Conversation
 from dmr.cli.json_output import json_option, print_json
 from dmr.cli.sampling import sampling_options
 from dmr.cli.server import complete_model, pass_server
-from dmr.errors import InvalidRequest
+from dmr.errors import DmrError, InvalidRequest
 
 if TYPE_CHECKING:
     from dmr.cli.server_api import ServerApi
@@ -142,10 +143,22 @@ def _chat(server: ServerApi, conversation: Conversation, flags: dict[str, Any]) 
         raise click.UsageError("--json is for one answer: give a prompt.")
     if not server.serves(conversation.model):  # told before the first question, like an absent server
         pull_missing(server, conversation.model)
+    _load_meanwhile(server, conversation.model)
     chat = Chat(server, Display(flags["color"]), conversation, verbose=flags["verbose"])
     keep_history = not flags["no_history"] and not os.environ.get("DOCKER_MODEL_NOHISTORY")
     with LineEditor(_history_file() if keep_history else None) as editor:
         chat.run(editor)
+
+
+def _load_meanwhile(server: ServerApi, model: str) -> None:
+    """Load the model while the first question is typed. What goes wrong comes again with the question."""
+    import threading
+
+    def load() -> None:
+        with contextlib.suppress(DmrError):
+            server.preload(model)
+
+    threading.Thread(target=load, daemon=True).start()
 
 
 def _history_file() -> Path:

@@ -54,6 +54,10 @@ class ServerApi(Transport):
         with _missing_model(name):
             return self.get(model_path(name) + ("?remote=true" if remote else ""), kind)
 
+    def served_models(self) -> dict[str, Any]:
+        """The models as those who ask for answers see them."""
+        return self.get(MODELS_PATH, dict[str, Any])
+
     def served_model(self, name: str) -> dict[str, Any]:
         """The model of this name as those who ask for answers see it; raises `ModelNotFound`."""
         with _missing_model(name):

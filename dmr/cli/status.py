@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
+from dmr.cli.json_output import json_option, print_json
 from dmr.cli.server import pass_server
 from dmr.cli.values import format_table
 
@@ -15,22 +15,23 @@ if TYPE_CHECKING:
 
 
 @click.command("status", short_help="Tell whether the server is running.")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@json_option
 @pass_server
 @click.pass_context
 def status_command(ctx: click.Context, server: ServerApi, as_json: bool) -> None:
     """Tell whether the server is running, and its engines. The exit status is 1 if it is not."""
     from dmr.cli.transport import ServerNotRunning
 
+    told = {"kind": "dmr", "endpoint": server.address.url, "endpointHost": f"{server.address.url}/engines/v1/"}
     try:
         backends = server.backends()
     except ServerNotRunning as error:
         if not as_json:
             raise
-        click.echo(json.dumps({"running": False, "endpoint": server.address.url, "reason": error.message}, indent=4))
+        print_json({"running": False, **told, "reason": error.message})
         ctx.exit(1)
     if as_json:
-        click.echo(json.dumps({"running": True, "endpoint": server.address.url, "backends": backends}, indent=4))
+        print_json({"running": True, "backends": backends, **told})
         return
     click.echo(f"dmr is running at {server.address.url}")
     if backends:

@@ -172,6 +172,10 @@ class ModelStore:
             self._layout.delete_model(entry, remaining)
             return Removal(untagged=entry.tags, deleted=(entry.id,))
 
+    def names(self) -> list[str]:
+        """One tag of each model, its ID if it has none; also of those that cannot be read."""
+        return [entry.tags[0] if entry.tags else entry.id for entry in self._layout.read_index().entries]
+
     def verify(self, reference_text: str) -> list[Digest]:
         """Hash all of a model again; the digests of what is damaged or missing, the manifest's being the ID.
 

@@ -37,7 +37,10 @@ class Asked:
 
 
 class ScriptedServer:
-    """Replies are taken per "METHOD /path" in order; the last one stays. Anything else gets 404 as plain text."""
+    """Replies are taken per "METHOD /path" in order; the last one stays. Anything else gets 404 as plain text.
+
+    A request that only loads a model gets those of "PRELOAD /path", if there are any.
+    """
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
@@ -55,6 +58,9 @@ class ScriptedServer:
         """Script a route; what is not a `Reply` is sent as JSON."""
         made = [r if isinstance(r, Reply) else Reply(json.dumps(r).encode()) for r in replies]
         self._replies.setdefault(route, []).extend(made)
+
+    def has(self, route: str) -> bool:
+        return route in self._replies
 
     def reply_to(self, route: str) -> Reply:
         replies = self._replies.get(route)
@@ -88,7 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._chunks() if "Transfer-Encoding" in self.headers else self._whole()
         script = self.server.script
         script.asked.append(Asked(self.command, self.path, dict(self.headers), body))
-        self._send(script.reply_to(f"{self.command} {self.path.partition('?')[0]}"))
+        path = self.path.partition("?")[0]
+        is_preload = "X-Preload-Only" in self.headers and script.has(f"PRELOAD {path}")
+        self._send(script.reply_to(f"{'PRELOAD' if is_preload else self.command} {path}"))
 
     def _whole(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from cli.terminal import Terminal
 PNG = b"\x89PNG\r\n\x1a\nxyz"
 
 
+@pytest.fixture(autouse=True)
+def loading(server: ScriptedServer) -> None:
+    server.on(f"PRELOAD {CHAT}", Reply(b""))
+
+
 @pytest.fixture
 def chat(server: ScriptedServer) -> Iterator[Terminal]:
     server.on("GET /models/m", {"id": "sha256:1"})
@@ -27,7 +33,8 @@ def chat(server: ScriptedServer) -> Iterator[Terminal]:
 
 
 def requests(server: ScriptedServer) -> list[Any]:
-    return [asked.json for asked in server.asked if asked.method == "POST"]
+    """What was asked for; a load in advance is not."""
+    return [asked.json for asked in server.asked if asked.method == "POST" and "X-Preload-Only" not in asked.headers]
 
 
 def user(text: str) -> dict[str, str]:
@@ -49,6 +56,15 @@ def test_two_turns_send_the_history_and_bye_leaves(chat: Terminal, server: Scrip
     first, second = requests(server)
     assert first["messages"] == [user("Hello")]
     assert second["messages"] == [user("Hello"), assistant("Good day."), user("How are you?")]
+
+
+def test_the_model_is_loaded_while_the_first_message_is_typed(chat: Terminal, server: ScriptedServer) -> None:
+    chat.type("Hel")
+    deadline = time.monotonic() + 20
+    while not any("X-Preload-Only" in asked.headers for asked in server.asked):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    chat.type("\n/bye\n")
 
 
 def test_ctrl_d_leaves(chat: Terminal) -> None:

@@ -89,10 +89,13 @@ def test_something_that_hangs_up(said: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def hang_up() -> None:
-            connection = listener.accept()[0]
-            with connection:
-                connection.recv(65536)
-                connection.sendall(said)
+            asked = b""
+            while not asked:  # it is looked first whether anything listens
+                connection = listener.accept()[0]
+                with connection:
+                    asked = connection.recv(65536)
+                    if asked:
+                        connection.sendall(said)
 
         thread = threading.Thread(target=hang_up)
         thread.start()

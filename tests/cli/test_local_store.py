@@ -111,6 +111,19 @@ def test_a_package_is_not_pushed_without_a_server(lonely_dmr: Run, tmp_path: Pat
     assert "only a server pushes" in result.stderr
 
 
+def test_verify_finds_the_damaged_file(lonely_dmr: Run, mine: str, tmp_path: Path) -> None:
+    result = lonely_dmr("verify")
+    assert (result.exit_code, result.stdout) == (0, f"{TAG}: undamaged\n")
+    weights = max((tmp_path / "models" / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+    weights.chmod(0o600)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    result = lonely_dmr("verify", mine)
+    assert (result.exit_code, result.stdout) == (1, f"mine: damaged: sha256:{weights.name}\n")
+    told = json.loads(lonely_dmr("verify", "--json").stdout)
+    assert told == [{"model": TAG, "damaged": [f"sha256:{weights.name}"]}]
+    assert lonely_dmr("verify", "nosuch").stderr.startswith("Error: no such model: nosuch")
+
+
 @pytest.mark.parametrize("answer", ["y\n", "YES\n"])
 def test_purge_asks_first(lonely_dmr: Run, mine: str, answer: str) -> None:
     result = lonely_dmr("purge", input=answer)

@@ -154,3 +154,10 @@ def test_rm_force_reaches_the_server(dmr: Run, server: ScriptedServer) -> None:
 
 def test_rm_needs_a_name(dmr: Run) -> None:
     assert dmr("rm").exit_code == 2
+
+
+def test_list_openai_prints_what_clients_see(dmr: Run, server: ScriptedServer) -> None:
+    listed = {"object": "list", "data": [{"id": "docker.io/ai/smollm2:latest"}]}
+    server.on("GET /engines/v1/models", listed)
+    assert json.loads(dmr("list", "--openai").stdout) == listed
+    assert dmr("list", "--openai", "-q").exit_code == 2

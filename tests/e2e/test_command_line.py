@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from e2e.conftest import Server
+from e2e.examples import blocks
 from loopback_registry import LoopbackRegistry, running
 from tiny_models import SCRIPT_ANSWER, model_file
 from transfer_models import NOBODY
@@ -52,6 +54,22 @@ class CommandLine:
         done = self.run(*arguments, **settings)
         assert done.stderr == b"", (arguments, done.stderr)
         return done.stdout.decode()
+
+    def shell(self, code: str) -> str:
+        """What bash code prints in which `dmr` is called."""
+        function = f'dmr() {{ {shlex.quote(sys.executable)} -m dmr "$@"; }}'
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", f"{function}\n{code}"],
+            cwd=ROOT,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        assert done.returncode == 0, (code, done.stdout, done.stderr)
+        return done.stdout
 
     def error(self, *arguments: str, **settings: Any) -> str:
         done = self.run(*arguments, status=1, **settings)
@@ -141,6 +159,14 @@ def test_a_model_is_packaged_carried_and_purged(dmr: CommandLine, tmp_path: Path
 
     assert dmr.text("purge", "--yes") == "All models are removed.\n"
     assert json.loads(dmr.text("ls", "--json")) == []
+
+
+def test_the_examples_of_the_manual(dmr: CommandLine, tiny_folder: Path, tmp_path: Path) -> None:
+    dmr.run("package", "--gguf", str(model_file("tiny-script", tiny_folder)), "smollm2")
+    examples = [block for block in blocks("docs/command-line.md") if block.language == "bash"]
+    assert len(examples) >= 2
+    for block in examples:
+        assert SCRIPT_ANSWER[:10] in dmr.shell(block.code), block.code
 
 
 ERRORS = {

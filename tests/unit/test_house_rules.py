@@ -26,6 +26,8 @@ VENDOR_EXCEPTIONS = {
     *(("dmr/config/outside.py", f"DOCKER_{name}") for name in ("CONFIG", "USERNAME", "PASSWORD")),
     *(("dmr/config/outside.py", f"DOCKER_HUB_{name}") for name in ("USER", "PASSWORD")),
     # Flags are upstream's, so that what people have written goes on working.
+    ("dmr/cli/models.py", "--openai"),
+    ("dmr/cli/models.py", "--openai lists all models, and nothing else: leave out MODEL and --quiet."),
     ("dmr/cli/show.py", "--openai"),
     ("dmr/cli/show.py", "--openai and --remote exclude each other."),
     ("dmr/cli/run.py", "DOCKER_MODEL_NOHISTORY"),
