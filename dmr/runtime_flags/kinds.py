@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+from dmr.runtime_flags.templates import TEMPLATES
+
 INT_MAX = 2**31 - 1
 
 
@@ -184,12 +186,6 @@ class Grammar(NamedTuple):
         return "a GBNF grammar with a rule named root"
 
 
-CHATML = (
-    "{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
-    "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
-)
-
-
 class Template(NamedTuple):
     """The name of a template that is known here, or one itself."""
 
@@ -197,14 +193,14 @@ class Template(NamedTuple):
     is_optional: bool = False
 
     def parse(self, text: str) -> str:
-        if text == "chatml":
-            return CHATML
+        if text in TEMPLATES:
+            return TEMPLATES[text]
         if "{{" not in text and "{%" not in text:
             raise ValueError
         return text
 
     def __str__(self) -> str:
-        return "chatml or a Jinja template; other built-in names are not known here"
+        return f"a Jinja template, or one of {', '.join(sorted(TEMPLATES))}"
 
 
 def _no_number(text: str) -> Any:
