@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -18,6 +19,7 @@ from dmr.memory.memory_costs import ModelCosts, model_costs
 from dmr.wire import EngineInfo, EngineRequest, EngineSpec
 
 _POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}  # GGUF's numbers; 0 says that there is none
+_WANT_OF_MEMORY = ("allocate", "out of memory", "bad_alloc")  # in what llama.cpp says of it
 _NO_TEXT = ("wavtokenizer-dec",)  # architectures whose input is not text
 _RERANK_TEMPLATE = "tokenizer.chat_template.rerank"
 
@@ -84,7 +86,7 @@ def load_model(spec: EngineSpec, progress: Callable[[float], bool]) -> LoadedMod
         template = Path(override).read_text(encoding="utf-8") if override else model.chat_template
         costs = context_costs(model, spec.weights[0], settings.attention.key_type, settings.attention.value_type)
     except (_core.Error, ValueError, OSError) as error:
-        raise ModelLoadFailed(str(error)) from error
+        raise load_failure(error, spec.weights) from error
     metadata = model.metadata
     architecture = metadata.get("general.architecture", "")
     if model.num_vocabulary == 0 or architecture in _NO_TEXT or (model.has_encoder and model.has_decoder):
@@ -99,6 +101,15 @@ def load_model(spec: EngineSpec, progress: Callable[[float], bool]) -> LoadedMod
         costs,
         spec.reserved_bytes,
     )
+
+
+def load_failure(error: Exception, weights: Sequence[str]) -> ModelLoadFailed:
+    """With numbers where an allocation has failed: there may be others who can make room."""
+    failure = ModelLoadFailed(str(error))
+    if any(word in failure.message.lower() for word in _WANT_OF_MEMORY):
+        with contextlib.suppress(OSError):
+            failure.needed_bytes = sum(Path(path).stat().st_size for path in weights)
+    return failure
 
 
 def context_costs(model: _core.Model, first_file: str, key_type: str = "f16", value_type: str = "f16") -> ModelCosts:

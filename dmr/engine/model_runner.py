@@ -20,6 +20,7 @@ from dmr.engine.loading import (
     cannot_generate,
     computes_on_device,
     describe,
+    load_failure,
     load_model,
 )
 from dmr.engine.media_steps import MediaSteps, is_media
@@ -152,7 +153,7 @@ class ModelRunner(ModelVocabulary):
         try:
             context = _core.Context(model, _context_options(plan, settings))
         except (_core.Error, ValueError) as error:
-            raise ModelLoadFailed(str(error)) from error
+            raise load_failure(error, loaded.weights) from error
         if not context.has_memory:
             context.close()
             return None
