@@ -18,10 +18,12 @@ MAX_THREADS = 16
 def measure_all(manager: ManagerClient) -> list[ModelStatistics]:
     """Of every loaded model, those that still load among them; all engines are asked at the same time.
 
+    A model that has two, since it was configured anew, is that of the engine which takes new requests.
+
     Raises:
         Unavailable: there is no manager.
     """
-    engines = manager.running_engines()
+    engines = list({model.id: (model, socket) for model, socket in reversed(manager.running_engines())}.values())[::-1]
     if not engines:
         return []
     with ThreadPoolExecutor(max_workers=min(MAX_THREADS, len(engines)), thread_name_prefix="measure") as threads:

@@ -81,3 +81,20 @@ def test_without_models_nobody_is_asked(tmp_path: Path) -> None:
 def test_without_a_manager_there_are_no_figures(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         Service(ManagerClient(tmp_path / "manager.sock"), ModelStore(tmp_path)).statistics()
+
+
+def test_a_model_with_two_engines_is_told_once(tmp_path: Path) -> None:
+    """It was configured anew while it was in use: what takes new requests is told of."""
+    new, old = model("one"), model("one")
+    with (
+        scripted_peer(tmp_path / "manager.sock", manager_command_decoder) as manager,
+        scripted_peer(tmp_path / "new.sock", engine_query_decoder) as first,
+        scripted_peer(tmp_path / "old.sock", engine_query_decoder) as second,
+    ):
+        manager.plays(Running((new, model("two", "loading"), old), (first.path, "", second.path)))
+        first.plays(EngineStatistics(Statistics(num_generated_tokens=1)))
+        service = Service(ManagerClient(Path(manager.path)), ModelStore(tmp_path / "models"))
+        found = {each.model.reference: each for each in service.statistics()}
+        assert set(found) == {"one", "two"}
+        assert found["one"].statistics == Statistics(num_generated_tokens=1)
+        assert second.requests == []
