@@ -7,10 +7,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from dmr.config import DEFAULT_PORT
+from dmr.config import DEFAULT_PORT, Settings
 from dmr.errors import InvalidRequest
 
 _CONNECT_TIMEOUT = 5.0  # seconds
+_NEAR = ("127.0.0.1", "0.0.0.0", "::")  # what a server listens on that is found as "localhost"
 DEFAULT_ADDRESS = f"http://localhost:{DEFAULT_PORT}"
 
 
@@ -31,6 +32,13 @@ class Address(msgspec.Struct, frozen=True):
         except OSError:
             return False
         return True
+
+
+def own_address(settings: Settings) -> str:
+    """Where a server with these settings is found from its own machine."""
+    host = settings.host.strip("[]")
+    name = "localhost" if host in _NEAR else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{settings.port or DEFAULT_PORT}"
 
 
 def parse_address(text: str) -> Address:

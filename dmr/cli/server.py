@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from dmr.cli.address import parse_address
+from dmr.cli.address import own_address, parse_address
+from dmr.config import read_settings
 from dmr.errors import DmrError
 
 if TYPE_CHECKING:
@@ -24,10 +26,16 @@ R = TypeVar("R")
 
 
 def connect(ctx: click.Context) -> ServerApi:
-    """A client of the server that `--server` names; closed with the context. Raises `InvalidRequest`."""
+    """A client of the server that `--server` names, or that the settings tell of; closed with the context.
+
+    Raises:
+        InvalidRequest
+    """
     from dmr.cli.server_api import ServerApi
 
-    server = ServerApi(parse_address(ctx.find_root().params["server"]))
+    root = ctx.find_root()
+    is_named = root.get_parameter_source("server") is not ParameterSource.DEFAULT
+    server = ServerApi(parse_address(root.params["server"] if is_named else own_address(read_settings())))
     ctx.call_on_close(server.close)
     return server
 
