@@ -33,12 +33,12 @@ from dmr.engine.core_share import CoreShare
 from dmr.engine.engine import Request, Runner
 from dmr.engine.intake import Intake
 from dmr.engine.loading import cannot_generate, load_model
+from dmr.engine.machinery import SharingRunner, make_engine
 from dmr.engine.model_runner import Generator, ModelRunner, StepOutput
 from dmr.engine.native_options import num_usable_cores
 from dmr.engine.quantize import end_with_parent
 from dmr.engine.scheduler import Schedule
 from dmr.engine.statistics import NativeCounters
-from dmr.engine.worker import SharingRunner, make_engine
 from dmr.errors import DmrError, InternalError, InvalidRequest, Unsupported
 from dmr.types import SamplingParams
 from dmr.wire import EngineMessage, EngineRequest, EngineSpec, EngineTokenize, WireError

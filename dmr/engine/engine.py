@@ -281,7 +281,7 @@ class Engine:
             num_tokens=_take_untold(sequence),
             is_context_full=output.finish_reason is FinishReason.LENGTH
             and sequence.num_completion_tokens < sequence.max_new_tokens,
-            token_ids=tuple(sequence.all_token_ids) if request.wants_token_ids else (),
+            token_ids=tuple(token for token in sequence.all_token_ids if token >= 0) if request.wants_token_ids else (),
         )
         self._deliver(request, last)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import secrets
+from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple, Protocol
 
 from dmr.engine.engine import PendingEcho, Request
+from dmr.engine.media_prompt import tokenize_media_prompt
+from dmr.engine.media_reader import Medium
+from dmr.engine.media_spans import MediaSpan, MediaSpans
 from dmr.engine.model_runner import Generator
 from dmr.engine.prompt_text import Vocabulary, expand, tokenize_prompt
 from dmr.engine.sequence import Sequence
@@ -17,6 +21,9 @@ from dmr.wire import EngineDetokenize, EngineRequest, EngineText, EngineTokenize
 MAX_SEQUENCES_PER_REQUEST = 4096
 MAX_SHIFTED_CONTEXTS = 10  # an answer without `max_tokens` that shifts its context ends after so many of them
 NUM_KEPT_TOKENS = 4  # at the front of a prompt whose middle is cut out
+
+
+Media = SequenceOf[Medium]
 
 
 class Tokenizer(Vocabulary, Protocol):
@@ -35,6 +42,7 @@ class Tokenizer(Vocabulary, Protocol):
 class PromptTokens(NamedTuple):
     token_ids: list[int]
     num_dropped: int  # so that the prompt fits
+    spans: SequenceOf[MediaSpan] = ()  # where images and sounds stand
 
 
 class Intake:
@@ -42,14 +50,16 @@ class Intake:
         self._tokenizer = tokenizer
         self._ids = itertools.count()  # next() is atomic
 
-    def prepare(self, message: EngineRequest) -> Request:
+    def prepare(self, message: EngineRequest, media: Media = ()) -> Request:
         """Everything that can be wrong with a request is found here, before it is queued.
+
+        `media`: what its prompts name.
 
         Raises:
             InvalidRequest, ContextLengthExceeded, Unsupported
         """
         self._check(message)
-        prompts = [self._tokens_of(message, prompt) for prompt in message.prompts]
+        prompts = [self._tokens_of(message, prompt, media) for prompt in message.prompts]
         seed = secrets.randbits(32) if message.sampling.seed is None else message.sampling.seed
         sequences: list[Sequence] = []
         generators: list[Generator] = []
@@ -57,10 +67,12 @@ class Intake:
         for number, prompt in enumerate(prompts):
             for choice in range(message.num_choices):
                 index = len(sequences)
-                sequences.append(self._sequence(message, index, prompt.token_ids))
+                sequences.append(self._sequence(message, index, prompt))
                 # Choices of one prompt must differ; the first is what n=1 would give.
                 choice_seed = (seed + choice) & 0xFFFFFFFF
-                generators.append(self._tokenizer.make_generator(message, choice_seed, prompt.token_ids))
+                # Places of images are no tokens of the vocabulary.
+                known = [token for token in prompt.token_ids if token >= 0] if prompt.spans else prompt.token_ids
+                generators.append(self._tokenizer.make_generator(message, choice_seed, known))
                 if message.echo:
                     echoes[index] = PendingEcho(self._echoed_text(message, number, prompt))
         return Request(
@@ -73,8 +85,18 @@ class Intake:
             wants_token_ids=message.return_token_ids,
         )
 
-    def tokenize(self, message: EngineTokenize) -> EngineTokens:
-        """Raises InvalidRequest: a place in the text names no literal."""
+    def tokenize(self, message: EngineTokenize, media: Media = ()) -> EngineTokens:
+        """Raises InvalidRequest: a place in the text names no literal or medium. Places of images are -1."""
+        if media:
+            prompt = tokenize_media_prompt(
+                self._tokenizer,
+                message.text,
+                media,
+                message.literals,
+                add_special=message.add_special,
+                parse_special=message.parse_special,
+            )
+            return EngineTokens(tuple(max(-1, token) for token in prompt.token_ids), ())
         tokens = tokenize_prompt(
             self._tokenizer, message.text, message.literals, message.add_special, message.parse_special
         )
@@ -108,7 +130,9 @@ class Intake:
         if message.prefix_tokens:
             raise InvalidRequest("A suffix cannot follow the tokens of an earlier answer.", param="suffix")
 
-    def _tokens_of(self, message: EngineRequest, prompt: Prompt) -> PromptTokens:
+    def _tokens_of(self, message: EngineRequest, prompt: Prompt, media: Media) -> PromptTokens:
+        if media and isinstance(prompt, str):
+            return self._tokens_with_media(message, prompt, media)
         if message.suffix is not None:
             return self._infill(message, prompt, message.suffix)
         tokenizer = self._tokenizer
@@ -125,6 +149,18 @@ class Intake:
         front = min(_num_kept(tokenizer, message.shift, tokens, NUM_KEPT_TOKENS), limit // 2)
         num_dropped = max(0, len(tokens) - limit)
         return PromptTokens([*tokens[:front], *tokens[front + num_dropped :]], num_dropped)
+
+    def _tokens_with_media(self, message: EngineRequest, prompt: str, media: Media) -> PromptTokens:
+        if message.suffix is not None or message.echo:
+            raise Unsupported("Prompts with images or sounds have no suffix and are not echoed.", param="prompt")
+        before = self._tokenizer.check_tokens(message.prefix_tokens, "prefix_tokens")
+        placed = tokenize_media_prompt(self._tokenizer, prompt, media, message.literals, add_special=not before)
+        tokens = before + placed.token_ids
+        if not tokens:
+            raise InvalidRequest("The prompt is empty.", param="prompt")
+        if len(tokens) >= self._context_size(message):
+            raise ContextLengthExceeded(len(tokens), self._context_size(message))
+        return PromptTokens(tokens, 0, [span._replace(start=span.start + len(before)) for span in placed.spans])
 
     def _infill(self, message: EngineRequest, prompt: Prompt, suffix: str) -> PromptTokens:
         """[before prefix] prefix [before suffix] suffix [to be filled in]; both are code, without control tokens."""
@@ -162,9 +198,10 @@ class Intake:
         room = context_size // 4
         return context_size - max(1, room if message.max_tokens is None else min(room, message.max_tokens))
 
-    def _sequence(self, message: EngineRequest, index: int, prompt: list[int]) -> Sequence:
+    def _sequence(self, message: EngineRequest, index: int, tokens: PromptTokens) -> Sequence:
         context_size, max_tokens = self._context_size(message), message.max_tokens
-        shift = message.shift
+        prompt = tokens.token_ids
+        shift = None if tokens.spans else message.shift  # an image would be cut in the middle
         if shift is not None:
             shift = _num_kept(self._tokenizer, shift, prompt)
             max_tokens = MAX_SHIFTED_CONTEXTS * context_size if max_tokens is None else max_tokens
@@ -180,6 +217,7 @@ class Intake:
             shift=shift,
             is_scored=message.echo and message.num_logprobs is not None,
             client=message.client,
+            media=MediaSpans(tokens.spans) if tokens.spans else None,
         )
 
     def _echoed_text(self, message: EngineRequest, number: int, tokens: PromptTokens) -> str:

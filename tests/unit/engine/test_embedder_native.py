@@ -17,7 +17,7 @@ from dmr.config import EngineSettings
 from dmr.engine.embed_intake import EmbedIntake
 from dmr.engine.embedder import Embedder
 from dmr.engine.loading import ModelTokenizer, load_model
-from dmr.engine.worker import Machinery, build
+from dmr.engine.machinery import Machinery, build
 from dmr.errors import ContextLengthExceeded, InvalidRequest, ModelLoadFailed, Unsupported
 from dmr.wire import EngineEmbed, EngineReply, EngineRerank, EngineScores, EngineVectors
 

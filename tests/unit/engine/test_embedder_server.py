@@ -16,7 +16,9 @@ from tiny_models import model_file
 from unit.engine.native_bench import make_spec
 
 from dmr.config import EngineSettings
-from dmr.engine.worker import Embedding, Machinery, Server, build, run_embedder
+from dmr.engine.engine_server import Embedding, Server
+from dmr.engine.machinery import Machinery, build
+from dmr.engine.worker import run_beside
 from dmr.errors import DmrError, InvalidRequest, Unsupported
 from dmr.types import SamplingParams
 from dmr.wire import (
@@ -213,7 +215,7 @@ def test_when_the_embedder_dies_so_does_the_process(monkeypatch: pytest.MonkeyPa
         def run(self) -> None:
             raise AssertionError("texts are lost")
 
-    run_embedder(Broken())  # type: ignore[arg-type]
+    run_beside(Broken())  # type: ignore[arg-type]
     assert codes == [1]
 
 

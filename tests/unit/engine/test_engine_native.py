@@ -20,8 +20,8 @@ from unit.engine.native_bench import (
 
 from dmr.config import EngineSettings
 from dmr.engine.intake import Intake
+from dmr.engine.machinery import make_engine
 from dmr.engine.model_runner import ModelRunner
-from dmr.engine.worker import make_engine
 from dmr.errors import DmrError, InvalidRequest, ModelLoadFailed
 from dmr.types import SamplingParams, TokenLogprob
 from dmr.wire import EngineOutput, EngineRequest, GrammarSpec

@@ -17,11 +17,12 @@ from unit.engine.scripted_runner import Bench, answer_to, choose, make_generator
 from dmr.client import EngineClient
 from dmr.config import EngineSettings
 from dmr.engine.engine import Request
+from dmr.engine.engine_server import Server
 from dmr.engine.intake import Intake
 from dmr.engine.model_runner import Generator, NewTokens
 from dmr.engine.sequence import Sequence
 from dmr.engine.step_loop import StepLoop
-from dmr.engine.worker import Server, run_steps
+from dmr.engine.worker import run_steps
 from dmr.errors import EngineCrashed, InternalError, InvalidRequest, Overloaded
 from dmr.types import SamplingParams
 from dmr.wire import (
@@ -161,13 +162,13 @@ def test_what_takes_long_to_prepare_holds_up_no_other(worker: Worker, monkeypatc
     """A long prompt is prepared by a thread of its own; short ones are by the loop itself."""
     prepare, may_go_on = worker.server._intake.prepare, threading.Event()
 
-    def slow(message: EngineRequest) -> Request:
+    def slow(message: EngineRequest, media: Any) -> Request:
         if len(message.prompts[0]) > 100:
             assert may_go_on.wait(5)
-        return prepare(message)
+        return prepare(message, media)
 
     monkeypatch.setattr(worker.server._intake, "prepare", slow)
-    monkeypatch.setattr("dmr.engine.worker.MAX_QUICK_LENGTH", 100)
+    monkeypatch.setattr("dmr.engine.engine_server.MAX_QUICK_LENGTH", 100)
     long = [1] * 200
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(text(collect(worker.generate(*long, max_tokens=2)))))
