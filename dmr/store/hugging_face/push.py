@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -22,9 +21,10 @@ from dmr.store.hugging_face.large_files import LFS_JSON, LargeFileSender
 from dmr.store.hugging_face.names import DEFAULT_REVISION, HubModel
 from dmr.store.index import Entry
 from dmr.store.layout import Layout
-from dmr.store.manifest import parse_manifest
+from dmr.store.manifest import Layer, parse_manifest
 from dmr.store.pull import RegistryOptions, Report, layer_reporter
 from dmr.store.registry.transport import Transport
+from dmr.store.side_by_side import side_by_side
 
 NUM_PARALLEL = 4
 SAMPLE_BYTES = 512  # by which the hub tells text from other data
@@ -53,20 +53,14 @@ def push_to_hub(
     _make_repository(hub, target)
     large = _large_files(hub, layout, target, files)
     uploads = _where_to(hub, target.repository, [file for file in files if file.path in large])
-    total = sum(file.layer.size for file in files)
-    with ThreadPoolExecutor(NUM_PARALLEL, thread_name_prefix="layer") as pool:
-        sender = LargeFileSender(hub, transport, layout.blobs)
-        jobs = []
-        for file in files:
-            tell = layer_reporter(file.layer, total, report)
-            actions = uploads.get(hex_of(file.layer.digest), {})
-            jobs.append(pool.submit(sender.send, file.layer, actions, tell))
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            transport.give_up()
-            raise
+    layers = {file.layer.digest: file.layer for file in files}
+    total = sum(layer.size for layer in layers.values())
+    sender = LargeFileSender(hub, transport, layout.blobs)
+
+    def send(layer: Layer) -> None:
+        sender.send(layer, uploads.get(hex_of(layer.digest), {}), layer_reporter(layer, total, report))
+
+    side_by_side(send, list(layers.values()), NUM_PARALLEL, transport)
     _commit(hub, layout, target, files, large)
 
 
