@@ -85,8 +85,8 @@ class LocalModels:
             self.store.add_file(file, size, digest)
 
     def purge(self, *, force: bool) -> None:
-        """Remove all models: none of them is in use without a server."""
-        self.store.purge()
+        """Remove all models. Raises Conflict: a server elsewhere uses one, and not `force`."""
+        self.store.purge(force)
 
     def verify(self, name: str) -> list[str]:
         """The digests of a model's files that are damaged or missing; raises `ModelNotFound`."""
@@ -95,7 +95,12 @@ class LocalModels:
 
     def disk_usage(self) -> dict[str, int]:
         """Bytes by kind."""
-        return {"models_disk_usage": self.store.disk_usage()}
+        usage = self.store.usage()
+        return {
+            "models_disk_usage": usage.total,
+            "incomplete_disk_usage": usage.unfinished,
+            "reclaimable_disk_usage": usage.reclaimable,
+        }
 
 
 def _as(record: ModelRecord, kind: type[T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable
 from typing import Any, TypeVar
@@ -40,6 +41,7 @@ class LoadedModel:
         self.ready: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
         self.context_bytes = 0  # that its context may take; 0 = what is free
         self.claim = 0  # bytes that its engine may take in all; 0 = it has not been let in yet
+        self.held = contextlib.ExitStack()  # its files, so that no other process removes them
         self.num_leases = 0
         self.loaded_at = time.time()
         self.last_used = time.time()

@@ -170,6 +170,7 @@ class ModelManager:
         """See to it that a model loads, and that its engine is gone at last."""
         lifecycle = self._lifecycles.of(model.model_id, model.reference)
         try:
+            model.held = await asyncio.to_thread(self._store.hold, model.model_id)
             seconds = await self._loader.load(model)
         except Exception as error:
             model.fail(_told(error, model))
@@ -201,6 +202,7 @@ class ModelManager:
                 crashes.crashed(process.epitaph, uptime, now)
             await process.stop()
         self._ending.discard(model)
+        model.held.close()
         model.set_gone()
         self._admission.notify()
 
@@ -336,12 +338,12 @@ class ModelManager:
         """
         record = await asyncio.to_thread(self._store.get, reference)
         async with self._locks.setdefault(record.id, asyncio.Lock()):
-            is_used = any(model.num_leases > 0 for model in self._engines({record.id}))
-            if is_used and len(record.tags) <= 1 and not force:
-                raise Conflict(f"The model '{reference}' is in use; remove it with force, or wait.")
+            if await asyncio.to_thread(self._store.would_delete, reference, force):
+                engines = self._engines({record.id})
+                if any(model.num_leases > 0 for model in engines) and not force:
+                    raise Conflict(f"The model '{reference}' is in use; remove it with force, or wait.")
+                await self._end_all(engines, "removed")  # the store lets no model go that somebody holds
             removal = await asyncio.to_thread(self._store.remove, reference, force)
-            if removal.deleted:
-                await self._end_all(self._engines({record.id}), "removed")
         if removal.deleted:
             self._lifecycles.forget(record.id)
             self._loader.forget(record.id)

@@ -43,12 +43,12 @@ class StoreChanges:
         """Remove all models, and end their engines.
 
         Raises:
-            Conflict: one is in use, and not `force`. Then all stays as it is.
+            Conflict: one is in use, here or by another process, and not `force`. Then all models stay.
             StoreError
         """
         models = await asyncio.to_thread(self._store.models)
         async with self._manager.without_engines([model.id for model in models], force):
-            return await asyncio.to_thread(self._store.purge)
+            return await asyncio.to_thread(self._store.purge, force)
 
     async def collect_for_ever(self) -> None:
         """At once and then every day, give back the space of what no model needs."""

@@ -52,6 +52,28 @@ class BlobStore:
         with store_errors(f"open the blob {digest}"):
             return self.path_of(digest).open("rb", buffering=0)
 
+    def hold(self, digest: Digest) -> FileIO:
+        """Open a blob and tell other processes that it is in use, until the file is closed or this process ends.
+
+        Raises:
+            StoreError: it is missing.
+        """
+        file = self.open(digest)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return file
+
+    def is_held(self, digest: Digest) -> bool:
+        """Whether somebody holds a blob, in whatever process."""
+        try:
+            with self.path_of(digest).open("rb", buffering=0) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def put_file(self, path: Path, expected: Digest | None = None, move: bool = False) -> Digest:
         """Store a file's bytes; with `move` the file is gone afterwards. Raises as `stage_file`."""
         staged = self.stage_file(path, expected, move)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dmr.errors import StoreError
+from dmr.errors import Conflict, StoreError
 from dmr.store.digest import hex_of
 from dmr.store.disk import STALE_SECONDS, store_errors, sweep
 from dmr.store.index import Index
@@ -103,13 +103,14 @@ def _leftovers(layout: Layout, needed: _Needed) -> Iterator[Path]:
         yield from layout.root.glob(pattern)
 
 
-def purge(layout: Layout, lock_timeout: float) -> Removal:
+def purge(layout: Layout, lock_timeout: float, force: bool = False) -> Removal:
     """Remove all models and whatever else lies in the store; the folder stays, an empty store.
 
     The index goes first, so a purge that breaks off has left no model, and what files it has left the next one takes.
 
     Raises:
-        StoreError: the folder is no store, is damaged, or does not obey. Unavailable.
+        StoreError: the folder is no store, or does not obey. Unavailable.
+        Conflict: another process uses a model, and not `force`.
     """
     if not layout.root.exists():
         return Removal()
@@ -117,6 +118,9 @@ def purge(layout: Layout, lock_timeout: float) -> Removal:
         raise StoreError(f"{layout.root} is no model store: it has no layout.json. Nothing was removed.")
     with layout.lock(lock_timeout):
         entries = layout.read_index_or_nothing().entries
+        if not force and (held := [entry for entry in entries if layout.is_held(entry, Index())]):
+            names = ", ".join(next(iter(entry.tags), entry.id) for entry in held)
+            raise Conflict(f"In use by another process: {names}. Unload them there, or use force.")
         layout.write_index(Index())
         with store_errors(f"empty {layout.root}"):
             for kind in ("bundles", "manifests", "blobs", "uploads"):

@@ -119,6 +119,11 @@ class Layout:
                 _log.warning("%s of a removed model is left behind: %s", path, error)
         self.delete_unreferenced(digests, remaining)
 
+    def is_held(self, entry: Entry, remaining: Index) -> bool:
+        """Whether somebody uses a blob that would go with this model."""
+        shared = {digest for other in remaining.entries for digest in self.all_digests(other)}
+        return any(map(self.blobs.is_held, self.all_digests(entry) - shared))
+
     def delete_unreferenced(self, digests: Iterable[Digest], index: Index) -> None:
         """Delete those blobs that no model of the index needs."""
         needed = index.digests_kept_aside().union(*(self.all_digests(entry) for entry in index.entries))

@@ -153,7 +153,7 @@ class ModelStore:
 
         Raises:
             ModelNotFound, InvalidReference.
-            Conflict: by ID and without `force`, while the model has several tags.
+            Conflict: without `force`, by ID while the model has several tags, or while somebody holds it.
         """
         self._find(reference_text)
         with self._layout.lock(self.lock_timeout):
@@ -168,6 +168,8 @@ class ModelStore:
                 self._layout.write_index(index.with_entry(entry.without_tags([tag])))
                 return Removal(untagged=(tag,))
             remaining = index.without(entry.id)
+            if not force and self._layout.is_held(entry, remaining):
+                raise Conflict(f"The model '{reference_text}' is in use by another process; unload it there, or force.")
             self._layout.write_index(remaining)
             self._layout.delete_model(entry, remaining)
             return Removal(untagged=entry.tags, deleted=(entry.id,))
@@ -175,6 +177,23 @@ class ModelStore:
     def names(self) -> list[str]:
         """One tag of each model, its ID if it has none; also of those that cannot be read."""
         return [entry.tags[0] if entry.tags else entry.id for entry in self._layout.read_index().entries]
+
+    def would_delete(self, reference_text: str, force: bool) -> bool:
+        """Whether `remove` would remove the model itself. Raises ModelNotFound, InvalidReference."""
+        entry, tag = self._resolve(self._layout.read_index(), reference_text)
+        return len(entry.tags) <= 1 or (tag is None and force)
+
+    def hold(self, reference_text: str) -> contextlib.ExitStack:
+        """Keep a model's weights from being removed by others, until that is closed or this process ends.
+
+        Raises:
+            ModelNotFound, InvalidReference, StoreError.
+        """
+        manifest = self._layout.read_manifest(self._find(reference_text).id)
+        with contextlib.ExitStack() as held:
+            for layer in weight_layers(manifest, self._layout.read_config(manifest).config.format):
+                held.enter_context(self._layout.blobs.hold(layer.digest))
+            return held.pop_all()
 
     def verify(self, reference_text: str) -> list[Digest]:
         """Hash all of a model again; the digests of what is damaged or missing, the manifest's being the ID.
@@ -203,9 +222,13 @@ class ModelStore:
         """Delete what belongs to no model and has not been touched for a week; returns the bytes freed."""
         return housekeeping.collect(self._layout, self.lock_timeout)
 
-    def purge(self) -> Removal:
-        """Remove everything. A folder that is no store is left alone: StoreError."""
-        return housekeeping.purge(self._layout, self.lock_timeout)
+    def purge(self, force: bool = False) -> Removal:
+        """Remove everything. A folder that is no store is left alone: StoreError.
+
+        Raises:
+            Conflict: somebody holds a model, and not `force`.
+        """
+        return housekeeping.purge(self._layout, self.lock_timeout, force)
 
     def parse_tag(self, text: str) -> str:
         """The full name of a tag to be given. Raises InvalidReference."""

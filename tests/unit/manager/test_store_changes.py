@@ -145,3 +145,39 @@ def test_what_no_model_needs_is_collected_from_the_start(bench: Bench, monkeypat
 
     bench.run(scene)
     assert not orphan.exists()
+
+
+def test_what_another_server_has_loaded_is_not_removed_by_accident(bench: Bench) -> None:
+    bench.add_model()
+
+    async def scene(manager: ModelManager) -> None:
+        other = bench.manager()
+        changes = StoreChanges(bench.store, manager)
+        try:
+            other.release(await ready(other, "one"))
+            with pytest.raises(Conflict, match="by another process"):
+                await manager.remove("one", False)
+            with pytest.raises(Conflict, match="by another process"):
+                await changes.purge(False)
+            assert len(bench.store.models()) == 1
+            await other.unload(None)
+            assert (await manager.remove("one", False)).deleted
+        finally:
+            await other.stop()
+
+    bench.run(scene)
+
+
+def test_force_takes_no_heed_of_another_server(bench: Bench) -> None:
+    bench.add_model()
+
+    async def scene(manager: ModelManager) -> None:
+        other = bench.manager()
+        try:
+            model = await ready(other, "one")
+            assert (await manager.remove("one", True)).deleted
+            assert model.is_alive  # it goes on with the files that it has open
+        finally:
+            await other.stop()
+
+    bench.run(scene)

@@ -233,6 +233,47 @@ def test_a_damaged_store_can_be_purged(store: ModelStore, tmp_path: Path) -> Non
     assert store.usage().models == store.usage().reclaimable == 0
 
 
+# --- in use ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_somebody_holds_is_not_removed_without_force(store: ModelStore, tmp_path: Path) -> None:
+    add(store, tmp_path, "a")
+    other = ModelStore(store.root)
+    with store.hold("a"), store.hold("a"):
+        for change in (lambda: other.remove("a"), other.purge):
+            with pytest.raises(Conflict, match="n use by another process"):
+                change()
+        assert store.verify("a") == []
+    assert other.remove("a").deleted
+    add(store, tmp_path, "a")
+    with store.hold("a"):
+        assert other.remove("a", force=True).deleted
+    add(store, tmp_path, "a")
+    with store.hold("a"):
+        assert other.purge(force=True).deleted
+
+
+def test_only_what_would_go_counts_as_in_use(store: ModelStore, tmp_path: Path) -> None:
+    add(store, tmp_path, "a")
+    store.tag("a", "b")
+    repackage_model(store, "a", Repackaging("c", context_size=7))
+    with store.hold("a"):
+        assert store.remove("c").deleted  # its weights stay with the other model
+        assert store.remove("b").deleted == ()
+        assert store.get("a").tags == ("docker.io/ai/a:latest",)
+
+
+@pytest.mark.parametrize(
+    ("name", "force", "deletes"),
+    [("a", False, False), ("a", True, False), ("{id}", False, False), ("{id}", True, True)],
+)
+def test_what_a_removal_would_do(store: ModelStore, tmp_path: Path, name: str, force: bool, deletes: bool) -> None:
+    model_id = add(store, tmp_path, "a")
+    assert store.would_delete(name.format(id=model_id), force)
+    store.tag("a", "b")
+    assert store.would_delete(name.format(id=model_id), force) is deletes
+
+
 # --- all at the same time --------------------------------------------------------------------------------------------
 
 
