@@ -64,10 +64,14 @@ def df_command(models: Models, as_json: bool) -> None:
     if as_json:
         print_json(usage)
         return
-    rows = [("Models", human_size(usage.get("models_disk_usage", 0)))]
-    engine = usage.get("default_backend_disk_usage", 0)
-    if engine > 0:
-        rows.append(("Inference engine", human_size(engine)))
+    unfinished, reclaimable = usage.get("incomplete_disk_usage", 0), usage.get("reclaimable_disk_usage", 0)
+    sizes = {
+        "Models": usage.get("models_disk_usage", 0) - unfinished - reclaimable,
+        "Unfinished downloads": unfinished,
+        "Reclaimable": reclaimable,
+        "Inference engine": usage.get("default_backend_disk_usage", 0),
+    }
+    rows = [(kind, human_size(size)) for kind, size in sizes.items() if size > 0 or kind == "Models"]
     click.echo(format_table(("TYPE", "SIZE"), rows))
 
 

@@ -92,6 +92,16 @@ def test_df_shows_the_engine_when_it_takes_space(dmr: Run, server: ScriptedServe
     assert dmr("df").stdout.splitlines()[2] == "Inference engine  42.00MB"
 
 
+def test_df_tells_what_is_no_model_apart(dmr: Run, server: ScriptedServer) -> None:
+    usage = {"models_disk_usage": 6_000_000, "incomplete_disk_usage": 2_000_000, "reclaimable_disk_usage": 1_000_000}
+    server.on("GET /engines/df", usage)
+    assert [line.split("  ")[0] + " " + line.split()[-1] for line in dmr("df").stdout.splitlines()[1:]] == [
+        "Models 3.00MB",
+        "Unfinished downloads 2.00MB",
+        "Reclaimable 1.00MB",
+    ]
+
+
 def test_df_as_json_is_what_the_server_tells(dmr: Run, server: ScriptedServer) -> None:
     server.on("GET /engines/df", {"models_disk_usage": 7, "reclaimable": 3})
     assert json.loads(dmr("df", "--json").stdout) == {"models_disk_usage": 7, "reclaimable": 3}
