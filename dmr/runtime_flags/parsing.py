@@ -162,6 +162,9 @@ def _check_together(values: Mapping[str, Any]) -> None:
         raise InvalidRequest("quantized types of KV cells need flash attention: --flash-attn on or auto", param=PARAM)
     if values.get("weights.use_direct_io") and values.get("weights.use_mlock"):
         raise InvalidRequest("--direct-io and --mlock exclude each other", param=PARAM)
+    fewest, most = values.get("projector.min_tokens", -1), values.get("projector.max_tokens", -1)
+    if 0 < most < fewest:
+        raise InvalidRequest("--image-min-tokens is more than --image-max-tokens", param=PARAM)
     order = values.get("sampling.order", ())
     if "infill" in order and not 0 < _top_k_before_infill(order, values) <= _MOST_CANDIDATES:
         text = f"--samplers: infill needs top_k before it, and --top-k of {_MOST_CANDIDATES} at most"

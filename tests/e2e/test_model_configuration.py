@@ -176,6 +176,30 @@ def test_vectors_are_made_as_configured(running: Server) -> None:
     assert vector() == before
 
 
+def test_scores_are_made_as_configured(running: Server) -> None:
+    model = "test/tiny-rerank"
+    body = {"model": model, "query": "a", "documents": ["hello", "b " * 100]}
+    assert running.post("/v1/rerank", body).status == 200
+    configure(running, model, mode="reranking", **{"context-size": 32})
+    answer = running.post("/v1/rerank", body)
+    assert answer.status == 400
+    assert "the model takes 32 at most" in answer.data.decode()
+
+
+def test_a_draft_model_guesses_and_changes_no_answer(running: Server) -> None:
+    wanted = text_of(running, temperature=0, max_tokens=40)
+    speculation = {"draft_model": MODEL, "num_tokens": 4, "min_acceptance_rate": 0.01}
+    configure(running, speculative=speculation)
+    assert text_of(running, temperature=0, max_tokens=40) == wanted
+    metrics = running.get("/metrics").data.decode()
+    guesses = [line for line in metrics.splitlines() if line.startswith("dmr_draft_tokens_total")]
+    assert any(float(line.rpartition(" ")[2]) > 0 for line in guesses), guesses
+    assert shown(running)[0]["Config"]["speculative"] == speculation
+    answer = running.post(PATH, {"model": MODEL, "speculative": {"draft_model": "missing"}})
+    assert answer.status == 400
+    assert "The draft model 'missing' does not exist" in answer.data.decode()
+
+
 def test_flags_that_are_refused_reach_no_engine(running: Server, tmp_path: Path) -> None:
     target = tmp_path / "written"
     pids = running.engine_pids()

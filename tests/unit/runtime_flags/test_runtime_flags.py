@@ -165,6 +165,7 @@ def test_values_are_read(tokens: tuple[str, ...], expected: dict[str, Any]) -> N
         (("--samplers", "infill;top_k"), "--samplers: infill needs top_k before it, and --top-k of 256 at most"),
         (("-ctv", "q8_0", "-fa", "off"), "quantized types of KV cells need flash attention"),
         (("--mlock", "--direct-io"), "--direct-io and --mlock exclude each other"),
+        (("--image-min-tokens", "9", "--image-max-tokens", "8"), "--image-min-tokens is more than"),
         (("--fit", "off"), 'runtime flag "--fit" is supported with on only'),
         (("--reasoning-format", "none"), 'runtime flag "--reasoning-format" is supported with auto or deepseek only'),
         (("--jinja",) * 300, "invalid runtime flags: there are too many, or one is too long"),
