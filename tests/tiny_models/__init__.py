@@ -14,6 +14,7 @@ from pathlib import Path
 from .bert import EMBED_CONTEXT, EMBED_SIZE, write_embed_model, write_rerank_model
 from .llama import RANDOM_CONTEXT, SCRIPT_CONTEXT, write_random_model, write_script_model, write_think_model
 from .memories import MEMORY_CONTEXT, WINDOW, write_hybrid_model, write_recurrent_model, write_window_model
+from .projector import write_projector_for, write_random_projector, write_script_projector
 from .script import (
     SCRIPT_ANSWER,
     SCRIPT_ANSWER_TOKENS,
@@ -48,10 +49,13 @@ __all__ = [
     "model_file",
     "write_embed_model",
     "write_hybrid_model",
+    "write_projector_for",
     "write_random_model",
+    "write_random_projector",
     "write_recurrent_model",
     "write_rerank_model",
     "write_script_model",
+    "write_script_projector",
     "write_think_model",
     "write_window_model",
 ]
@@ -64,6 +68,8 @@ MODELS: dict[str, Callable[[Path], None]] = {
     "tiny-recurrent": write_recurrent_model,
     "tiny-hybrid": write_hybrid_model,
     "tiny-embed": write_embed_model,
+    "tiny-script-mmproj": write_script_projector,
+    "tiny-random-mmproj": write_random_projector,
     "tiny-rerank": write_rerank_model,
     # For coding agents: each is asked to run a command by the name that one of them gives its shell.
     "tiny-bash": partial(write_script_model, call=ToolCall("Bash", "command", "pwd")),

@@ -105,6 +105,14 @@ def _script_layer() -> dict[str, Array]:
     return layer
 
 
+def colour_vectors() -> tuple[Array, Array]:
+    """What a picture's places hold [colours, WIDTH]: a colour's word each; and what a place without a colour holds."""
+    vocabulary = Vocabulary()
+    follows = script.successors(thinking=False)
+    rows = _script_embedding(vocabulary, _identities(vocabulary, set(follows)), WEATHER, ("\n", "\n\n"))
+    return rows[[vocabulary.id_of(colour) for colour in script.SCRIPT_COLOURS]], 0.05 * rows[vocabulary.id_of("~")]
+
+
 def _write_scripted(path: Path, name: str, template: str, call: ToolCall = WEATHER, *, thinking: bool) -> None:
     vocabulary = Vocabulary(call)
     follows = script.successors(call, thinking=thinking)
