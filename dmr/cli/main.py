@@ -13,6 +13,7 @@ from dmr.cli.bench import bench_command
 from dmr.cli.completion import completion_command
 from dmr.cli.config import config_command
 from dmr.cli.configure import configure_command
+from dmr.cli.context import context_command
 from dmr.cli.group import Commands
 from dmr.cli.import_file import import_command
 from dmr.cli.launch import launch_command
@@ -88,6 +89,7 @@ for _command in (
     logs_command,
     requests_command,
     launch_command,
+    context_command,
     completion_command,
     status_command,
     version_command,

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import click
 from click.core import ParameterSource
 
-from dmr.cli.address import own_address, parse_address
+from dmr.cli.address import Address, own_address, parse_address
+from dmr.cli.contexts import read_contexts
+from dmr.cli.tls import Tls, read_tls, with_https
 from dmr.config import read_settings
 from dmr.errors import DmrError
 
@@ -26,18 +28,27 @@ R = TypeVar("R")
 
 
 def connect(ctx: click.Context) -> ServerApi:
-    """A client of the server that `--server` names, or that the settings tell of; closed with the context.
+    """A client of the server that `--server` names, the context in use, or the settings; closed with the context.
 
     Raises:
-        InvalidRequest
+        InvalidRequest, StoreError
     """
     from dmr.cli.server_api import ServerApi
 
-    root = ctx.find_root()
-    is_named = root.get_parameter_source("server") is not ParameterSource.DEFAULT
-    server = ServerApi(parse_address(root.params["server"] if is_named else own_address(read_settings())))
+    server = ServerApi(*_endpoint(ctx.find_root()))
     ctx.call_on_close(server.close)
     return server
+
+
+def _endpoint(root: click.Context) -> tuple[Address, Tls]:
+    wants_tls, tls = read_tls()
+    if root.get_parameter_source("server") is not ParameterSource.DEFAULT:
+        given = root.params["server"]
+        return parse_address(with_https(given) if wants_tls else given), tls
+    endpoint = read_contexts().endpoint
+    if endpoint is not None:
+        return parse_address(endpoint.host), endpoint.tls if endpoint.tls != Tls() else tls
+    return parse_address(own_address(read_settings())), tls
 
 
 def pass_server(command: Callable[Concatenate[ServerApi, P], R]) -> Callable[P, R]:

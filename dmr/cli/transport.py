@@ -13,6 +13,7 @@ import urllib3
 from urllib3.response import BaseHTTPResponse
 
 from dmr.cli.address import Address
+from dmr.cli.tls import Tls
 from dmr.errors import DmrError, Unavailable
 
 T = TypeVar("T")
@@ -58,10 +59,14 @@ class Pieces:
 class Transport:
     """One server. Calls raise `ServerNotRunning` or `ServerError`."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, tls: Tls | None = None) -> None:
         self.address = address
-        self._prefix = urlsplit(address.url).path
-        self._pool = urllib3.connection_from_url(address.url, retries=False, blocksize=1024 * 1024)
+        parts = urlsplit(address.url)
+        self._prefix = parts.path
+        options = tls.pool_options() if tls and parts.scheme == "https" else {}
+        if tls and tls.skip_verify:  # it was asked for
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        self._pool = urllib3.connection_from_url(address.url, retries=False, blocksize=1024 * 1024, **options)
 
     def close(self) -> None:
         """Close every connection."""
@@ -141,6 +146,11 @@ class Transport:
             raise ConnectionLost(f"The server at {self.address.url} has stopped answering.") from None
         except urllib3.exceptions.ProtocolError:
             raise ConnectionLost("The server closed the connection before the answer was complete.") from None
+        except urllib3.exceptions.SSLError as error:
+            raise ServerError(
+                f"The certificate of {self.address.url} is not accepted: {error}. "
+                "MODEL_RUNNER_TLS_CA_CERT names the file of an authority to trust."
+            ) from None
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise ServerError(f"The server at {self.address.url} cannot be understood: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -67,6 +68,10 @@ class ScriptedServer:
         if not replies:
             return Reply(b"not found\n", 404, "text/plain")
         return replies.pop(0) if len(replies) > 1 else replies[0]
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """From now on this is TLS."""
+        self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
 
     def close(self) -> None:
         self._http.shutdown()
