@@ -190,6 +190,10 @@ class Upstreams:
     ) -> None:
         """`environ` has the keys; `certificates` is a file of authorities to trust beside the system's."""
         variables = environ or {}
+        engines = tuple(engines)
+        for each in engines:
+            if each.api_key_env and not variables.get(each.api_key_env):
+                log.warning("%s is not set: the engine '%s' gets no key.", each.api_key_env, each.name)
         trusts = cache(lambda: trusting_context(certificates, variables))
         self._all = {each.name: Upstream(each, variables.get(each.api_key_env, ""), trusts, clock) for each in engines}
 

@@ -10,6 +10,7 @@ from dmr_server.engines import BackendRequest
 from dmr_server.errors import NotConfigured, RouteNotFound
 from dmr_server.operation import BAD_QUERY, TEXT, Operation, Parameter
 from dmr_server.recording.records import ModelRecords
+from dmr_server.recording.resources import Dropped
 
 _MODEL = Parameter("model", "only of this model, by any of its names")
 _EXISTING = Parameter("include_existing", "of a stream: begin with the records that there are", bool)
@@ -27,7 +28,8 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
             stream_type=EVENT_STREAM,
             query=(_MODEL, _EXISTING),
             errors=(*BAD_QUERY, NotConfigured("")),
-        )
+        ),
+        "delete": Operation("drop records", Dropped, query=(_MODEL,), errors=(NotConfigured(""),)),
     },
     "/logs": {
         "get": Operation(

@@ -14,6 +14,7 @@ from dmr_server.docker import DockerDialect
 from dmr_server.errors import ClientGone, NotConfigured, RouteNotFound
 from dmr_server.flags import flag
 from dmr_server.log_reading import Tail, merged
+from dmr_server.refusal import refuse_to_stay
 
 POLL_INTERVAL = 0.2  # seconds between two looks for new lines
 PIECE = 1 << 16  # bytes that are sent together, about
@@ -31,6 +32,8 @@ class Logs:
         if self._folder is None:
             raise NotConfigured("logs API not available: log directory not configured; set MODEL_RUNNER_LOG_DIR")
         follow, no_engines = flag(req, "follow"), flag(req, "no-engines")
+        if follow:
+            refuse_to_stay()
         tails = [Tail(self._folder / SERVICE_LOG)]
         if not tails[0].exists:
             raise RouteNotFound("service log not found")

@@ -5,6 +5,7 @@ An engine is addressed by its name (`/engines/NAME/v1/…`), or by a model that 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from dmr.service import Service
     from dmr.service.upstream_call import UpstreamCall
     from dmr.service.upstreams import Upstream
+
+log = logging.getLogger("dmr.server")
 
 _ADDRESS = re.compile(r"/+engines/+([^/]+)(/.*)")
 _SERVED = re.compile(r"/v1(/.*)?|/(rerank|score|tokenize|detokenize)")
@@ -148,6 +151,7 @@ class PassOn:
                 call.send(req.method, path + query, _headers(req, is_unpacked), body)
         except DmrError as error:
             client.check()  # if it has left, that is the reason
+            log.warning("%s (%s)", error.message, req.context.request_id)
             if not call.was_connected:
                 engine.note_unreached(error)
             raise
@@ -211,6 +215,7 @@ class PassedOn:
                 self._draft.has_left = True
                 return b""
             self._draft.error = error
+            log.warning("%s", error.message)
             told = self._to_frame(error)
             if not told:
                 raise

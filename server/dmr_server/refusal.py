@@ -11,6 +11,8 @@ import falcon
 
 from dmr.errors import Overloaded
 
+LOOKING = "looking"  # begins the names of the threads that only answer short looks
+STAY_RETRY = 10.0  # seconds
 _here = threading.local()
 
 
@@ -31,6 +33,12 @@ class Refusal:
         self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
     ) -> None:
         refuse_if_full()
+
+
+def refuse_to_stay() -> None:
+    """Raises Overloaded in the few threads that are left for short looks at a full server."""
+    if threading.current_thread().name.startswith(LOOKING):
+        raise Overloaded("The server is full: what does not end has no place now.", retry_after=STAY_RETRY)
 
 
 def refuse_if_full() -> None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
 
 from dmr_server import ending
-from dmr_server.refusal import refusing
+from dmr_server.refusal import LOOKING, refusing
 
 MAX_WAIT = 10.0  # seconds that a request waits for a thread
 MAX_SILENCE = 60  # seconds that a thread waits for the next bytes of a request
@@ -50,7 +50,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._ends: deque[float] = deque(maxlen=NUM_REMEMBERED)
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        self._lookers = ThreadPoolExecutor(NUM_LOOKING, thread_name_prefix="looking")
+        self._lookers = ThreadPoolExecutor(NUM_LOOKING, thread_name_prefix=LOOKING)
         self._closers = ThreadPoolExecutor(NUM_CLOSING, thread_name_prefix="closing")
         self._refusers = ThreadPoolExecutor(NUM_REFUSING, thread_name_prefix="refusing")
         return ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="serving")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 from wsgiref.util import setup_testing_defaults
@@ -17,6 +18,7 @@ from dmr.log_file import ENGINE_LOG, SERVICE_LOG, LogFile, stamp
 from dmr_server import ending
 from dmr_server.app import create_app
 from dmr_server.log_reading import Tail, merged
+from dmr_server.refusal import LOOKING
 
 
 @pytest.fixture
@@ -130,6 +132,18 @@ def test_follow(client: falcon.testing.TestClient, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(ending, "_begun", True)
     assert list(pieces) == []
     cast(Any, pieces).close()
+
+
+def test_a_full_server_has_no_thread_for_what_does_not_end(client: falcon.testing.TestClient, tmp_path: Path) -> None:
+    write(tmp_path / SERVICE_LOG, line(1, "s1"))
+    asked = ("/logs", "follow=1", {}), ("/logs", "", {}), ("/engines/requests", "", {"Accept": "text/event-stream"})
+    with ThreadPoolExecutor(1, thread_name_prefix=LOOKING) as looking:
+        told = [
+            looking.submit(client.simulate_get, path, query_string=query, headers=headers).result()
+            for path, query, headers in asked
+        ]
+    assert [answer.status_code for answer in told] == [503, 200, 503]
+    assert told[0].headers["retry-after"] == "10"
 
 
 def test_follow_ends_with_its_client(client: falcon.testing.TestClient, tmp_path: Path) -> None:

@@ -116,6 +116,12 @@ class Journal:
             )
             return [Stored(*row) for row in rows]
 
+    def drop(self, model_id: str | None = None) -> int:
+        """Of one model or of all; returns how many."""
+        where, values = ("", ()) if model_id is None else (" WHERE model = ?", (model_id,))
+        with self._lock:
+            return self._open().execute(f"DELETE FROM records{where}", values).rowcount
+
     def last_sequence(self) -> int:
         with self._lock:
             (last,) = self._open().execute("SELECT coalesce(max(sequence), 0) FROM records").fetchone()

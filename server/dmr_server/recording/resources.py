@@ -19,6 +19,7 @@ from dmr_server.docker_configure import WireConfiguration, to_entry
 from dmr_server.errors import ClientGone, NotConfigured
 from dmr_server.flags import flag
 from dmr_server.recording.records import ModelRecords, Stored
+from dmr_server.refusal import refuse_to_stay
 
 if TYPE_CHECKING:
     from dmr.service import Service
@@ -27,8 +28,12 @@ if TYPE_CHECKING:
 POLL_INTERVAL = 0.25  # seconds between two looks for what other workers have written
 
 
+class Dropped(msgspec.Struct, frozen=True):
+    dropped: int
+
+
 class Requests:
-    """GET /engines/requests"""
+    """GET, DELETE /engines/requests"""
 
     dialect = DockerDialect()
 
@@ -37,8 +42,7 @@ class Requests:
         self._recorder = recorder
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        if not self._recorder.is_on:
-            raise NotConfigured("requests are not recorded: set DMR_RECORD to 'metadata' or 'bodies'")
+        self._check_on()
         model_id = self._model_id(req.get_param("model"))
         try:
             if EVENT_STREAM in (req.get_header("Accept") or "").lower():
@@ -50,6 +54,20 @@ class Requests:
             raise InternalError(f"the records cannot be read: {error}") from error
 
     on_head = on_get
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Ours: what is kept can be dropped, of one model or of all."""
+        self._check_on()
+        try:
+            self._recorder.flush()
+            num_dropped = self._recorder.journal.drop(self._model_id(req.get_param("model")))
+        except sqlite3.Error as error:
+            raise InternalError(f"the records cannot be dropped: {error}") from error
+        resp.data = msgspec.json.encode(Dropped(num_dropped))
+
+    def _check_on(self) -> None:
+        if not self._recorder.is_on:
+            raise NotConfigured("requests are not recorded: set DMR_RECORD to 'metadata' or 'bodies'")
 
     def _all(self, model_id: str | None) -> list[ModelRecords]:
         stored = self._recorder.journal.records(model_id)
@@ -78,6 +96,7 @@ class Requests:
 
     def _follow(self, req: falcon.Request, resp: falcon.Response, model_id: str | None) -> None:
         includes_existing = flag(req, "include_existing")
+        refuse_to_stay()
         self._recorder.flush()
         journal = self._recorder.journal
         last = journal.last_sequence()

@@ -223,6 +223,16 @@ def test_all_workers_tell_the_same(service: FakeService, tmp_path: Path, answer:
     assert len(records(first)) == 3
 
 
+def test_what_is_kept_can_be_dropped(service: FakeService, tmp_path: Path, answer: Any) -> None:
+    first, second = workers(service, tmp_path, "metadata", 2)
+    service.enqueue(*answer)
+    first.simulate_post(CHAT, json=HELLO)
+    assert first.simulate_delete("/engines/requests", params={"model": "ai/other"}).json == {"dropped": 0}
+    assert first.simulate_delete("/engines/requests", params={"model": "ai/smollm2"}).json == {"dropped": 1}
+    assert records(second) == []
+    assert second.simulate_delete("/engines/requests").json == {"dropped": 0}
+
+
 def test_off(service: FakeService, tmp_path: Path, answer: Any) -> None:
     (client,) = workers(service, tmp_path, "off")
     service.enqueue(*answer)
