@@ -17,7 +17,15 @@ Run = Callable[..., Result]
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting of the developer's own machine, and a home folder that is thrown away."""
-    for name in ("MODEL_RUNNER_HOST", "MODEL_RUNNER_PORT", "DMR_NO_HISTORY", "DMR_HOST", "DMR_KEEP_ALIVE", "LOG_LEVEL"):
+    for name in (
+        "DMR_CONFIG",
+        "MODEL_RUNNER_HOST",
+        "MODEL_RUNNER_PORT",
+        "DMR_NO_HISTORY",
+        "DMR_HOST",
+        "DMR_KEEP_ALIVE",
+        "LOG_LEVEL",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
