@@ -39,7 +39,7 @@ Examples:
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.argument("name", shell_complete=complete_model)
 @click.option("--offline", is_flag=True, help="Write into the store on disk, without a server.")
-@click.option("--convert-to", "kind", default="", metavar="TYPE", help="Of safetensors: F32, F16, BF16 or Q8_0.")
+@click.option("--convert-to", "kind", default="", metavar="TYPE", help="Of safetensors: F16, Q8_0, Q4_K_M, …")
 @click.pass_context
 def import_command(ctx: click.Context, file: Path, name: str, offline: bool, kind: str) -> None:
     """Put the model in FILE into the store as NAME, and print its full tag.

@@ -26,7 +26,6 @@ def import_folder(models: Models, folder: Path, name: str, kind: str) -> Model:
     Raises:
         DmrError: as `read_model_folder`, `Converter.convert` and the packaging; or the server's own.
     """
-    from dmr.store.conversion import kind_of
     from dmr.store.model_folder import read_model_folder
 
     found = read_model_folder(folder)
@@ -34,7 +33,7 @@ def import_folder(models: Models, folder: Path, name: str, kind: str) -> Model:
         if kind:
             raise InvalidModelFile(f"{folder} holds GGUF files, which need no conversion: leave out --convert-to.")
         return _store(models, name, found.package(found.weights, found.mmproj))
-    with _converted(found, kind_of(kind)) as package:
+    with _converted(found, kind) as package:
         return _store(models, name, package)
 
 
@@ -55,11 +54,13 @@ def _store(models: Models, name: str, package: Package) -> Model:
 def _converted(found: ModelFolder, kind: str) -> Iterator[Package]:
     """GGUF files, which are gone afterwards; TMPDIR says where they are made."""
     from dmr.cli.progress import ByteBars
+    from dmr.manager.quantizer import Quantizer
     from dmr.store.conversion import Converter
 
     folder = found.safetensors
     assert folder is not None
-    converter = Converter()
+    converter = Converter(Quantizer())
+    kind = converter.kind_of(kind)
     converter.check()
     total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     with tempfile.TemporaryDirectory(prefix="dmr-") as workspace:

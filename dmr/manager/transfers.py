@@ -18,6 +18,7 @@ from dmr.config import Settings
 from dmr.errors import DmrError, InternalError, ShuttingDown
 from dmr.manager.places import Places
 from dmr.manager.quantizer import Quantizer
+from dmr.store.conversion import Converter
 from dmr.store.create import create_model
 from dmr.store.draft import Quantize
 from dmr.store.pull import RegistryOptions, Report
@@ -129,7 +130,8 @@ class Transfers:
         options = self._options(token, insecure)
 
         def work(report: Report, cancelled: Cancelled) -> None:
-            pull(self._store, reference, options, report, cancelled, self._road.one(cancelled))
+            converter = Converter(self._quantize)
+            pull(self._store, reference, options, report, cancelled, self._road.one(cancelled), converter)
 
         return self._follow(_Key("pull", self._same(reference), "", token, insecure), work)
 

@@ -13,12 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 import dmr
 from dmr.errors import InvalidModelFile, InvalidRequest, StoreError, Unavailable, Unsupported
 from dmr.store.disk import store_errors
+from dmr.store.ggml_tables import WRITABLE_FILE_TYPES
 from dmr.store.registry.transport import Cancelled, TransferCancelled
 from dmr.store.safetensors_folder import is_text, is_weights
 from dmr.store.safetensors_names import keep_ranking_pooler
@@ -32,6 +34,9 @@ MAX_SECONDS = 12 * 3600.0
 MAX_SILENCE = 1800.0  # seconds in which neither the file nor the converter's log grows
 POLL_INTERVAL = 0.2  # seconds between two looks at how far it is
 MAX_LOG_BYTES = 16384  # of its end, that are searched for the reason of a failure
+
+if TYPE_CHECKING:
+    from dmr.store.draft import Quantize
 
 _SCRIPT = Path("converter", "convert_hf_to_gguf.py")
 _LOG = "converter.log"
@@ -56,25 +61,27 @@ def find_script() -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def kind_of(text: str) -> str:
-    """One of `KINDS`, written in any case. Raises InvalidRequest."""
-    kind = text.strip().upper()
-    if kind not in KINDS:
-        known = ", ".join(filter(None, KINDS))
-        raise InvalidRequest(
-            f"Safetensors are converted to {known}, not to {text[:40]!r}: take one of these, and quantize it then.",
-            param="quantization",
-        )
-    return kind
-
-
 class Converter:
     """Blocks its caller's thread. Any thread."""
 
-    def __init__(self, command: Sequence[str] | None = None, limits: Limits = LIMITS) -> None:
-        """`command` is started instead of llama.cpp's converter, with the same arguments."""
+    def __init__(
+        self, quantize: Quantize | None = None, command: Sequence[str] | None = None, limits: Limits = LIMITS
+    ) -> None:
+        """`quantize` makes what the converter does not; `command` is started in its place, with the same arguments."""
+        self._quantize = quantize
         self._command = command
         self._limits = limits
+
+    def kind_of(self, text: str) -> str:
+        """The kind of weights that is meant, in any case; empty = 16 bits. Raises InvalidRequest: it cannot be made."""
+        kind = text.strip().upper()
+        kinds = (*KINDS, *(kind for kind in WRITABLE_FILE_TYPES if self._quantize and kind not in KINDS))
+        if kind not in kinds:
+            raise InvalidRequest(
+                f"Safetensors are converted to {', '.join(filter(None, kinds))}, not to {text[:40]!r}.",
+                param="quantization",
+            )
+        return kind
 
     def check(self) -> None:
         """Raises Unsupported, which says what to do: the converter or what it needs is not installed."""
@@ -95,7 +102,7 @@ class Converter:
     def convert(
         self, folder: Path, target: Path, kind: str, report: Report, cancelled: Cancelled, projector: bool = False
     ) -> None:
-        """Write `target`, with the weights of `folder` or, if asked for, its vision projector.
+        """Write `target`, with the weights of `folder` or, if asked for, its projector. `kind` is one of `kind_of`.
 
         `report` is told the bytes that are written. No code out of `folder` is run, and nothing is to be fetched.
 
@@ -107,10 +114,24 @@ class Converter:
             TransferCancelled: the process has ended when this is raised.
         """
         self.check()
+        if kind in KINDS:
+            self._convert(folder, target, KINDS[kind], report, cancelled, projector)
+            return
+        assert self._quantize is not None, "kind_of knows it"
+        full = target.with_name(f"full-{target.name}")
+        try:
+            self._convert(folder, full, KINDS[""], report, cancelled)
+            self._quantize(full, target, WRITABLE_FILE_TYPES[kind], lambda _: report(_size_of(target)), cancelled)
+        finally:
+            full.unlink(missing_ok=True)
+
+    def _convert(
+        self, folder: Path, target: Path, out_type: str, report: Report, cancelled: Cancelled, projector: bool = False
+    ) -> None:
         part = target.with_name(f"mmproj-{target.name}") if projector else target  # its own name for a projector
         with store_errors("convert"), _workshop(folder, target) as (clean_folder, environ):
             log = clean_folder.with_name(_LOG)
-            arguments = [str(clean_folder), "--outfile", str(target), "--outtype", KINDS[kind]]
+            arguments = [str(clean_folder), "--outfile", str(target), "--outtype", out_type]
             status = self._run(arguments + (["--mmproj"] if projector else []), environ, log, part, report, cancelled)
             if status != 0 or not part.is_file():
                 raise _failure(folder, log, status)

@@ -6,6 +6,7 @@ import contextlib
 from contextlib import AbstractContextManager
 
 from dmr.errors import DmrError, RegistryError
+from dmr.store.conversion import Converter
 from dmr.store.hugging_face.names import parse_hub_name
 from dmr.store.hugging_face.pull import pull_from_hub
 from dmr.store.hugging_face.push import push_to_hub
@@ -26,10 +27,11 @@ def pull(
     report: Report,
     cancelled: Cancelled = lambda: False,
     place: AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008
+    converter: Converter | None = None,
 ) -> ModelRecord:
     """Bring a model into the store. Blocks; reports come from several threads.
 
-    `place` is entered before anything large is fetched: it may wait for its turn.
+    `place` is entered before anything large is fetched: it may wait for its turn. `converter` is for safetensors.
 
     Raises:
         InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError, StoreError, TransferCancelled
@@ -38,7 +40,8 @@ def pull(
     hub_model = parse_hub_name(text)
     if hub_model is not None:
         with place:
-            return pull_from_hub(store, text, hub_model, options.token, options.environ, transport, report)
+            converter = converter or Converter()
+            return pull_from_hub(store, text, hub_model, options.token, options.environ, transport, report, converter)
     reference, layout = parse_remote(text, store.default_registry), Layout(store.root)
     return store.get(pull_model(layout, reference, options, transport, report, store.lock_timeout, place).id)
 

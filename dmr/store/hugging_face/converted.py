@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dmr.errors import DmrError, InvalidModelFile
-from dmr.store.conversion import Converter, kind_of
+from dmr.store.conversion import Converter
 from dmr.store.digest import Digest, digest_of
 from dmr.store.disk import store_errors
 from dmr.store.hugging_face.client import HubFile
@@ -51,7 +51,7 @@ def pull_converted(
     converter: Converter,
 ) -> ModelRecord:
     """Raises as `pull_from_hub`, and InvalidRequest: weights cannot be converted to that quantization."""
-    kind = kind_of(source.model.quantization)
+    kind = converter.kind_of(source.model.quantization)
     weights, small = _wanted(source.files)
     origin = f"{HUB_HOSTS[0]}/{source.repository}:{kind or 'latest'}@{_digest_of_files([*weights, *small])}"
     with contextlib.suppress(DmrError):

@@ -48,7 +48,7 @@ def pull_from_hub(
     environ: Mapping[str, str],
     transport: Transport,
     report: Report,
-    converter: Converter | None = None,
+    converter: Converter,
 ) -> ModelRecord:
     """Bring the wanted model, all its shards, its licences and a projector if there is one, and name it `text`.
 
@@ -79,7 +79,7 @@ def pull_from_hub(
         return store.get(_pull_gguf(store, layout, source, tag, transport, report).id)
     if not has_safetensors(source.files):
         raise Unsupported(f"{model.repository} has neither GGUF files nor safetensors that make a language model.")
-    return pull_converted(store, layout, source, tag, transport, report, converter or Converter())
+    return pull_converted(store, layout, source, tag, transport, report, converter)
 
 
 def _pull_gguf(

@@ -18,8 +18,9 @@ from tiny_safetensors import write_tiny_llama
 from unit.store.gguf_bytes import Tensor, gguf_bytes
 
 from dmr.errors import InvalidModelFile, InvalidRequest, StoreError, Unavailable, Unsupported
+from dmr.manager.quantizer import Quantizer
 from dmr.store import conversion
-from dmr.store.conversion import NEEDED_PACKAGES, Converter, Limits, find_script, kind_of
+from dmr.store.conversion import NEEDED_PACKAGES, Converter, Limits, find_script
 from dmr.store.hugging_face.names import parse_hub_name
 from dmr.store.hugging_face.pull import pull_from_hub
 from dmr.store.registry.transport import TransferCancelled, Transport
@@ -42,6 +43,11 @@ class Fake(Protocol):
     def __call__(self, body: str, limits: Limits = ...) -> Converter: ...
 
 
+def quantize(source: Path, target: Path, file_type: int, report: Callable[[int], None], _cancelled: object) -> None:
+    target.write_bytes(source.read_bytes() + b", as %d" % file_type)
+    report(1)
+
+
 @pytest.fixture
 def fake(tmp_path: Path) -> Fake:
     """Makes a converter out of what it does; `folder`, `target`, `is_projector` and `argv` are known to it."""
@@ -54,7 +60,7 @@ def fake(tmp_path: Path) -> Fake:
             "if is_projector: target = target.with_name('mmproj-' + target.name)\n"
             f"MODEL, PROJECTOR = {MODEL!r}, {PROJECTOR!r}\n" + textwrap.dedent(body)
         )
-        return Converter((sys.executable, str(script)), limits)
+        return Converter(quantize, (sys.executable, str(script)), limits)
 
     return make
 
@@ -161,9 +167,18 @@ def test_the_process_ends_with_whoever_started_it(tmp_path: Path) -> None:
 
 
 def test_kinds_are_written_in_any_case() -> None:
-    assert kind_of("bf16") == "BF16"
+    assert Converter().kind_of("bf16") == "BF16"
+    assert Converter(quantize).kind_of("q4_k_m") == "Q4_K_M"
     with pytest.raises(InvalidRequest, match="to F32, F16, BF16, Q8_0, not to 'Q4_K_M'"):
-        kind_of("Q4_K_M")
+        Converter().kind_of("Q4_K_M")
+    with pytest.raises(InvalidRequest, match=r"Q4_K_M.*, not to 'Q9'"):
+        Converter(quantize).kind_of("Q9")
+
+
+def test_what_the_converter_cannot_make_is_quantized_afterwards(fake: Fake, folder: Path) -> None:
+    converter = fake("target.write_text(' '.join(argv[3:]))")
+    assert convert(converter, folder, "Q4_K_M").read_text() == "--outtype auto, as 15"
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["fake_converter.py", "out.gguf", "tiny"]
 
 
 def test_without_the_extra_it_is_said_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,12 +192,12 @@ def test_without_the_extra_it_is_said_what_to_install(folder: Path, monkeypatch:
 
 
 @needs_extra
-@pytest.mark.parametrize("kind", ["", "F16", "Q8_0"])
+@pytest.mark.parametrize("kind", ["", "F16", "Q8_0", "Q4_0"])
 def test_the_real_converter_makes_a_model_that_can_be_imported(folder: Path, tmp_path: Path, kind: str) -> None:
     store = ModelStore(tmp_path / "store")
-    record = store.import_gguf(convert(Converter(), folder, kind), "tiny")
+    record = store.import_gguf(convert(Converter(Quantizer()), folder, kind), "tiny")
     assert record.config.architecture == "llama"
-    assert record.config.quantization == {"": "BF16", "F16": "F16", "Q8_0": "Q8_0"}[kind]
+    assert record.config.quantization == {"": "BF16", "F16": "F16", "Q8_0": "Q8_0", "Q4_0": "Q4_0"}[kind]
     assert record.config.context_size == 128
     assert "messages" in record.config.gguf["tokenizer.chat_template"]
 
@@ -265,8 +280,8 @@ def test_nothing_is_fetched_where_nothing_can_be_converted(
     monkeypatch.setattr(conversion, "NEEDED_PACKAGES", ("no_such_package",))
     with pytest.raises(Unsupported):
         bring(hub, target, Converter())
-    with pytest.raises(InvalidRequest, match="not to 'Q4_K_M'"):
-        bring(hub, target, Converter(), f"{NAME}:Q4_K_M")
+    with pytest.raises(InvalidRequest, match="not to 'Q9'"):
+        bring(hub, target, Converter(), f"{NAME}:Q9")
     assert not hub.bytes_sent
 
 
