@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import make_certificates
 from loopback_registry import LoopbackRegistry, running
 from transfer_models import MIB, NOBODY, blobs_of, weights, whole_model
 
 from dmr.client import ManagerClient
-from dmr.config import Settings
+from dmr.config import RegistrySettings, Settings
 from dmr.errors import RemoteModelNotFound, ShuttingDown, Unavailable
 from dmr.manager.transfers import MAX_TRANSFERS, Transfers
 from dmr.store.store import ModelStore
@@ -55,9 +56,11 @@ def target(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / "target")
 
 
-def play(store: ModelStore, scene: Callable[[Transfers], Coroutine[Any, Any, None]]) -> None:
+def play(
+    store: ModelStore, scene: Callable[[Transfers], Coroutine[Any, Any, None]], registry: RegistrySettings | None = None
+) -> None:
     async def run() -> None:
-        transfers = Transfers(store, Settings(), {})
+        transfers = Transfers(store, Settings(registry=registry or RegistrySettings()), {})
         try:
             await asyncio.wait_for(scene(transfers), 30)
         finally:
@@ -213,6 +216,28 @@ def test_whoever_stops_ends_what_is_under_way(name: str, target: ModelStore, reg
             await all_of(transfers.pull(name, None, False))
 
     play(target, scene)
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["authority", "insecure", "insecure request"])
+def test_how_registries_are_reached_is_a_setting(
+    kind: str, source: ModelStore, target: ModelStore, registry: LoopbackRegistry, tmp_path: Path
+) -> None:
+    made = make_certificates(tmp_path / "certificates")
+    authority = str(made.authority) if kind == "authority" else ""
+    settings = RegistrySettings(insecure=kind == "insecure", certificates=authority)
+    with running(LoopbackRegistry()) as secure:
+        secure.use_tls(made.certificate, made.key)
+        secure.blobs, secure.manifests = registry.blobs, registry.manifests
+        name = f"{secure.host}/test/model"
+
+        async def scene(transfers: Transfers) -> None:
+            await all_of(transfers.pull(name, None, kind == "insecure request"))
+
+        play(target, scene, settings)
+    assert blobs_of(target, name) == blobs_of(source, "test/model")
 
 
 # --- the process -----------------------------------------------------------------------------------------------------
