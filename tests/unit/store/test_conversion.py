@@ -154,6 +154,13 @@ def test_a_cancelled_conversion_leaves_no_process(fake: Fake, folder: Path) -> N
         os.kill(int(pid_file.read_text()), 0)
 
 
+def test_the_build_brings_the_converter_and_what_lies_beside_it() -> None:
+    script = find_script()
+    assert script is not None, "build the extension again: make build"
+    assert (script.parent / "conversion" / "llama.py").is_file()
+    assert (script.parent / "gguf-py" / "gguf" / "gguf_writer.py").is_file()
+
+
 def test_the_process_ends_with_whoever_started_it(tmp_path: Path) -> None:
     script = tmp_path / "converter.py"
     script.write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)")
