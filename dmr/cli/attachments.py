@@ -40,17 +40,39 @@ def read_question(text: str, images: Sequence[Path] = (), piped: str = "") -> Co
     return [*([{"type": "text", "text": whole}] if whole else []), *parts] if parts else whole
 
 
+def complete_mention(word: str) -> list[str]:
+    """What `@PA`, typed so far, may become; nothing for words that do not begin with @, or for names with blanks."""
+    if not word.startswith("@"):
+        return []
+    folder, slash, start = word[1:].rpartition("/")
+    base = expanded(folder + slash) if slash else Path()
+    try:
+        names = sorted(path.name for path in base.iterdir() if path.name.startswith(start) and " " not in path.name)
+    except (OSError, ValueError):
+        return []
+    shown = [name for name in names if start or not name.startswith(".")]
+    return [f"@{folder}{slash}{name}{'/' if (base / name).is_dir() else ' '}" for name in shown]
+
+
 def _mentioned(text: str) -> list[Path]:
     """Punctuation at the end of a name belongs to the sentence, unless there is such a file."""
     found = []
     for match in _MENTION.finditer(text):
         name = match[1] or match[2]
         for candidate in (name, name.rstrip(".,;:!?)'\"")):
-            path = Path(candidate).expanduser()
+            path = expanded(candidate)
             if candidate and _is_file(path):
                 found.append(path)
                 break
     return found
+
+
+def expanded(name: str) -> Path:
+    """With the home folder for `~`, if there is such a user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def _is_file(path: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dmr.cli.answer import Answer
-from dmr.cli.attachments import Content, read_question
+from dmr.cli.attachments import Content, complete_mention, expanded, read_question
 from dmr.cli.conversation import Conversation
 from dmr.cli.display import Display
 from dmr.cli.line_editor import LineEditor
@@ -72,6 +72,11 @@ class Chat:
             "save": self._save,
             "load": self._load,
         }
+
+    def complete(self, word: str) -> list[str]:
+        """What a word that is being typed may become: a command, or a file."""
+        commands = [f"/{name} " for name in sorted([*self._commands, "bye", "exit"])]
+        return [name for name in commands if word.startswith("/") and name.startswith(word)] or complete_mention(word)
 
     def run(self, editor: LineEditor) -> None:
         """Talk until the user leaves."""
@@ -167,7 +172,7 @@ class Chat:
 def _path(name: str, command: str) -> Path:
     if not name:
         raise InvalidRequest(f"Give the name of a file, as in /{command} talk.json.")
-    return Path(name.strip("\"'")).expanduser()
+    return expanded(name.strip("\"'"))
 
 
 def _listing(settings: dict[str, Any]) -> str:

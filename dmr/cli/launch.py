@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import click
 
 from dmr.cli.apps import APPS, CONTAINER_GATEWAY, CONTAINER_PROGRAM, CONTAINERS, App, Container, Setup, Target
+from dmr.cli.json_output import print_json
 from dmr.cli.server import complete_model, connect
 from dmr.cli.values import format_table
 from dmr.errors import InvalidRequest, StoreError
@@ -46,6 +47,7 @@ Examples:
 @click.option("--port", type=click.IntRange(1, 65535), help="Containers: the web page's port on this machine.")
 @click.option("--image", help="Containers: another image.")
 @click.option("--detach", is_flag=True, help="Containers: go on in the background.")
+@click.option("--json", "as_json", is_flag=True, help="Without APP: list them as JSON.")
 @click.pass_context
 def launch_command(
     ctx: click.Context,
@@ -57,11 +59,14 @@ def launch_command(
     port: int | None,
     image: str | None,
     detach: bool,
+    as_json: bool,
 ) -> None:
     """Start APP, one of the programs that are listed without it, with this server and a model of its."""
     if app is None:
-        click.echo(_list())
+        _list(as_json)
         return
+    if as_json:
+        raise click.UsageError("--json is for the list of what can be started: leave out APP.")
     server = connect(ctx)
     if app in APPS:
         if port or image or detach:
@@ -77,11 +82,16 @@ def launch_command(
         _start_container(command, variables, is_local=server.address.is_local, dry_run=dry_run, config=config)
 
 
-def _list() -> str:
-    rows = [(name, app.summary, "yes" if shutil.which(app.program) else "no") for name, app in APPS.items()]
-    has_containers = "yes" if shutil.which(CONTAINER_PROGRAM) else f"no {CONTAINER_PROGRAM}"
-    rows += [(name, container.summary, has_containers) for name, container in CONTAINERS.items()]
-    return format_table(("APP", "WHAT", "INSTALLED"), sorted(rows))
+def _list(as_json: bool) -> None:
+    programs = {name: (app.summary, app.program) for name, app in APPS.items()}
+    programs |= {name: (container.summary, CONTAINER_PROGRAM) for name, container in CONTAINERS.items()}
+    found = {program for _, program in programs.values() if shutil.which(program)}
+    rows = [(name, summary, program) for name, (summary, program) in sorted(programs.items())]
+    if as_json:
+        print_json([{"app": app, "what": what, "installed": program in found} for app, what, program in rows])
+        return
+    shown = [(app, what, "yes" if program in found else f"no {program}") for app, what, program in rows]
+    click.echo(format_table(("APP", "WHAT", "INSTALLED"), shown))
 
 
 def _target(server: ServerApi, name: str | None, url: str, *, must_exist: bool) -> Target:

@@ -146,7 +146,7 @@ def _chat(server: ServerApi, conversation: Conversation, flags: dict[str, Any]) 
     _load_meanwhile(server, conversation.model)
     chat = Chat(server, Display(flags["color"]), conversation, verbose=flags["verbose"])
     keep_history = not flags["no_history"] and not os.environ.get("DOCKER_MODEL_NOHISTORY")
-    with LineEditor(_history_file() if keep_history else None) as editor:
+    with LineEditor(_history_file() if keep_history else None, chat.complete) as editor:
         chat.run(editor)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dmr.cli import attachments
-from dmr.cli.attachments import read_question
+from dmr.cli.attachments import complete_mention, read_question
 from dmr.errors import InvalidRequest
 
 PNG = b"\x89PNG\r\n\x1a\nxyz"
@@ -20,7 +20,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "text", ["plain", "mail me@x.test", "@", '@""', "@nosuch", "@.", "@" + "x" * 5000, "a\n@\x00b"]
+    "text", ["plain", "mail me@x.test", "@", '@""', "@nosuch", "@~nosuchuser/x", "@.", "@" + "x" * 5000, "a\n@\x00b"]
 )
 def test_what_names_no_file_stays_text(text: str) -> None:
     assert read_question(text) == text
@@ -79,3 +79,16 @@ def test_an_image_must_be_one(here: Path) -> None:
     (here / "x.png").write_bytes(b"text")
     with pytest.raises(InvalidRequest, match="no image that is known"):
         read_question("x", [here / "x.png"])
+
+
+def test_mentions_are_completed(here: Path) -> None:
+    for name in ("notes.txt", "news", ".hidden", "two words"):
+        (here / name).touch()
+    (here / "nest").mkdir()
+    (here / "nest" / "egg").touch()
+    assert complete_mention("@n") == ["@nest/", "@news ", "@notes.txt "]
+    assert complete_mention("@nest/") == ["@nest/egg "]
+    assert complete_mention("@") == ["@nest/", "@news ", "@notes.txt "]
+    assert complete_mention("@.h") == ["@.hidden "]
+    assert complete_mention(f"@{here}/ne") == [f"@{here}/nest/", f"@{here}/news "]
+    assert complete_mention("n") == complete_mention("@nowhere/x") == []

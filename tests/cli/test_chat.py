@@ -267,6 +267,17 @@ def test_files_go_along_with_a_message(chat: Terminal, server: ScriptedServer, t
     assert image["image_url"]["url"] == f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 
 
+def test_tab_completes_commands_and_files(chat: Terminal, server: ScriptedServer, tmp_path: Path) -> None:
+    pytest.importorskip("readline")
+    server.on(f"POST {CHAT}", answer("ok"))
+    (tmp_path / "notes.txt").write_text("buy milk")
+    chat.type("/sho\t\n")
+    chat.expect(r"Model:       sha256:1\n.*> ")
+    chat.type(f"See @{tmp_path}/no\t\n")
+    chat.expect(r"ok\n.*> ")
+    assert "buy milk" in requests(server)[0]["messages"][0]["content"]
+
+
 def test_a_conversation_is_saved_and_goes_on(chat: Terminal, server: ScriptedServer, tmp_path: Path) -> None:
     server.on(f"POST {CHAT}", answer("ok"))
     path = tmp_path / "talk.json"

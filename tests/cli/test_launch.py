@@ -65,9 +65,12 @@ def test_without_a_name_all_are_listed(dmr: Run, server: ScriptedServer, program
     rows = {line.split()[0]: line for line in dmr("launch").stdout.splitlines()[1:]}
     assert set(rows) == {*APPS, *CONTAINERS}
     assert rows["claude"].endswith("  yes")
-    assert rows["codex"].endswith("  no")
+    assert rows["codex"].endswith("  no codex")
     assert rows["openwebui"].endswith("  no docker")
     assert server.asked == []
+    listed = {one["app"]: one["installed"] for one in json.loads(dmr("launch", "--json").stdout)}
+    assert (listed["claude"], listed["openwebui"]) == (True, False)
+    assert dmr("launch", "claude", "--json").exit_code == 2
 
 
 def test_claude_is_told_by_its_environment(one_model: ScriptedServer, programs: Path) -> None:

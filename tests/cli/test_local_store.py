@@ -142,7 +142,7 @@ def test_purge_keeps_all_without_a_yes(lonely_dmr: Run, mine: str, answer: str) 
 
 @pytest.mark.parametrize("flag", ["--force", "--yes"])
 def test_purge_need_not_ask(lonely_dmr: Run, mine: str, flag: str) -> None:
-    assert lonely_dmr("purge", flag, input="").exit_code == 0
+    assert json.loads(lonely_dmr("purge", flag, "--json", input="").stdout) == {"purged": True}
 
 
 @pytest.mark.parametrize("arguments", [["inspect", "x"], ["show", "x"], ["rm", "x"], ["tag", "x", "y"]], ids=" ".join)
