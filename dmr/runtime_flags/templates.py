@@ -36,8 +36,8 @@ def _text(text: str) -> str:
 
 def _alike(before: str, after: str, opening: str, *, trims: bool = False, beginning: str = "") -> _Turns:
     """All roles look alike: `{}` is the role's name."""
-    turns = [(before.format(role), after) for role in ("system", "user", "assistant")]
-    return _Turns(*turns, opening, trims, beginning)
+    system, user, assistant = ((before.format(role), after) for role in ("system", "user", "assistant"))
+    return _Turns(system, user, assistant, opening, trims, beginning)
 
 
 _OF_TURNS: Mapping[str, _Turns] = {
