@@ -19,7 +19,7 @@ class _Turns(NamedTuple):
 
     def jinja(self) -> str:
         said = "message.content | trim" if self.trims else "message.content"
-        cases = []
+        cases: list[str] = []
         for role, (before, after) in zip(("system", "user", "assistant"), self[:3], strict=True):
             test = f"{'if' if not cases else 'elif'} message.role == '{role}'"
             cases.append(f"{{%- {test} -%}}{{{{ {_text(before)} + ({said}) + {_text(after)} }}}}")
