@@ -29,6 +29,7 @@ class Runner(msgspec.Struct, frozen=True):
     in_use: bool = False
     loading: bool = False
     keep_alive: str = ""
+    loading_progress: float = 0.0  # 0..1, while it loads
 
 
 class Unloaded(msgspec.Struct, frozen=True):

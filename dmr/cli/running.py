@@ -78,7 +78,7 @@ def df_command(models: Models, as_json: bool) -> None:
 def until(runner: Runner, now: datetime) -> str:
     """When a loaded model leaves, in upstream's words."""
     if runner.loading:
-        return "Loading..."
+        return f"Loading... {runner.loading_progress:.0%}" if 0 < runner.loading_progress < 1 else "Loading..."
     if runner.keep_alive.startswith("-"):
         return "Forever"
     if runner.in_use:

@@ -178,9 +178,9 @@ class _Room:
 
     def _is_worth_waiting(self, need: MemoryNeed | None, has_little: bool) -> bool:
         """Whether more would fit if those that are in use became idle. `has_little`: the least fits now."""
-        if not any(engine.keep_alive >= 0 for engine in self._busy):
+        if not any(not engine.is_pinned for engine in self._busy):
             return False
-        removable = [engine for engine in self._others if engine.keep_alive >= 0]
+        removable = [engine for engine in self._others if not engine.is_pinned]
         if need is None:
             return self._fits(0, removable, with_margin=False)
         return self._fits(need.half if has_little else need.least, removable, with_margin=has_little)
@@ -227,7 +227,7 @@ class _Room:
             f"can be had: at least {describe_bytes(missing)} are missing."
         )
         in_the_way = self._in_the_way(need)
-        if in_the_way and any(engine.keep_alive >= 0 for engine in self._busy):
+        if in_the_way and any(not engine.is_pinned for engine in self._busy):
             return Unavailable(f"{message} {in_the_way}", retry_after=RETRY_AFTER)
         fitting = need.fitting_context(left.num_bytes)
         advice = in_the_way or (
@@ -247,8 +247,8 @@ class _Room:
         everybody = self._left(self._others)
         if everybody is None or need.least > everybody.num_bytes:
             return ""
-        used = [engine for engine in self._busy if engine.keep_alive >= 0]
-        pinned = [engine for engine in self._others if engine.keep_alive < 0]
+        used = [engine for engine in self._busy if not engine.is_pinned]
+        pinned = [engine for engine in self._others if engine.is_pinned]
         parts = []
         if used:
             parts.append(f"In use: {_listed(used)}; try again when they are idle.")
@@ -258,7 +258,7 @@ class _Room:
 
     def _too_many(self, message: str) -> DmrError:
         text = f"{message}: DMR_MAX_LOADED_MODELS={self._rules.max_models}."
-        if any(engine.keep_alive >= 0 for engine in self._busy):
+        if any(not engine.is_pinned for engine in self._busy):
             return Unavailable(f"{text} They are in use; try again when one is idle.", retry_after=RETRY_AFTER)
         return ModelLoadFailed(f"{text} They are kept loaded for ever; unload one of them.")
 

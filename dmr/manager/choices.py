@@ -35,3 +35,10 @@ class EngineChoices:
         """Seconds that an engine stays loaded of which no request has said how long; negative = for ever."""
         configured = self._configurations.keep_alive(record)
         return self._settings.keep_alive if configured is None else configured
+
+    def can_be_pinned(self, record: ModelRecord) -> bool:
+        """Whether a keep-alive for ever says that the model is never to make room for others.
+
+        Not where the server keeps all of them for ever: then only what was configured says so.
+        """
+        return self._settings.keep_alive >= 0 or (self._configurations.keep_alive(record) or 0) < 0

@@ -35,6 +35,7 @@ class LoadedModel:
         self.plan = plan
         self.settings = settings  # those of the plan, with as much context as can be had of what was wished
         self.keep_alive = keep_alive
+        self.can_be_pinned = True  # False: for ever is what the server does with all, so that it distinguishes none
         self.is_preloaded = False  # it loads even if nobody waits for it
         self.is_outdated = False  # another plan takes its place as soon as nobody uses it
         self.process: EngineProcess | None = None  # another one after a larger context could not be had
@@ -182,9 +183,14 @@ class LoadedModel:
         return self.is_loading and self.num_leases == 0 and not self.is_preloaded
 
     @property
+    def is_pinned(self) -> bool:
+        """Somebody has wished that it stays for ever."""
+        return self.keep_alive < 0 and self.can_be_pinned
+
+    @property
     def is_evictable(self) -> bool:
-        """Another model may have its memory: it is idle, and nobody has wished that it stays for ever."""
-        return self.num_leases == 0 and not self.is_loading and self.keep_alive >= 0
+        """Another model may have its memory."""
+        return self.num_leases == 0 and not self.is_loading and not self.is_pinned
 
     def is_expired(self, now: float) -> bool:
         idle = self.num_leases == 0 and not self.is_loading
@@ -202,4 +208,5 @@ class LoadedModel:
             pid=self.process.pid if self.process is not None else 0,
             context_size=self.context_size,
             size=self.size,
+            progress=self.progress if self.is_loading else 1.0,
         )

@@ -158,6 +158,7 @@ class ModelManager:
         plan = self._choices.plan(record)
         settings = self._choices.engine_settings(record, plan, wanted)
         model = LoadedModel(record, reference, plan, settings, keep_alive)
+        model.can_be_pinned = self._choices.can_be_pinned(record)
         self._loaded[record.id] = model
         supervision = asyncio.ensure_future(self._supervise(model))
         self._supervisions.add(supervision)
@@ -260,7 +261,8 @@ class ModelManager:
             keep_alive = self._choices.keep_alive(record)
             model = self._loaded.get(record.id)
             if model is not None and sets_keep_alive:
-                model.keep_alive = keep_alive
+                model.keep_alive, model.can_be_pinned = keep_alive, self._choices.can_be_pinned(record)
+                self._admission.notify()
             try:
                 is_wanted = preloads if model is None else await self._replace(model)
                 keep_alive = keep_alive if model is None else model.keep_alive

@@ -131,7 +131,7 @@ class Service:
         """Load a model without asking it anything; yields Tick until it is ready."""
         name = self.names.resolve(reference)
         wanted = self.configurations.default_context(self._records.get(name), context_size)
-        lease = yield from self._leasing.acquire(Wish(name, keep_alive, wanted))
+        lease = yield from self._leasing.acquire(Wish(name, keep_alive, wanted, preload=True))
         lease.close()
 
     def embed(self, request: EmbedRequest) -> Replies[Embeddings]:

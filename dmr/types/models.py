@@ -85,6 +85,7 @@ class RunningModel(Value, frozen=True):
     pid: int
     context_size: int = 0  # tokens; 0 while it loads
     size: int = 0  # bytes of its files
+    progress: float = 1.0  # of loading, 0..1
 
 
 class Removal(Value, frozen=True):

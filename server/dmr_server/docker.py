@@ -54,6 +54,7 @@ class WireRunning(msgspec.Struct, frozen=True, omit_defaults=True):
     in_use: bool = False
     loading: bool = False
     keep_alive: str = ""
+    loading_progress: Union[float, None] = None  # ours: 0..1, while it loads
 
 
 class WireUsage(msgspec.Struct, frozen=True):
@@ -279,6 +280,7 @@ def to_running(model: RunningModel) -> WireRunning:
         in_use=model.num_active > 0,
         loading=loading,
         keep_alive=go_duration(model.keep_alive),
+        loading_progress=round(model.progress, 2) if loading and model.progress < 1 else None,
     )
 
 

@@ -8,7 +8,7 @@ import falcon
 import msgspec
 
 from dmr.config import Settings
-from dmr.errors import InvalidRequest, Unsupported
+from dmr.errors import DmrError, InvalidRequest, Unsupported
 from dmr_server.bodies import read_json
 from dmr_server.docker import BACKEND, DockerDialect
 from dmr_server.errors import RouteNotFound
@@ -39,9 +39,18 @@ class Status:
             name: f"Running: {state.detail}" if state.is_up else f"Error: {state.detail}"
             for name, state in self._service.upstreams.states().items()
         }
-        resp.data = msgspec.json.encode({BACKEND: f"Running: {BACKEND} {commit}", **states})
+        resp.data = msgspec.json.encode({BACKEND: f"Running: {BACKEND} {commit}{self._held_back()}", **states})
 
     on_head = on_get
+
+    def _held_back(self) -> str:
+        """What is to be said of models whose engines have crashed too often to be started now."""
+        try:
+            models = self._service.lifecycle().models
+        except DmrError:
+            return ""
+        held = [f"{each.reference} ({each.state}, {each.retry_after:.0f} s)" for each in models if each.retry_after > 0]
+        return f"; held back after crashes: {', '.join(held)}" if held else ""
 
 
 class Installation:

@@ -27,6 +27,7 @@ def test_ps_is_a_table(dmr: Run, server: ScriptedServer) -> None:
     ("fields", "until"),
     [
         ({"loading": True, "in_use": True}, "Loading..."),
+        ({"loading": True, "in_use": True, "loading_progress": 0.42}, "Loading... 42%"),
         ({"in_use": True, "keep_alive": "-1"}, "Forever"),
         ({"in_use": True, "keep_alive": "5m0s"}, "In use"),
         ({"keep_alive": "1h0m0s"}, "Not used yet"),

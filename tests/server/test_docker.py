@@ -150,6 +150,10 @@ def running(**changes: Any) -> RunningModel:
             running(state="loading", keep_alive=-1.0),
             {"last_used": "0001-01-01T00:00:00Z", "loading": True, "keep_alive": "-1"},
         ),
+        (
+            running(state="loading", progress=0.4213),
+            {"last_used": "0001-01-01T00:00:00Z", "loading": True, "keep_alive": "5m0s", "loading_progress": 0.42},
+        ),
     ],
 )
 def test_ps(

@@ -10,6 +10,7 @@ from fakes import FakeService
 
 from dmr.config import UpstreamEngine
 from dmr.service.upstreams import Upstreams
+from dmr.types import ManagerStatistics, ModelLifecycle
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,15 @@ def test_what_is_installed(
 
 def test_status(client: falcon.testing.TestClient) -> None:
     assert client.simulate_get("/engines/status").json == {"llama.cpp": "Running: llama.cpp 0c1e570"}
+
+
+def test_status_tells_which_models_are_held_back(client: falcon.testing.TestClient, service: FakeService) -> None:
+    service.lived = ManagerStatistics(
+        (
+            ModelLifecycle("sha256:1", "ai/good", "ready"),
+            ModelLifecycle("sha256:2", "ai/bad", "quarantined", num_crashes=5, retry_after=590.2),
+        )
+    )
+    assert client.simulate_get("/engines/status").json == {
+        "llama.cpp": "Running: llama.cpp 0c1e570; held back after crashes: ai/bad (quarantined, 590 s)"
+    }

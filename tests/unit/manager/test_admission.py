@@ -37,7 +37,7 @@ def engine(name: str, claim: int, held: int = 0, last_used: float = 0.0, **state
         claim=claim,
         last_used=last_used,
         num_leases=leases,
-        keep_alive=keep_alive,
+        is_pinned=keep_alive < 0,
         is_loading=loading,
         is_ended=state.get("ended", False),
         is_evictable=leases == 0 and keep_alive >= 0 and not loading,

@@ -277,6 +277,18 @@ def test_a_pinned_model_stays_and_the_refusal_says_so(bench: Bench) -> None:
     bench.run(scene, max_loaded_models=1, memory_wait=60.0)
 
 
+def test_a_server_that_keeps_all_models_for_ever_pins_none(bench: Bench) -> None:
+    bench.add_model("one", 1)
+    bench.add_model("two", 2)
+
+    async def scene(manager: ModelManager) -> None:
+        manager.release(await ready(manager, "one", -1.0))
+        await ready(manager, "two")
+        assert [(model.reference, model.keep_alive) for model in manager.running()] == [("two", -1.0)]
+
+    bench.run(scene, max_loaded_models=1, keep_alive=-1.0)
+
+
 def test_a_limit_refuses_what_cannot_fit_before_anything_is_started(bench: Bench) -> None:
     bench.add_model()
 
