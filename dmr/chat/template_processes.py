@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 
 import msgspec
@@ -74,13 +74,22 @@ class _Process:
             return self._process.wait()
 
 
+class _Turn:
+    """One thread that waits for a process."""
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.has_come = threading.Event()
+
+
 class TemplateProcesses:
     """Any thread."""
 
     def __init__(self, cpu_seconds: float = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
         self._cpu_seconds = cpu_seconds
         self._memory_bytes = memory_bytes
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._waiting: deque[_Turn] = deque()  # who came first in front
         self._idle: list[_Process] = []  # the last used one at the end
         self._busy: Counter[bytes] = Counter()  # processes by the template that they work for
         self._refused: dict[bytes, str] = {}  # templates that break before any conversation, and why
@@ -117,11 +126,11 @@ class TemplateProcesses:
         """What a forked child has of it is another's: processes, and locks that may be held for ever."""
         for process in self._idle:
             process.forget()
-        self._changed = threading.Condition()
-        self._idle, self._busy = [], Counter()
+        self._lock = threading.Lock()
+        self._waiting, self._idle, self._busy = deque(), [], Counter()
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
             idle, self._idle = self._idle, []
         for process in idle:
             process.end()
@@ -141,14 +150,9 @@ class TemplateProcesses:
             self._give_back(key, process, is_whole)
 
     def _take(self, key: bytes) -> _Process | None:
-        """An idle process, or None: one may be started. No template has all of them, so that others have one."""
-        with self._changed:
-            has_turn = self._changed.wait_for(
-                lambda: self._busy.total() < MAX_PROCESSES and self._busy[key] < MAX_PROCESSES - 1, PATIENCE
-            )
-            if not has_turn:
-                raise Unavailable("Too many conversations are being prepared.", retry_after=5.0)
-            self._busy[key] += 1
+        """An idle process, or None: one may be started."""
+        self._wait_for_turn(_Turn(key))
+        with self._lock:
             while self._idle:
                 process = self._idle.pop()
                 if process.is_alive:
@@ -156,10 +160,31 @@ class TemplateProcesses:
                 process.end()
             return None
 
+    def _wait_for_turn(self, turn: _Turn) -> None:
+        with self._lock:
+            self._waiting.append(turn)
+            self._give_turns()
+        if turn.has_come.wait(PATIENCE):
+            return
+        with self._lock:
+            if not turn.has_come.is_set():
+                self._waiting.remove(turn)
+                raise Unavailable("Too many conversations are being prepared.", retry_after=5.0)
+
+    def _give_turns(self) -> None:
+        """No template has all processes, so that others have one."""
+        for turn in tuple(self._waiting):
+            if self._busy.total() >= MAX_PROCESSES:
+                return
+            if self._busy[turn.key] < MAX_PROCESSES - 1:
+                self._busy[turn.key] += 1
+                self._waiting.remove(turn)
+                turn.has_come.set()
+
     def _give_back(self, key: bytes, process: _Process | None, is_whole: bool) -> None:
         ended: list[_Process] = []
         now = time.monotonic()
-        with self._changed:
+        with self._lock:
             self._busy[key] -= 1
             if self._busy[key] <= 0:
                 del self._busy[key]
@@ -168,7 +193,7 @@ class TemplateProcesses:
                 (self._idle if is_whole else ended).append(process)
             if len(self._idle) > 1 and now - self._idle[0].last_used > IDLE_SECONDS:
                 ended.append(self._idle.pop(0))
-            self._changed.notify_all()
+            self._give_turns()
         for each in ended:
             each.end()
 
@@ -177,7 +202,7 @@ class TemplateProcesses:
         if request is not None:
             return InvalidRequest(f"The chat template {reason} for this conversation.", param="model")
         why = f"The chat template {reason}; it cannot be used."
-        with self._changed:
+        with self._lock:
             self._refused[key] = why
             if len(self._refused) > MAX_REFUSED:
                 del self._refused[next(iter(self._refused))]

@@ -157,6 +157,18 @@ def test_one_template_leaves_a_process_for_the_others(strict: TemplateProcesses)
         assert all(isinstance(each.exception(), InvalidRequest) for each in bad)
 
 
+def test_more_requests_than_processes_take_turns(strict: TemplateProcesses) -> None:
+    first, second = template(GOOD, strict), template("second " + GOOD, strict)
+    with ThreadPoolExecutor(16) as threads:
+        texts = list(
+            threads.map(lambda number: (first, second)[number % 2].render(request(str(number))).text, range(64))
+        )
+    assert texts == [f"{'second ' * (number % 2)}user: {number}\n" for number in range(64)]
+    assert not strict._busy
+    assert not strict._waiting
+    assert len(strict._idle) <= template_processes.MAX_PROCESSES
+
+
 def test_a_request_does_not_wait_for_ever(strict: TemplateProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
     made = template(GOOD, strict)
     monkeypatch.setattr(template_processes, "PATIENCE", 0.01)
