@@ -18,7 +18,7 @@ from dmr.store.hugging_face.names import HubModel
 from dmr.store.import_plan import MAX_TEXT_BYTES
 from dmr.store.layout import Layout
 from dmr.store.manifest import FILEPATH_ANNOTATION, GGUF_TYPE, LICENSE_TYPE, Descriptor, Layer, is_license_file
-from dmr.store.pull import Report, check_space, fetch_all
+from dmr.store.pull import MAX_ADOPTIONS, BlobRemoved, Report, check_space, fetch_all
 from dmr.store.registry.transport import Transport
 from dmr.types import TransferProgress
 
@@ -69,17 +69,22 @@ def fetch_files(
         check_size(file.size)
     total = sum(file.size for file in by_digest.values())
     report(TransferProgress(f"Found {len(files) + num_more} files ({total / 2**20:.2f} MB total)", total))
-    missing = [
-        Descriptor(GGUF_TYPE, digest, file.size)
-        for digest, file in by_digest.items()
-        if not is_whole(layout.blobs, digest, file.size)
-    ]
-    check_space(layout, missing)
+
+    def find_missing() -> list[Descriptor]:
+        described = (Descriptor(GGUF_TYPE, digest, file.size) for digest, file in by_digest.items())
+        return [blob for blob in described if not is_whole(layout.blobs, blob.digest, blob.size)]
 
     def open_blob(blob: Descriptor, offset: int) -> AbstractContextManager[urllib3.BaseHTTPResponse]:
         return source.hub.open(source.repository, source.commit, by_digest[blob.digest].path, offset)
 
-    fetch_all(layout.blobs, missing, open_blob, total, transport.part(), report)
+    # What was there at first may have gone with another model while the rest came.
+    for _ in range(MAX_ADOPTIONS):
+        if not (missing := find_missing()):
+            return
+        check_space(layout, missing)
+        fetch_all(layout.blobs, missing, open_blob, total, transport.part(), report)
+    if find_missing():
+        raise BlobRemoved(f"Files of {source.repository} were removed while others came; pull it again.")
 
 
 def license_files(files: Sequence[HubFile]) -> list[HubFile]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loopback_hub import LoopbackHub
@@ -318,7 +320,7 @@ def test_tokens_are_looked_for_as_the_hubs_own_tools_do(tmp_path: Path) -> None:
 def test_a_private_repository_needs_a_token(hub: LoopbackHub, target: ModelStore) -> None:
     hub.files = {"tiny-Q8_0.gguf": tiny(2)}
     hub.token = "hf_secret"
-    with pytest.raises(Unauthorized, match="does not exist, or is private: .* HF_TOKEN"):
+    with pytest.raises(Unauthorized, match=r"does not exist, or is private: .* HF_TOKEN"):
         bring(target, NAME, options(hub))
     with pytest.raises(Unauthorized, match="does not take the token"):
         bring(target, NAME, options(hub, HF_TOKEN="hf_wrong"))
@@ -381,6 +383,25 @@ def test_shards_come_side_by_side(hub: LoopbackHub, target: ModelStore) -> None:
         hub.hold.set()
         job.result(20)
     assert hub.max_open == 4
+
+
+def test_a_shard_that_goes_with_another_model_meanwhile_is_fetched_again(hub: LoopbackHub, target: ModelStore) -> None:
+    hub.files = shards("tiny-Q8_0")
+    first, second = hub.files
+    blob = target.root / "blobs" / "sha256" / hashlib.sha256(hub.files[first]).hexdigest()
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(hub.files[first])
+    send_file = hub._send_file
+
+    def remove_first(handler: Any, name: str, data: bytes, headers: dict[str, str]) -> None:
+        if name == second:
+            blob.unlink()
+        send_file(handler, name, data, headers)
+
+    hub._send_file = remove_first  # type: ignore[method-assign]
+    bring(target, NAME, options(hub))
+    assert len(target.files(NAME).weights) == 2
+    assert hub.bytes_sent[first] == len(hub.files[first])
 
 
 def test_a_file_that_breaks_off_is_resumed(hub: LoopbackHub, target: ModelStore) -> None:
