@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,3 +167,27 @@ def test_codex_understands_that_its_prompt_is_too_long(desk: Callable[..., Codex
     end = desk(Codex, "tiny-exec", TOO_FEW_TOKENS).run_example(status=1)[-1]
     assert end["type"] == "turn.failed"
     assert "context window" in end["error"]["message"]
+
+
+def launched(at: Desk, app: str, *arguments: str) -> list[Any]:
+    """What the agent prints that `dmr launch` starts, in a home folder without any settings."""
+    dmr = shlex.join([sys.executable, "-m", "dmr", "--server", at.server.url, "launch", app])
+    events = at.run(f"{dmr} --model {at.model} -- {shlex.join(arguments)}", "")
+    assert not list(at.home.rglob("config.toml"))
+    return events
+
+
+def test_claude_code_is_launched(desk: Callable[..., ClaudeCode]) -> None:
+    at = desk(ClaudeCode, "tiny-bash")
+    at.install("claude", CLAUDE_CODE)
+    flags = ["--allowedTools", "Bash", "--output-format", "stream-json", "--verbose"]
+    events = launched(at, "claude", *flags, "--print", "Which folder is this?")
+    assert [block["input"] for block in at.blocks_of(events, "tool_use")] == [{"command": "pwd"}]
+    assert events[-1]["result"] == SCRIPT_TOOL_ANSWER
+
+
+def test_codex_is_launched(desk: Callable[..., Codex]) -> None:
+    at = desk(Codex, "tiny-exec")
+    at.install("codex", CODEX)
+    events = launched(at, "codex", "exec", "--skip-git-repo-check", "--json", "Which folder is this?")
+    assert [item["text"] for item in at.items_of(events, "agent_message")] == [SCRIPT_TOOL_ANSWER]
