@@ -66,7 +66,7 @@ class Literals:
     def message(self, message: Message) -> Message:
         return Message(
             role=message.role,
-            parts=tuple(TextPart(self.text(part.text)) for part in message.parts),
+            parts=tuple(TextPart(self.text(part.text)) for part in message.parts if isinstance(part, TextPart)),
             reasoning=self.text(message.reasoning),
             tool_calls=tuple(
                 ToolCall(self.text(call.id), self.text(call.name), self.json_text(call.arguments))

@@ -10,7 +10,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from dmr.types import Message, Role, TextPart, ToolCall
+from dmr.types import Message, Part, Role, TextPart, ToolCall
 
 BETWEEN = "\n\n"  # texts that become one
 BEGIN = "(The conversation begins.)"  # a user's turn for templates that want one first
@@ -184,7 +184,7 @@ def _joined(messages: Sequence[Message]) -> Message:
     first = messages[0]
     if len(messages) == 1:
         return first
-    parts: list[TextPart] = []
+    parts: list[Part] = []
     has_text = False
     for message in messages:
         if has_text and message.text:

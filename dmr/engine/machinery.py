@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from dmr import _core
 from dmr.config import EngineSettings
 from dmr.engine.core_budget import read_cpu_times
 from dmr.engine.core_share import CoreShare
@@ -28,7 +27,6 @@ from dmr.engine.speculation import Drafts, DraftSource, DraftWish, Speculation
 from dmr.engine.speculation_policy import SpeculationPolicy
 from dmr.engine.statistics import NativeCounters
 from dmr.engine.step_loop import StepLoop
-from dmr.errors import ModelLoadFailed
 from dmr.wire import EngineInfo, EngineSpec
 
 SMALLEST_PREFILL_CHUNK = 32  # tokens; below, a step's cost is mostly that of reading the weights
@@ -76,7 +74,7 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
     num_cores = settings.num_threads or num_usable_cores()
     # Who names a number of threads gets that number, whatever other processes do.
     cores = CoreShare(num_cores, (lambda: None) if settings.num_threads else read_cpu_times)
-    projector = _load_projector(spec, loaded, num_cores)  # before the context, which takes what memory is left
+    reader = _load_projector(spec, loaded, num_cores)  # before the context, which takes what memory is left
     runner = ModelRunner.over(loaded, settings, cores)
     embed_runner = _make_embed_runner(spec, loaded, num_cores, generates=runner is not None)
     tokenizer = ModelTokenizer(loaded.model, embed_runner.max_input_tokens)
@@ -91,33 +89,23 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
         return Machinery(server, None, embedder, info)
     shared = SharingRunner(runner, cores)
     steps = StepLoop(lambda deliver: make_engine(shared, runner, settings, deliver, shared), settings)
-    media = MediaEncoder(MediaReader(projector, runner.max_batch_tokens), cores) if projector is not None else None
+    media = MediaEncoder(reader, cores) if reader is not None else None
     server = Server(Intake(runner), steps, embedding, media=media, media_timeout=settings.queue_timeout)
-    return Machinery(server, steps, embedder, _with_senses(runner.info(), projector), media)
+    return Machinery(server, steps, embedder, _with_senses(runner.info(), reader), media)
 
 
-def _load_projector(spec: EngineSpec, loaded: LoadedModel, num_cores: int) -> _core.Projector | None:
+def _load_projector(spec: EngineSpec, loaded: LoadedModel, num_cores: int) -> MediaReader | None:
     """None: there is none, or it is not to be used. Raises ModelLoadFailed."""
-    settings = spec.settings.projector
-    if spec.projector is None or not settings.is_used:
+    settings = spec.settings
+    if spec.projector is None or not settings.projector.is_used:
         return None
-    try:
-        return _core.Projector(
-            spec.projector,
-            loaded.model,
-            num_threads=max(1, num_cores // 2),  # the others are for those whose answers are under way
-            use_gpu=settings.use_gpu,
-            min_tokens=settings.min_tokens,
-            max_tokens=settings.max_tokens,
-        )
-    except (_core.Error, ValueError) as error:
-        raise ModelLoadFailed(str(error)) from error
+    # The other threads are for those whose answers are under way.
+    num_threads = max(1, num_cores // 2)
+    return MediaReader.load(spec.projector, loaded.model, settings.projector, num_threads, settings.max_batch_tokens)
 
 
-def _with_senses(info: EngineInfo, projector: _core.Projector | None) -> EngineInfo:
-    if projector is None:
-        return info
-    senses = [name for name, has in (("vision", projector.sees), ("audio", projector.hears)) if has]
+def _with_senses(info: EngineInfo, reader: MediaReader | None) -> EngineInfo:
+    senses = () if reader is None else reader.senses
     return msgspec.structs.replace(info, capabilities=(*info.capabilities, *senses))
 
 

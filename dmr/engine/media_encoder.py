@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from dmr import _core
 from dmr.engine.core_share import CoreShare
-from dmr.engine.media_reader import Medium, digest_of
+from dmr.engine.media_reader import EncodingCancelled, Medium, digest_of
 from dmr.errors import DmrError, InternalError, Overloaded
 from dmr.wire import EngineMedia
 
@@ -125,7 +124,7 @@ class MediaEncoder:
         while (work := self._next()) is not None:
             try:
                 medium: Medium | DmrError = self._encode(work.media)
-            except _core.Cancelled:
+            except EncodingCancelled:
                 self._start_again_or_forget(work)
                 continue
             except DmrError as error:

@@ -6,8 +6,9 @@ import hashlib
 from typing import NamedTuple
 
 from dmr import _core
+from dmr.config import ProjectorSettings
 from dmr.engine.pictures import read_picture
-from dmr.errors import InternalError, InvalidRequest, Unsupported
+from dmr.errors import InternalError, InvalidRequest, ModelLoadFailed, Unsupported
 from dmr.wire import EngineMedia
 
 MAX_SOUND_SECONDS = 3600
@@ -25,6 +26,10 @@ class Medium(NamedTuple):
         return sum(vectors.num_bytes for vectors in self.vectors if vectors is not None)
 
 
+class EncodingCancelled(Exception):
+    """Nobody waits for it any more."""
+
+
 def digest_of(media: EngineMedia) -> bytes:
     return hashlib.sha256(f"{media.kind}:".encode() + media.data).digest()
 
@@ -36,6 +41,30 @@ class MediaReader:
         """`max_batch_tokens`: that a step can compute, which a piece that is indivisible has to fit into."""
         self._projector = projector
         self._max_batch_tokens = max_batch_tokens
+
+    @classmethod
+    def load(
+        cls, path: str, model: _core.Model, settings: ProjectorSettings, num_threads: int, max_batch_tokens: int
+    ) -> MediaReader:
+        """Raises ModelLoadFailed."""
+        try:
+            projector = _core.Projector(
+                path,
+                model,
+                num_threads=num_threads,
+                use_gpu=settings.use_gpu,
+                min_tokens=settings.min_tokens,
+                max_tokens=settings.max_tokens,
+            )
+        except (_core.Error, ValueError) as error:
+            raise ModelLoadFailed(str(error)) from error
+        return cls(projector, max_batch_tokens)
+
+    @property
+    def senses(self) -> tuple[str, ...]:
+        """Of "vision" and "audio"."""
+        has = {"vision": self._projector.sees, "audio": self._projector.hears}
+        return tuple(name for name, is_there in has.items() if is_there)
 
     def read(self, media: EngineMedia) -> Medium:
         """Without its vectors. Raises InvalidRequest (the file), Unsupported (the model)."""
@@ -52,11 +81,13 @@ class MediaReader:
         """With its vectors, and without what they were made of.
 
         Raises:
-            _core.Cancelled: after `abort`.
+            EncodingCancelled: after `abort`.
             InternalError
         """
         try:
             vectors = tuple(self._projector.encode(piece) if piece.num_places else None for piece in medium.pieces)
+        except _core.Cancelled as error:
+            raise EncodingCancelled from error
         except _core.DecodeError as error:
             raise InternalError(f"The image or sound could not be encoded: {error}.") from error
         return Medium(medium.digest, tuple(piece.without_content() for piece in medium.pieces), vectors)

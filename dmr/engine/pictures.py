@@ -39,6 +39,8 @@ def read_picture(data: bytes) -> Picture:
             return _read(data)
     except InvalidRequest:
         raise
+    except Image.DecompressionBombError:
+        raise InvalidRequest(f"The image is too large; {MAX_PIXELS:,} pixels can be read.", param="image") from None
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise InvalidRequest(f"The image is of no known format; known are {known}.", param="image") from None
@@ -51,7 +53,7 @@ def _read(data: bytes) -> Picture:
         width, height = file.size
         if width * height > MAX_PIXELS:
             raise InvalidRequest(
-                f"The image has {width}x{height} pixels; {MAX_PIXELS:,} in all can be read.", param="image"
+                f"The image is too large ({width}x{height}); {MAX_PIXELS:,} pixels can be read.", param="image"
             )
         file.draft("RGB", (MAX_SIDE, MAX_SIDE))  # a JPEG is unpacked smaller at once
         image = _on_white(ImageOps.exif_transpose(file))
@@ -60,6 +62,8 @@ def _read(data: bytes) -> Picture:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # 16 bits of grey, of which a plain conversion would keep the lower 8
+        return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
     if image.mode not in _TRANSPARENT and "transparency" not in image.info:
         return image.convert("RGB")
     opaque = image.convert("RGBA")

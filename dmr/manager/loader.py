@@ -103,7 +103,7 @@ class Loader:
         ):
             return None
         usual = self._choices.usual_context(model.record, model.plan)
-        return await asyncio.to_thread(memory_need, files.weights, model.settings, usual)
+        return await asyncio.to_thread(memory_need, files.weights, model.settings, usual, files.mmproj)
 
     async def _start(self, model: LoadedModel, files: ModelFiles) -> None:
         """The process starts while those that make room for it are still ending; it loads nothing before."""
@@ -134,6 +134,7 @@ class Loader:
             settings=msgspec.structs.replace(model.settings, context_bytes=model.context_bytes),
             log_level=model.plan.log_level or self._settings.log_level,
             embedding=model.plan.embedding,
+            projector=str(files.mmproj) if files.mmproj else None,
             reranking=model.plan.reranking,
         )
 

@@ -61,13 +61,17 @@ class MemoryNeed:
         )
 
 
-def memory_need(weights: Sequence[Path], settings: EngineSettings, usual_context: int) -> MemoryNeed:
+def memory_need(
+    weights: Sequence[Path], settings: EngineSettings, usual_context: int, projector: Path | None = None
+) -> MemoryNeed:
     """Of a file that cannot be understood only the size counts: the engine will say what is wrong with it.
 
     Raises:
         OSError: a file cannot be read.
     """
     num_bytes = sum(path.stat().st_size for path in weights)
+    if projector is not None and settings.projector.is_used:
+        num_bytes += projector.stat().st_size
     attention = settings.attention
     costs = _costs_of(weights[0], attention.key_type, attention.value_type)
     if settings.draft_model:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from dmr.chat.prompt import RenderedPrompt
 from dmr.client import EngineClient, Lease, Readiness
 from dmr.errors import Unsupported
 from dmr.service.best_of import likeliest
 from dmr.service.leasing import wait_for
+from dmr.service.media import check_senses, named_in, shown, with_marks
 from dmr.service.prompts import Prepared, Templates, prepare_chat, prepare_text
 from dmr.service.reading import Check, Reading
 from dmr.service.truncation import fit
 from dmr.types import ChatInput, Event, GenerateRequest, Prompt, TextInput, Tick, TokenCount
-from dmr.wire import EngineDetokenize, EngineInfo, EngineText, EngineTokenize, EngineTokens
+from dmr.wire import EngineDetokenize, EngineInfo, EngineMedia, EngineText, EngineTokenize, EngineTokens
+
+Media = tuple[EngineMedia, ...]
 
 
 class _Ready(NamedTuple):
@@ -26,6 +31,15 @@ def _check_generates(request: GenerateRequest, info: EngineInfo) -> None:
     if "generate" not in info.capabilities:
         made_for = "embeddings" if "embed" in info.capabilities else "reranking"
         raise Unsupported(f"The model '{request.model}' is for {made_for}; it cannot generate text.", param="model")
+
+
+def _with_marks(request: GenerateRequest, info: EngineInfo) -> tuple[GenerateRequest, Media]:
+    """Raises Unsupported: the model has no sense for what is in the conversation."""
+    if not isinstance(request.input, ChatInput):
+        return request, ()
+    check_senses(request.input, info, request.model)
+    chat, media = with_marks(request.input)
+    return (msgspec.structs.replace(request, input=chat), media) if media else (request, ())
 
 
 class Answering:
@@ -40,7 +54,8 @@ class Answering:
         """`load`: the seconds it took to get the lease."""
         _check_generates(request, lease.info)
         engine = EngineClient(lease.socket)
-        ready = yield from self._prepare(request, engine, lease.info)
+        request, media = _with_marks(request, lease.info)
+        ready = yield from self._prepare(request, engine, lease.info, media)
         message = ready.prepared.message
         reading = Reading(
             ready.prepared, request.stop, check, num_dropped_messages=ready.num_dropped_messages, load=load
@@ -54,9 +69,10 @@ class Answering:
         """What `answer` would be billed for the prompt. No step of the engine is needed."""
         engine, info = EngineClient(lease.socket), lease.info
         _check_generates(request, info)
+        request, media = _with_marks(request, info)
         if isinstance(request.input, ChatInput):
-            prompt, _ = yield from self._fitted(request, request.input, engine, info)
-            num_tokens = yield from self._count_chat(request, prompt, engine, info)
+            prompt, _ = yield from self._fitted(request, request.input, engine, info, media)
+            num_tokens = yield from self._count_chat(request, prompt, engine, info, media)
         else:
             num_tokens = 0
             for each in request.input.prompts:
@@ -66,9 +82,10 @@ class Answering:
     def render(self, request: GenerateRequest, lease: Lease) -> Generator[Tick | str, None, None]:
         """The prompt as one text; several prompts one below the other."""
         engine = EngineClient(lease.socket)
+        request, media = _with_marks(request, lease.info)
         if isinstance(request.input, ChatInput):
-            prompt, _ = yield from self._fitted(request, request.input, engine, lease.info)
-            yield prompt.plain_text()
+            prompt, _ = yield from self._fitted(request, request.input, engine, lease.info, media)
+            yield shown(prompt.plain_text()) if media else prompt.plain_text()
             return
         texts: list[str] = []
         for each in request.input.prompts:
@@ -79,15 +96,15 @@ class Answering:
         yield "\n".join(texts)
 
     def _prepare(
-        self, request: GenerateRequest, engine: EngineClient, info: EngineInfo
+        self, request: GenerateRequest, engine: EngineClient, info: EngineInfo, media: Media
     ) -> Generator[Tick, None, _Ready]:
         if isinstance(request.input, TextInput):
             return _Ready(prepare_text(request, request.input))
-        prompt, num_dropped = yield from self._fitted(request, request.input, engine, info)
-        return _Ready(prepare_chat(request, prompt), num_dropped)
+        prompt, num_dropped = yield from self._fitted(request, request.input, engine, info, media)
+        return _Ready(prepare_chat(request, prompt, media), num_dropped)
 
     def _fitted(
-        self, request: GenerateRequest, chat: ChatInput, engine: EngineClient, info: EngineInfo
+        self, request: GenerateRequest, chat: ChatInput, engine: EngineClient, info: EngineInfo, media: Media
     ) -> Generator[Tick, None, tuple[RenderedPrompt, int]]:
         def render(part: ChatInput) -> RenderedPrompt:
             return self._templates.render(info, part, request.response_format)
@@ -96,13 +113,16 @@ class Answering:
             return render(chat), 0
         room = _context_size(request, info) - len(request.prefix_tokens)
         return (
-            yield from fit(chat, room, request.max_tokens, render, lambda p: self._count_chat(request, p, engine, info))
+            yield from fit(
+                chat, room, request.max_tokens, render, lambda p: self._count_chat(request, p, engine, info, media)
+            )
         )
 
     def _count_chat(
-        self, request: GenerateRequest, prompt: RenderedPrompt, engine: EngineClient, info: EngineInfo
+        self, request: GenerateRequest, prompt: RenderedPrompt, engine: EngineClient, info: EngineInfo, media: Media
     ) -> Generator[Tick, None, int]:
-        tokens = yield from _tokenize(engine, EngineTokenize(prompt.text, prompt.literals, add_special=True))
+        text, named = named_in(prompt.text, media)
+        tokens = yield from _tokenize(engine, EngineTokenize(text, prompt.literals, add_special=True, media=named))
         return _after_prefix(request, info, len(tokens.ids))
 
 

@@ -13,8 +13,9 @@ from dmr.chat.template import PromptTemplate, grammar_of_format
 from dmr.errors import InvalidRequest
 from dmr.service import go_prompt
 from dmr.service.best_of import num_computed
+from dmr.service.media import named_in
 from dmr.types import ChatInput, Event, GenerateRequest, ResponseFormat, TextDelta, TextInput, TokenLogprob
-from dmr.wire import EngineInfo, EngineRequest
+from dmr.wire import EngineInfo, EngineMedia, EngineRequest
 
 MAX_TEMPLATES = 64  # that are kept parsed
 
@@ -96,13 +97,15 @@ class Templates:
             return place.template
 
 
-def prepare_chat(request: GenerateRequest, prompt: RenderedPrompt) -> Prepared:
-    """The engine's part of a chat."""
+def prepare_chat(request: GenerateRequest, prompt: RenderedPrompt, media: tuple[EngineMedia, ...] = ()) -> Prepared:
+    """The engine's part of a chat. `media`: those that the prompt may name."""
+    text, named = named_in(prompt.text, media)
     # What the template adds comes last, so that a request's own stop strings keep their place.
     stop = request.stop + tuple(text for text in prompt.stop if text not in request.stop)
     message = msgspec.structs.replace(
         _plain_message(request),
-        prompts=(prompt.text,),
+        prompts=(text,),
+        media=named,
         literals=prompt.literals,
         stop=stop,
         grammar=prompt.grammar,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, Union
 
 from dmr.types.value import Value
 
@@ -20,7 +20,15 @@ class TextPart(Value, frozen=True, tag="text"):
     text: str
 
 
-Part = TextPart  # media parts join here
+class MediaPart(Value, frozen=True, tag="media"):
+    """A picture or a sound, as a file. `detail`: how closely a picture is to be looked at."""
+
+    kind: Literal["image", "audio"]
+    data: bytes
+    detail: str = "auto"  # "low", "high"
+
+
+Part = Union[TextPart, MediaPart]
 
 
 class ToolCall(Value, frozen=True):
@@ -43,7 +51,12 @@ class Message(Value, frozen=True):
 
     @property
     def text(self) -> str:
-        return "".join(part.text for part in self.parts)
+        """What is written in it, without pictures and sounds."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def has_media(self) -> bool:
+        return any(isinstance(part, MediaPart) for part in self.parts)
 
 
 class Tool(Value, frozen=True):

@@ -49,6 +49,8 @@ NATIVE_DOORS = {
     "dmr/engine/draft_model.py",
     "dmr/engine/embed_runner.py",
     "dmr/engine/loading.py",
+    "dmr/engine/media_reader.py",
+    "dmr/engine/media_steps.py",
     "dmr/engine/model_runner.py",
     "dmr/engine/native_options.py",
     "dmr/engine/quantize.py",

@@ -62,17 +62,17 @@ def read_parts(content: str | list[Any], path: str) -> tuple[Part, ...]:
     return tuple(part for index, block in enumerate(content) for part in read_part(block, f"{path}[{index}]"))
 
 
-def read_text_blocks(content: str | list[Any], path: str) -> tuple[Part, ...]:
+def read_text_blocks(content: str | list[Any], path: str) -> tuple[TextPart, ...]:
     """Like `read_parts`, where only text is allowed."""
     if not isinstance(content, str):
         for index, block in enumerate(content):
             kind = kind_of(block, f"{path}[{index}]")
             if kind != "text":
                 raise unexpected(kind, f"{path}[{index}]")
-    return read_parts(content, path)
+    return tuple(part for part in read_parts(content, path) if isinstance(part, TextPart))
 
 
-def to_parts(text: str) -> tuple[Part, ...]:
+def to_parts(text: str) -> tuple[TextPart, ...]:
     """No part for no text."""
     return (TextPart(text),) if text else ()
 
@@ -112,7 +112,7 @@ def _source(source: Source, path: str) -> str:
         raise unexpected(source.type, path)
     if source.content is None:
         raise InvalidRequest(f"Missing required parameter: '{path}.content'.", param=f"{path}.content")
-    return "".join(part.text for part in read_parts(source.content, f"{path}.content"))
+    return "".join(part.text for part in read_text_blocks(source.content, f"{path}.content"))
 
 
 def _search_result(result: SearchResultBlock, path: str) -> str:

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from dmr import _core
 from dmr.engine import media_encoder
 from dmr.engine.core_share import CoreShare
 from dmr.engine.media_encoder import MediaEncoder
-from dmr.engine.media_reader import Medium, digest_of
+from dmr.engine.media_reader import EncodingCancelled, Medium, digest_of
 from dmr.errors import DmrError, InvalidRequest, Overloaded
 from dmr.wire import EngineMedia
 
@@ -36,7 +35,7 @@ class FakeReader:
         assert self.may_go_on.wait(PATIENCE)
         if self.is_aborted:
             self.is_aborted = False
-            raise _core.Cancelled("cancelled")
+            raise EncodingCancelled
         self.encoded.append(medium.digest)
         return Sized(medium.digest, (), ())
 

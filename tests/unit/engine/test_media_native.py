@@ -194,7 +194,7 @@ def test_what_is_wrong_with_a_prompt_is_told(noisy: MediaBench) -> None:
         noisy.ask(f"a{place(0)}b{MEDIA_OPEN}c", picture("RED"))
     with pytest.raises(ContextLengthExceeded):
         noisy.ask(f"a{place(0)}b" * 200, picture("RED"))
-    with pytest.raises(InvalidRequest, match="cannot be read|no known format"):
+    with pytest.raises(InvalidRequest, match=r"cannot be read|no known format"):
         noisy.ask(f"a{place(0)}b", EngineMedia("image", b"nonsense"))
     with pytest.raises(Unsupported, match="hears no sounds"):
         noisy.ask(f"a{place(0)}b", EngineMedia("audio", b"RIFF"))
