@@ -162,7 +162,7 @@ class JsonObject(NamedTuple):
 
     def parse(self, text: str) -> Any:
         try:
-            found = json.loads(text, parse_constant=_no_number)
+            found = json.loads(text, parse_constant=_no_number, parse_float=_finite)
         except RecursionError:
             raise ValueError from None
         if not isinstance(found, dict):
@@ -201,6 +201,13 @@ class Template(NamedTuple):
 
     def __str__(self) -> str:
         return f"a Jinja template, or one of {', '.join(sorted(TEMPLATES))}"
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _no_number(text: str) -> Any:

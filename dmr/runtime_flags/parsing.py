@@ -14,7 +14,7 @@ from dmr.runtime_flags.table import FLAGS
 from dmr.types.configuration import BACKEND
 
 MAX_FLAGS = 256  # tokens of one list
-MAX_TOKEN = 16384  # characters of one
+MAX_TOKEN = 65536  # characters of one
 _NEGATIVE = re.compile(r"-\.?[0-9]")
 PARAM = "runtime-flags"
 

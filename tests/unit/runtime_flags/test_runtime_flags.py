@@ -160,6 +160,10 @@ def test_values_are_read(tokens: tuple[str, ...], expected: dict[str, Any]) -> N
             'runtime flag "--chat-template": "llama9" is not a Jinja template, or one of chat',
         ),
         (("--chat-template-kwargs", "[]"), 'runtime flag "--chat-template-kwargs": "[]" is not a JSON object'),
+        (
+            ("--chat-template-kwargs", '{"a": 1e999}'),
+            'runtime flag "--chat-template-kwargs": "{\\"a\\": 1e999}" is not a JSON',
+        ),
         (("--grammar", "nothing"), 'runtime flag "--grammar": "nothing" is not a GBNF grammar with a rule named root'),
         (("--samplers", "top_k;top_k"), 'runtime flag "--samplers": "top_k;top_k" is not some of penalties'),
         (("--samplers", "infill;top_k"), "--samplers: infill needs top_k before it, and --top-k of 256 at most"),
