@@ -40,11 +40,9 @@ DEVICES: tuple[Flag, ...] = (
 
 ROPE: tuple[Flag, ...] = (
     sets("--rope-scaling", "rope.scaling", Choice(("none", "linear", "yarn"))),
-    sets(
-        "--rope-scale", "rope.freq_scale", Number(0.0, 1e6, above=True, is_inverse=True), "n: `--rope-freq-scale 1/n`"
-    ),
+    sets("--rope-scale", "rope.freq_scale", Number(1e-6, 1e6, is_inverse=True), "n: `--rope-freq-scale 1/n`"),
     sets("--rope-freq-base", "rope.freq_base", Number(0.0)),
-    sets("--rope-freq-scale", "rope.freq_scale", Number(0.0, 1e6, above=True)),
+    sets("--rope-freq-scale", "rope.freq_scale", Number(1e-6, 1e6)),
     sets("--yarn-orig-ctx", "rope.yarn_orig_ctx", Whole(0, 1 << 24)),
     sets("--yarn-ext-factor", "rope.yarn_ext_factor", Number(), "negative: as the model's file says"),
     sets("--yarn-attn-factor", "rope.yarn_attn_factor", Number(), "negative: as the model's file says"),

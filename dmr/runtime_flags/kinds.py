@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from dmr.runtime_flags.templates import TEMPLATES
 
 INT_MAX = 2**31 - 1
+LARGEST = 1e9  # of numbers without a bound of their own: the native side has 32 bits for them
 
 
 class Kind(Protocol):
@@ -68,10 +69,9 @@ class Whole(NamedTuple):
 
 
 class Number(NamedTuple):
-    least: float = -math.inf
-    most: float = math.inf
+    least: float = -LARGEST
+    most: float = LARGEST
     is_inverse: bool = False  # 1/n is what is meant
-    above: bool = False  # the least is not one of them
     clamps: bool = False  # what is below the least is the least
     takes_value: bool = True
     is_optional: bool = False
@@ -83,16 +83,14 @@ class Number(NamedTuple):
             number = math.nan
         if self.clamps and number < self.least:
             number = self.least
-        is_within = self.least <= number <= self.most and not (self.above and number == self.least)
-        if not math.isfinite(number) or not is_within:
+        if not self.least <= number <= self.most:  # nor is it within where it is no number
             raise ValueError
         return 1 / number if self.is_inverse else number
 
     def __str__(self) -> str:
-        if not math.isfinite(self.least) or self.clamps:
+        if self.least == -LARGEST or self.clamps:
             return "a number"
-        low = f" above {self.least:g}" if self.above else f" from {self.least:g}"
-        return f"a number{low}" + (f" to {self.most:g}" if math.isfinite(self.most) else "")
+        return f"a number from {self.least:g}" + (f" to {self.most:g}" if self.most < LARGEST else "")
 
 
 class Choice(NamedTuple):

@@ -34,7 +34,7 @@ SAMPLING: tuple[Flag, ...] = (
     sets("--xtc-threshold", "sampling.xtc_threshold", _PROBABILITY),
     sets("--typical", "sampling.typical_p", _PROBABILITY),
     sets("--repeat-last-n", "sampling.repeat_last_n", Whole(-1), "-1: the whole context"),
-    sets("--repeat-penalty", "sampling.repeat_penalty", Number(0.0, above=True)),
+    sets("--repeat-penalty", "sampling.repeat_penalty", Number(1e-6)),
     sets("--presence-penalty", "sampling.presence_penalty", _ANY),
     sets("--frequency-penalty", "sampling.frequency_penalty", _ANY),
     sets("--dry-multiplier", "sampling.dry_multiplier", _ANY),
