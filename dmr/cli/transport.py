@@ -115,6 +115,7 @@ class Transport:
     def _open(
         self, method: str, path: str, body: Any, headers: Mapping[str, str], read_timeout: float | None
     ) -> BaseHTTPResponse:
+        headers = {"User-Agent": "dmr", **headers}
         if isinstance(body, bytes):
             headers = {"Content-Type": "application/json", **headers}
         with self.failures():

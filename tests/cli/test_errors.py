@@ -43,6 +43,7 @@ def test_the_address_comes_from_the_environment(server: ScriptedServer) -> None:
     server.on("GET /models", [])
     host = server.url.removeprefix("http://") + "/"
     assert CliRunner().invoke(cli, ["list"], env={"MODEL_RUNNER_HOST": host}).exit_code == 0
+    assert server.asked[0].headers["User-Agent"] == "dmr"
 
 
 def test_a_bad_address_is_told(server: ScriptedServer) -> None:

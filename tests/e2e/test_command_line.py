@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,11 @@ class CommandLine:
         )
         assert done.returncode == status, (arguments, done.stdout[-2000:], done.stderr[-2000:])
         return done
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-m", "dmr", *arguments]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(program, cwd=ROOT, env=self._environment, **pipes)
 
     def text(self, *arguments: str, **settings: Any) -> str:
         """What went to stdout; nothing may have gone to stderr."""
@@ -97,7 +103,9 @@ def dmr(tmp_path: Path) -> Iterator[CommandLine]:
     """With a server that has no models yet."""
     (tmp_path / "server").mkdir()
     (tmp_path / "home").mkdir()
-    started = Server(tmp_path / "server", HOME=str(tmp_path), DMR_RECORD="bodies")
+    started = Server(
+        tmp_path / "server", HOME=str(tmp_path), DMR_RECORD="bodies", MODEL_RUNNER_LOG_DIR=str(tmp_path / "logs")
+    )
     yield CommandLine(started, tmp_path / "home")
     started.stop()
 
@@ -117,6 +125,8 @@ def test_a_day_of_a_model(dmr: CommandLine, name: str, registry: LoopbackRegistr
     (record,) = json.loads(dmr.text("requests"))[0]["records"]
     assert "Say hi" in json.dumps(record)
 
+    assert "Listening at: http://127.0.0.1:" in dmr.text("logs")
+
     copy = f"{registry.host}/test/copy:v2"
     assert dmr.text("tag", name, copy) == f'Model "{name}" tagged successfully with "{copy}"\n'
     assert dmr.text("push", copy) == "Model pushed successfully\n"
@@ -127,6 +137,20 @@ def test_a_day_of_a_model(dmr: CommandLine, name: str, registry: LoopbackRegistr
     assert len(dmr.text("ps").splitlines()) == 1
     assert dmr.text("rm", "-f", name).startswith(f"Untagged: {name}\nDeleted: sha256:")
     assert json.loads(dmr.text("ls", "--json")) == []
+
+
+def test_requests_are_followed_until_ctrl_c(dmr: CommandLine, tiny_folder: Path) -> None:
+    dmr.run("import", str(model_file("tiny-script", tiny_folder)), "tiny")
+    with dmr.start("requests", "--follow") as following:
+        assert following.stdout is not None
+        assert following.stderr is not None
+        assert following.stderr.readline().startswith(b"Connected to request stream.")
+        dmr.run("run", "tiny", "Hello")
+        (event,) = json.loads(following.stdout.readline())
+        assert event["records"][0]["model"] == "tiny"
+        following.send_signal(signal.SIGINT)
+        assert following.communicate(timeout=20) == (b"", b"")
+    assert following.returncode == 130
 
 
 def test_run_pulls_what_is_missing(dmr: CommandLine, name: str) -> None:
