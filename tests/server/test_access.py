@@ -8,6 +8,7 @@ from typing import Any, cast
 import falcon.testing
 import pytest
 from fakes import FakeService, model_record
+from server.conftest import ANSWER
 
 from dmr.config import Settings, read_settings
 from dmr.errors import InvalidRequest
@@ -125,6 +126,17 @@ def test_errors_can_be_read_by_pages_too(make: Make) -> None:
     answer = make().simulate_post("/v1/chat/completions", body="{", headers={"Origin": "http://localhost:3000"})
     assert answer.status_code == 400
     assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+
+
+def test_streams_can_be_read_by_pages_too() -> None:
+    service = FakeService([model_record("docker.io/ai/smollm2:latest")])
+    service.enqueue(*ANSWER)
+    client = Client(create_app(cast(Any, service), Settings()))
+    body = {"model": "smollm2", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    answer = client.simulate_post("/v1/chat/completions", json=body, headers={"Origin": "http://localhost:3000"})
+    assert "[DONE]" in answer.text
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+    assert "x-request-id" in answer.headers["access-control-expose-headers"]
 
 
 def test_refusals_have_the_shape_of_the_api(make: Make) -> None:
