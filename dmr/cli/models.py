@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dmr.cli.json_output import json_option, print_json
-from dmr.cli.server import complete_model, connect, find_models, pass_models
+from dmr.cli.server import complete_model, connect, connect_elsewhere, find_models, pass_models
 from dmr.cli.values import format_table, human_duration, printable
 from dmr.errors import InvalidReference
 
 if TYPE_CHECKING:
-    from dmr.cli.replies import Model
+    from dmr.cli.replies import Model, ServedModels
     from dmr.cli.server import Models
 
 _UNTAGGED = "<none>"
@@ -39,16 +39,23 @@ def short_id(model_id: str) -> str:
 @click.argument("model", required=False, shell_complete=complete_model)
 @json_option
 @click.option("--openai", "as_served", is_flag=True, help="Print what GET /engines/v1/models tells, as JSON.")
+@click.option("--openaiurl", "other", metavar="URL", help="List the models of another server, as http://HOST/v1.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the first 12 hex digits of each ID.")
 @click.pass_context
-def list_command(ctx: click.Context, model: str | None, as_json: bool, as_served: bool, quiet: bool) -> None:
+def list_command(
+    ctx: click.Context, model: str | None, as_json: bool, as_served: bool, other: str | None, quiet: bool
+) -> None:
     """List the models in the store: all, or those that MODEL means (a name, with or without its tag, or an ID)."""
-    from dmr.cli.replies import Model
+    from dmr.cli.replies import Model, ServedModels
 
-    if as_served:
+    if as_served or other is not None:
         if model is not None or quiet:
-            raise click.UsageError("--openai lists all models, and nothing else: leave out MODEL and --quiet.")
-        print_json(connect(ctx).served_models())
+            raise click.UsageError("All that are served are listed: leave out MODEL and --quiet.")
+        server = connect(ctx) if other is None else connect_elsewhere(ctx, other)
+        if as_served or as_json:
+            print_json(server.served_models(dict[str, Any]))
+        else:
+            click.echo(format_table(("MODEL NAME", "CREATED"), _served_rows(server.served_models(ServedModels))))
         return
     models = find_models(ctx)
     if as_json:
@@ -146,17 +153,24 @@ def _rows(models: Sequence[Model], wanted: str | None) -> list[tuple[str, ...]]:
     return sorted(rows, key=lambda row: row[0].split(":"))
 
 
+def _served_rows(served: ServedModels) -> list[tuple[str, str]]:
+    return sorted((model.id, _age(model.created)) for model in served.data)
+
+
+def _age(created: int) -> str:
+    return f"{human_duration(time.time() - created)} ago" if created > 0 else ""
+
+
 def _row(name: str, model: Model) -> tuple[str, ...]:
     config = model.config
     context = config.context_size or config.gguf.get(f"{config.architecture}.context_length", "")
-    created = f"{human_duration(time.time() - model.created)} ago" if model.created > 0 else ""
     return (
         name,
         config.parameters,
         config.quantization,
         config.architecture,
         short_id(model.id),
-        created,
+        _age(model.created),
         str(context),
         config.size,
     )

@@ -19,6 +19,17 @@ class Model(msgspec.Struct, frozen=True):
     config: ModelConfig = ModelConfig()
 
 
+class ServedModel(msgspec.Struct, frozen=True):
+    id: str
+    created: int = 0  # Unix seconds
+
+
+class ServedModels(msgspec.Struct, frozen=True):
+    """`GET /v1/models`."""
+
+    data: tuple[ServedModel, ...] = ()
+
+
 class Runner(msgspec.Struct, frozen=True):
     """One element of `GET /engines/ps`. `keep_alive` is a duration as text, empty when unset."""
 

@@ -15,7 +15,7 @@ from dmr.cli.attachments import Content, read_question
 from dmr.cli.conversation import Conversation
 from dmr.cli.json_output import json_option, print_json
 from dmr.cli.sampling import sampling_options
-from dmr.cli.server import complete_model, pass_server
+from dmr.cli.server import complete_model, connect, connect_elsewhere
 from dmr.errors import DmrError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -54,15 +54,19 @@ Examples:
     help="Render Markdown, and show reasoning dim; auto: on a terminal.",
 )
 @click.option("--no-history", is_flag=True, envvar="DMR_NO_HISTORY", show_envvar=True, help="Keep no history file.")
+@click.option(
+    "--openaiurl", "other", metavar="URL", help="Ask another server that speaks OpenAI's API, as http://HOST/v1."
+)
 @json_option
-@pass_server
-def run_command(server: ServerApi, /, model: str, prompt: tuple[str, ...], **flags: Any) -> None:
+@click.pass_context
+def run_command(ctx: click.Context, /, model: str, prompt: tuple[str, ...], **flags: Any) -> None:
     """Ask MODEL for one answer to PROMPT, which is streamed to stdout.
 
     What is piped into stdin is put after PROMPT, or is the prompt. On a terminal and without PROMPT, a chat begins.
     @FILE in PROMPT puts in the file's text, or an image. Reasoning is shown on a terminal only. A model that the server
     does not have is pulled.
     """
+    server = connect_elsewhere(ctx, flags["other"]) if flags["other"] else connect(ctx)
     if flags["detach"]:
         _detach(server, model, prompt)
         return
@@ -89,7 +93,7 @@ def _pulling(server: ServerApi, model: str, ask: Callable[[], None]) -> None:
     try:
         ask()
     except ServerError as error:
-        if error.status != 404:
+        if error.status != 404 or not server.can_pull:
             raise
         pull_missing(server, model)
         ask()

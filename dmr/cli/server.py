@@ -40,6 +40,15 @@ def connect(ctx: click.Context) -> ServerApi:
     return server
 
 
+def connect_elsewhere(ctx: click.Context, url: str) -> ServerApi:
+    """A client of another program's server, of which less can be asked; closed with the context."""
+    from dmr.cli.other_server import OtherServer
+
+    server = OtherServer(url)
+    ctx.call_on_close(server.close)
+    return server
+
+
 def _endpoint(root: click.Context) -> tuple[Address, Tls]:
     wants_tls, tls = read_tls()
     if root.get_parameter_source("server") is not ParameterSource.DEFAULT:

@@ -28,6 +28,10 @@ TOKENIZE_PATH = "/engines/v1/tokenize"
 class ServerApi(Transport):
     """One server. Calls raise `ServerNotRunning` or `ServerError`."""
 
+    chat_path = CHAT_PATH
+    models_path = MODELS_PATH
+    can_pull = True
+
     def is_running(self) -> bool:
         """Whether anything accepts connections there; raises `ServerError` if it is something else than this server."""
         try:
@@ -54,9 +58,9 @@ class ServerApi(Transport):
         with _missing_model(name):
             return self.get(model_path(name) + ("?remote=true" if remote else ""), kind)
 
-    def served_models(self) -> dict[str, Any]:
+    def served_models(self, kind: type[T]) -> T:
         """The models as those who ask for answers see them."""
-        return self.get(MODELS_PATH, dict[str, Any])
+        return self.get(self.models_path, kind)
 
     def served_model(self, name: str) -> dict[str, Any]:
         """The model of this name as those who ask for answers see it; raises `ModelNotFound`."""
@@ -171,7 +175,7 @@ class ServerApi(Transport):
     def chat(self, request: Mapping[str, Any]) -> Iterator[Iterator[Chunk]]:
         """The chunks of a streamed chat answer; leaving the block closes the connection, which stops the answer."""
         body = to_json({**request, "stream": True, "stream_options": {"include_usage": True}})
-        with self.stream("POST", CHAT_PATH, body=body) as pieces:
+        with self.stream("POST", self.chat_path, body=body) as pieces:
             yield self._chunks(pieces)
 
     def _chunks(self, pieces: Iterable[bytes]) -> Iterator[Chunk]:

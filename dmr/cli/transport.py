@@ -61,6 +61,7 @@ class Transport:
 
     def __init__(self, address: Address, tls: Tls | None = None) -> None:
         self.address = address
+        self.headers = {"User-Agent": "dmr"}  # of every request
         parts = urlsplit(address.url)
         self._prefix = parts.path
         options = tls.pool_options() if tls and parts.scheme == "https" else {}
@@ -115,7 +116,7 @@ class Transport:
     def _open(
         self, method: str, path: str, body: Any, headers: Mapping[str, str], read_timeout: float | None
     ) -> BaseHTTPResponse:
-        headers = {"User-Agent": "dmr", **headers}
+        headers = {**self.headers, **headers}
         if isinstance(body, bytes):
             headers = {"Content-Type": "application/json", **headers}
         with self.failures():

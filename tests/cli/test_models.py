@@ -161,3 +161,13 @@ def test_list_openai_prints_what_clients_see(dmr: Run, server: ScriptedServer) -
     server.on("GET /engines/v1/models", listed)
     assert json.loads(dmr("list", "--openai").stdout) == listed
     assert dmr("list", "--openai", "-q").exit_code == 2
+
+
+def test_models_of_another_server(lonely_dmr: Run, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+    listed = {"object": "list", "data": [{"id": "b", "created": int(time.time()) - 3 * 86400}, {"id": "a"}]}
+    server.on("GET /v1/models", listed)
+    result = lonely_dmr("list", "--openaiurl", f"{server.url}/v1")
+    assert result.stdout == "MODEL NAME  CREATED\na\nb           3 days ago\n"
+    assert json.loads(lonely_dmr("list", "--json", "--openaiurl", f"{server.url}/v1/").stdout) == listed
+    assert server.asked[0].headers["Authorization"] == "Bearer sk-other"

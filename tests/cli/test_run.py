@@ -301,3 +301,12 @@ def test_markdown_is_rendered_into_a_pipe_when_asked_for(dmr: Run, server: Scrip
     server.on(f"POST {CHAT}", answer("**bold**"))
     assert "\x1b[1mbold" in dmr("run", "--color", "yes", "m", "Hello").stdout
     assert dmr("run", "m", "Hello").stdout == "**bold**\n"
+
+
+def test_another_server_is_asked_and_nothing_is_pulled(lonely_dmr: Run, server: ScriptedServer) -> None:
+    server.on("POST /v1/chat/completions", answer("Hi"), MISSING)
+    asked = ("run", "--openaiurl", f"{server.url}/v1", "gpt-5", "Hello")
+    assert lonely_dmr(*asked).stdout == "Hi\n"
+    result = lonely_dmr(*asked)
+    assert (result.exit_code, result.stderr) == (1, "Error: The model does not exist.\n")
+    assert [one.path for one in server.asked] == ["/v1/chat/completions"] * 2

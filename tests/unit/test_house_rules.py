@@ -27,7 +27,10 @@ VENDOR_EXCEPTIONS = {
     *(("dmr/config/outside.py", f"DOCKER_HUB_{name}") for name in ("USER", "PASSWORD")),
     # Flags are upstream's, so that what people have written goes on working.
     ("dmr/cli/models.py", "--openai"),
-    ("dmr/cli/models.py", "--openai lists all models, and nothing else: leave out MODEL and --quiet."),
+    ("dmr/cli/models.py", "--openaiurl"),
+    ("dmr/cli/run.py", "--openaiurl"),
+    ("dmr/cli/run.py", "Ask another server that speaks OpenAI's API, as http://HOST/v1."),
+    ("dmr/cli/other_server.py", "OPENAI_API_KEY"),
     ("dmr/cli/show.py", "--openai"),
     ("dmr/cli/show.py", "--openai and --remote exclude each other."),
     ("dmr/cli/run.py", "DOCKER_MODEL_NOHISTORY"),
