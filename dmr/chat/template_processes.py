@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import msgspec
 
 from dmr.chat.template_messages import ERRORS, Ask, Definition, Told, receive, send
-from dmr.errors import InternalError, InvalidRequest, Unavailable
+from dmr.errors import DmrError, InternalError, InvalidRequest, Unavailable
 
 MODULE = "dmr.chat.template_process"
 MAX_PROCESSES = 4
@@ -100,7 +100,7 @@ class TemplateProcesses:
         Raises:
             TemplateError, GrammarError, ValueError: what the native side raises.
             InvalidRequest: it takes too much time or memory, or makes the process crash; `param` is "model".
-            Unavailable: all processes have been busy for `PATIENCE` seconds.
+            Unavailable: all processes have been busy for `PATIENCE` seconds, or somebody has ended this one.
         """
         if key in self._refused:
             raise InvalidRequest(self._refused[key], param="model")
@@ -110,7 +110,7 @@ class TemplateProcesses:
                 if told.error == "unknown":
                     told = process.ask(Ask(key, definition, request))
             except (OSError, EOFError):
-                raise self._broken(key, request, self._reason(process.end())) from None
+                raise self._died(key, request, process.end()) from None
             if told.error == "memory":
                 raise self._broken(key, request, f"takes more than {self._memory_bytes >> 20} MiB of memory")
         if told.error:
@@ -214,10 +214,12 @@ class TemplateProcesses:
         except OSError as error:
             raise InternalError(f"No process for templates can be started: {error.strerror}.") from error
 
-    def _reason(self, status: int) -> str:
+    def _died(self, key: bytes, request: object, status: int) -> DmrError:
+        if status in (-signal.SIGKILL, -signal.SIGTERM):  # the kernel when memory is short, or a person
+            return Unavailable("The process that prepared this conversation was ended.", retry_after=1.0)
         if status == -signal.SIGPROF:
-            return f"takes more than {self._cpu_seconds:g} seconds of computing"
-        return f"makes the process crash that renders it (status {status})"
+            return self._broken(key, request, f"takes more than {self._cpu_seconds:g} seconds of computing")
+        return self._broken(key, request, f"makes the process crash that renders it (status {status})")
 
 
 processes = TemplateProcesses()

@@ -145,6 +145,18 @@ def test_a_process_that_died_idle_is_nobody_s_fault(strict: TemplateProcesses) -
     assert made.render(request()).text == "user: hi\n"
 
 
+def test_a_process_that_was_ended_at_work_is_not_the_template_s_fault(strict: TemplateProcesses) -> None:
+    trap = template(when_asked(TOO_LONG), strict)
+    (only,) = strict._idle
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(trap.render, request("now"))
+        while not strict._busy:
+            time.sleep(0.001)
+        only._process.kill()
+        assert isinstance(asked.exception(), Unavailable)
+    assert trap.render(request("later")).text == "user: later\n"
+
+
 def test_one_template_leaves_a_process_for_the_others(strict: TemplateProcesses) -> None:
     trap = template(when_asked(TOO_LONG), strict)
     other = template(GOOD, strict)
