@@ -123,7 +123,7 @@ class LoadedModel:
         finally:
             for end in ends:
                 end.cancel()
-            await asyncio.wait(ends)
+            await asyncio.gather(*ends, return_exceptions=True)  # a failure that comes too late interests nobody
 
     def unloaded(self) -> Unavailable:
         return Unavailable(f"The model '{self.reference}' was unloaded while it was loading.")
