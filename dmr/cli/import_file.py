@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from dmr.cli.import_folder import import_folder, import_split
+from dmr.cli.json_output import json_option, print_json
 from dmr.cli.server import complete_model, connect, find_models
 from dmr.cli.values import human_size
 from dmr.errors import InvalidModelFile
 
 if TYPE_CHECKING:
-    from dmr.cli.replies import Model
     from dmr.cli.server import Models
     from dmr.cli.server_api import ServerApi
     from dmr.store.reference import Reference
@@ -40,8 +40,9 @@ Examples:
 @click.argument("name", shell_complete=complete_model)
 @click.option("--offline", is_flag=True, help="Write into the store on disk, without a server.")
 @click.option("--convert-to", "kind", default="", metavar="TYPE", help="Of safetensors: F16, Q8_0, Q4_K_M, …")
+@json_option
 @click.pass_context
-def import_command(ctx: click.Context, file: Path, name: str, offline: bool, kind: str) -> None:
+def import_command(ctx: click.Context, file: Path, name: str, offline: bool, kind: str, as_json: bool) -> None:
     """Put the model in FILE into the store as NAME, and print its full tag.
 
     FILE is a GGUF file, any file of a split model, or a folder with one model. It is copied and stays as it is. NAME
@@ -50,30 +51,35 @@ def import_command(ctx: click.Context, file: Path, name: str, offline: bool, kin
     from dmr.store.reference import parse_reference
 
     reference = parse_reference(name)
+    tags = _import(ctx, file, reference, offline, kind)
+    tag = str(reference) if str(reference) in tags or not tags else tags[-1]
+    if as_json:
+        print_json({"model": tag, "tags": list(tags)})
+    else:
+        click.echo(tag)
+
+
+def _import(ctx: click.Context, file: Path, reference: Reference, offline: bool, kind: str) -> tuple[str, ...]:
+    """All names of what it has become."""
     if file.is_dir():
-        _import_many(ctx, reference, offline, lambda models: import_folder(models, file, str(reference), kind))
-        return
+        return import_folder(_models(ctx, offline), file, str(reference), kind).tags
     if kind:
         raise click.UsageError("--convert-to is for folders of safetensors.")
     _check_magic(file)
     if _SHARD.search(file.name):
-        _import_many(ctx, reference, offline, lambda models: import_split(models, file, str(reference)))
-        return
+        return import_split(_models(ctx, offline), file, str(reference)).tags
     server = None if offline else connect(ctx)
     if server is None or (server.address.is_local and not server.is_running()):
-        tags = _import_offline(file, reference)
-    else:
-        tags = _import_online(server, file, reference)
-    click.echo(str(reference) if str(reference) in tags or not tags else tags[-1])
+        return _import_offline(file, reference)
+    return _import_online(server, file, reference)
 
 
-def _import_many(ctx: click.Context, reference: Reference, offline: bool, store: Callable[[Models], Model]) -> None:
-    """A model of several files: packed for a server, or straight into the store on disk."""
+def _models(ctx: click.Context, offline: bool) -> Models:
+    """Where a model of several files goes: packed to a server, or straight into the store on disk."""
     from dmr.cli.local_models import LocalModels
     from dmr.config import read_settings
 
-    tags = store(LocalModels(read_settings().models_path) if offline else find_models(ctx)).tags
-    click.echo(str(reference) if str(reference) in tags or not tags else tags[-1])
+    return LocalModels(read_settings().models_path) if offline else find_models(ctx)
 
 
 def _check_magic(file: Path) -> None:

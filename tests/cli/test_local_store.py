@@ -111,6 +111,11 @@ def test_a_package_is_not_pushed_without_a_server(lonely_dmr: Run, tmp_path: Pat
     assert "only a server pushes" in result.stderr
 
 
+def test_import_prints_json(lonely_dmr: Run, mine: str, tmp_path: Path) -> None:
+    told = json.loads(lonely_dmr("import", "--json", str(tmp_path / "mine.gguf"), "other").stdout)
+    assert told == {"model": "docker.io/ai/other:latest", "tags": [TAG, "docker.io/ai/other:latest"]}
+
+
 def test_verify_finds_the_damaged_file(lonely_dmr: Run, mine: str, tmp_path: Path) -> None:
     result = lonely_dmr("verify")
     assert (result.exit_code, result.stdout) == (0, f"{TAG}: undamaged\n")
