@@ -51,7 +51,7 @@ def _checked(variable: Variable, value: Any, said: Said) -> Any:
     if variable.form is not None:
         wrong = next((item for item in value if not variable.form.fullmatch(item)), None)
         if wrong is not None:
-            raise said.refused(f"has '{wrong}', which is not like https://example.com or http://localhost:3000")
+            raise said.refused(f"has '{wrong}', which is not like {variable.like}")
     if variable.choices and value.lower() not in variable.choices:
         raise said.refused(f"is none of {', '.join(variable.choices)}")
     if variable.kind in (int, float) and not (variable.least <= value <= variable.most and math.isfinite(value)):

@@ -12,6 +12,7 @@ from dmr.config.aliases import Alias
 from dmr.config.settings import RECORDS, SPECULATIONS
 
 ORIGIN = re.compile(r"\*|[^\s/]+://[^\s/]+/?")  # as browsers send it, or with "*"
+HOST = re.compile(r"off|public|[A-Za-z0-9_.-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")  # media may come from
 LOG_LEVELS = ("debug", "info", "warn", "warning", "error")
 
 
@@ -28,6 +29,7 @@ class Variable(NamedTuple):
     most: float = math.inf
     choices: tuple[str, ...] = ()
     form: re.Pattern[str] | None = None  # of each of several texts
+    like: str = ""  # an example of that form
 
     @property
     def section(self) -> str:
@@ -59,7 +61,8 @@ VARIABLES: Mapping[str, Variable] = {
     "DMR_RECORD": Variable("record", str, choices=RECORDS),
     "MODEL_RUNNER_LOG_DIR": Variable("log_dir", Path),
     "DISABLE_METRICS": Variable("disable_metrics", bool),
-    "DMR_ORIGINS": Variable("origins", tuple, form=ORIGIN),
+    "DMR_ORIGINS": Variable("origins", tuple, form=ORIGIN, like="https://example.com or http://localhost:3000"),
+    "DMR_FETCH_MEDIA": Variable("fetch_media", tuple, form=HOST, like="off, public, example.com or example.com:8080"),
     "DMR_ALIASES": Variable("aliases", Alias),
     "DMR_CONTEXT_SIZE": Variable("engine.context_size", int, 0, 1 << 24),
     "DMR_MAX_SEQUENCES": Variable("engine.max_num_seqs", int, 1, 256),

@@ -24,6 +24,7 @@ VOCABULARY_BYTES = 32 << 20  # at the front of a file, in which the vocabulary i
 _RANK_POOLING = "4"  # GGUF's number
 _NO_POOLING = ("", "0")
 _TEMPLATE_KEY = "tokenizer.chat_template"
+_ENCODERS = {"clip.has_vision_encoder": "vision", "clip.has_audio_encoder": "audio"}
 _MIDDLE_KEYS = ("tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id")
 # By these llama.cpp finds the token in a vocabulary whose file does not name it.
 _MIDDLE_TOKENS = (
@@ -91,8 +92,19 @@ class Capabilities:
         if self._fills_in(record, metadata):
             found.append("insert")
         if record.has_mmproj:
-            found.append("vision")
+            found += self._senses(record)
         return tuple(found)
+
+    def _senses(self, record: ModelRecord) -> list[str]:
+        try:
+            projector = self._store.files(record.id).mmproj
+            metadata = read_gguf_header(projector).metadata if projector is not None else {}
+        except DmrError as error:  # it can still write
+            logger.warning("what the projector of %s can do is not known: %s", record.id, error.message)
+            return []
+        if not any(key in metadata for key in _ENCODERS):
+            return ["vision"]  # of the time before there was anything else
+        return [sense for key, sense in _ENCODERS.items() if metadata.get(key)]
 
     def _metadata(self, record: ModelRecord) -> Mapping[str, str]:
         if record.config.gguf:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import msgspec
 
 from dmr.errors import InvalidRequest, Unsupported
-from dmr.types import ChatInput, MediaPart, Message, Part, TextPart
+from dmr.types import ChatInput, MediaLink, MediaPart, Message, Part, TextPart
 from dmr.wire import MEDIA_CLOSE, MEDIA_OPEN, EngineInfo, EngineMedia
 
 MAX_MEDIA = 256  # in one conversation
 
-_CAPABILITIES = {"image": ("vision", "images"), "audio": ("audio", "audio")}
+# What a model needs for a kind, and what the kind is called in messages.
+CAPABILITIES = {"image": ("vision", "images"), "audio": ("audio", "audio")}
 _HALF_MARK = re.compile(f"[{MEDIA_OPEN}{MEDIA_CLOSE}]")
 _MARK = re.compile(f"{MEDIA_OPEN}([0-9]{{1,9}}){MEDIA_CLOSE}")
 # A template that writes ASCII only JSON escapes the marks.
@@ -28,7 +29,7 @@ def check_senses(chat: ChatInput, info: EngineInfo, model: str) -> None:
             f"The conversation has {len(parts)} images and sounds; {MAX_MEDIA} are taken.", param="messages"
         )
     for kind in dict.fromkeys(part.kind for part in parts):
-        capability, name = _CAPABILITIES[kind]
+        capability, name = CAPABILITIES[kind]
         if capability not in info.capabilities:
             raise Unsupported(
                 f"The model '{model}' does not take {name}: it lacks the capability '{capability}'.", param="messages"
@@ -68,6 +69,7 @@ def shown(text: str) -> str:
 def _marked(message: Message, media: list[EngineMedia]) -> Message:
     parts: list[Part] = []
     for number, part in enumerate(message.parts):
+        assert not isinstance(part, MediaLink), "links are fetched before"
         if isinstance(part, TextPart):
             parts.append(TextPart(_HALF_MARK.sub("\N{REPLACEMENT CHARACTER}", part.text)))
             continue

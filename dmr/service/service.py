@@ -22,6 +22,7 @@ from dmr.service.configurations import Configurations
 from dmr.service.defaults import with_defaults
 from dmr.service.leasing import Leasing, Wish, wait_for
 from dmr.service.measuring import measure_all
+from dmr.service.media_links import MediaLinks
 from dmr.service.names import Names
 from dmr.service.remote_models import RemoteModels
 from dmr.service.schema_check import checked_schemas
@@ -90,6 +91,7 @@ class Service:
         self.names = Names(self._records)
         self.configurations = Configurations(manager, store, lambda name: self.names.resolve(name))
         self.remote_models = RemoteModels(RegistrySettings(), {})
+        self._media_links = MediaLinks()
 
     @classmethod
     def connect(cls, settings: Settings) -> Service:
@@ -104,6 +106,7 @@ class Service:
         service.names = Names(service._records, settings.aliases)
         threading.Thread(target=processes.warm_up, name="template-process", daemon=True).start()
         service.remote_models = RemoteModels(settings.registry, os.environ)
+        service._media_links = MediaLinks.of_settings(settings.fetch_media, settings.registry.certificates)
         return service
 
     # --- what models do ----------------------------------------------------------------------------------------------
@@ -118,7 +121,7 @@ class Service:
         return Answer(self._generate(request, readiness), readiness)
 
     def _generate(self, request: GenerateRequest, readiness: Readiness) -> Generator[Event, None, None]:
-        full, check = checked_schemas(self._with_defaults(request))
+        full, check = checked_schemas((yield from self._complete(request)))
 
         def work(lease: Lease, load: float) -> Generator[Event, None, None]:
             return self._answering.answer(full, check, lease, load, readiness)
@@ -182,12 +185,12 @@ class Service:
 
     def count_tokens(self, request: GenerateRequest) -> Replies[TokenCount]:
         """What `generate` would be billed for the prompt; nothing is computed for it."""
-        full, _ = checked_schemas(self._with_defaults(request))
+        full, _ = checked_schemas((yield from self._complete(request)))
         yield from self._leasing.use(_wish_of(full), lambda lease, _: self._answering.count(full, lease))
 
     def render(self, request: GenerateRequest) -> Replies[str]:
         """The prompt that `generate` would use, as one text."""
-        full, _ = checked_schemas(self._with_defaults(request))
+        full, _ = checked_schemas((yield from self._complete(request)))
         yield from self._leasing.use(_wish_of(full), lambda lease, _: self._answering.render(full, lease))
 
     # --- models ------------------------------------------------------------------------------------------------------
@@ -208,7 +211,7 @@ class Service:
         return self._store.get(reference)
 
     def capabilities(self, record: ModelRecord) -> tuple[str, ...]:
-        """Of "completion", "tools", "thinking", "insert", "vision", "embedding" and "rerank"; nothing is loaded."""
+        """Of "completion", "tools", "thinking", "insert", "vision", "audio", "embedding", "rerank"; loads nothing."""
         return self._capabilities.of(record)
 
     def chat_template(self, record: ModelRecord) -> str:
@@ -308,6 +311,11 @@ class Service:
             self._manager.ping()
             return True
         return False
+
+    def _complete(self, request: GenerateRequest) -> Generator[Tick, None, GenerateRequest]:
+        """With defaults, and with the media that it only links to."""
+        full = self._with_defaults(request)
+        return (yield from self._media_links.fetched(full, lambda: self.capabilities(self._records.get(full.model))))
 
     def _with_defaults(self, request: GenerateRequest) -> GenerateRequest:
         name = self.names.resolve(request.model)

@@ -3,7 +3,7 @@
 All are frozen values. Dialects translate to and from these, the engine knows nothing else.
 """
 
-from dmr.types.chat import ChatInput, MediaPart, Message, Part, Role, TextPart, Tool, ToolCall, ToolChoice
+from dmr.types.chat import ChatInput, MediaLink, MediaPart, Message, Part, Role, TextPart, Tool, ToolCall, ToolChoice
 from dmr.types.completion import Choice, Completion, Embeddings, Scores, TokenCount, Tokens, collect
 from dmr.types.configuration import (
     AS_TRAINED,
@@ -78,6 +78,7 @@ __all__ = [
     "GenerateRequest",
     "Histogram",
     "ManagerStatistics",
+    "MediaLink",
     "MediaPart",
     "Message",
     "Mode",

@@ -28,7 +28,16 @@ class MediaPart(Value, frozen=True, tag="media"):
     detail: str = "auto"  # "low", "high"
 
 
-Part = Union[TextPart, MediaPart]
+class MediaLink(Value, frozen=True, tag="link"):
+    """The same, where it is to be fetched from. The service makes a `MediaPart` of it, or refuses."""
+
+    kind: Literal["image", "audio"]
+    url: str
+    detail: str = "auto"
+    param: str = "messages"  # the field that has it, for errors
+
+
+Part = Union[TextPart, MediaPart, MediaLink]
 
 
 class ToolCall(Value, frozen=True):
