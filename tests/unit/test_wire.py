@@ -112,6 +112,8 @@ def _values(info: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(_values(info.key_type), _values(info.value_type), max_size=3)
     if isinstance(info, inspect.EnumType):
         return st.sampled_from(list(info.cls))
+    if isinstance(info, inspect.LiteralType):
+        return st.sampled_from(info.values)
     if isinstance(info, inspect.AnyType):  # JSON
         return st.sampled_from([None, True, 5, 0.5, "text", ["a"]])
     if isinstance(info, inspect.FrozenSetType):
