@@ -40,13 +40,14 @@ def _write_llama(
     sizes: Mapping[str, Any],
     layers: list[dict[str, Array]],
     ends: dict[str, Array],
+    architecture: str = "llama",
 ) -> None:
     sizes = {".embedding_length": WIDTH, ".block_count": len(layers), **sizes}
     tensors = {**ends, "output_norm.weight": np.ones(WIDTH)}
     for i, layer in enumerate(layers):
         norms = {"attn_norm": np.ones(WIDTH), "ffn_norm": np.ones(WIDTH)}
         tensors |= {f"blk.{i}.{key}.weight": tensor for key, tensor in {**layer, **norms}.items()}
-    write_chat_model(path, "llama", name, template, vocabulary, sizes, tensors)
+    write_chat_model(path, architecture, name, template, vocabulary, sizes, tensors)
 
 
 def _identities(vocabulary: Vocabulary, spoken: set[bytes]) -> Array:
@@ -145,6 +146,15 @@ def write_think_model(path: Path) -> None:
 
 def write_random_model(path: Path) -> None:
     """A chat model of noise: each token depends on the whole context. Greedy decoding never ends it."""
+    _write_noise(path, "tiny random", "llama", {})
+
+
+def write_mrope_model(path: Path) -> None:
+    """The same with positions of several dimensions, which the places of a picture have by row and column."""
+    _write_noise(path, "tiny mrope", "qwen2vl", {".rope.dimension_sections": [4, 6, 6, 0]})
+
+
+def _write_noise(path: Path, name: str, architecture: str, more: Mapping[str, Any]) -> None:
     noise, vocabulary, head, hidden = Noise(42), Vocabulary(), 32, 256
     shapes = {"attn_q": (WIDTH, WIDTH), "attn_k": (2 * head, WIDTH), "attn_v": (2 * head, WIDTH)}
     shapes |= {"attn_output": (WIDTH, WIDTH), "ffn_gate": (hidden, WIDTH), "ffn_up": (hidden, WIDTH)}
@@ -164,5 +174,6 @@ def write_random_model(path: Path) -> None:
         ".attention.head_count_kv": 2,
         ".rope.freq_base": 1e4,
         ".rope.dimension_count": head,
+        **more,
     }
-    _write_llama(path, "tiny random", script.SCRIPT_TEMPLATE, vocabulary, sizes, layers, ends)
+    _write_llama(path, name, script.SCRIPT_TEMPLATE, vocabulary, sizes, layers, ends, architecture)

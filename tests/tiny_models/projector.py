@@ -13,7 +13,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from . import llama, script
+from . import llama, memories, script
 from .gguf_file import Array, Noise, write_gguf
 
 PATCH = 28  # pixels; a picture is a square of patches, each a place in the prompt
@@ -80,6 +80,12 @@ def write_random_projector(path: Path) -> None:
     """For the model of noise: 16 places, whose vectors are noise too, another for each colour."""
     vectors = Noise(21)(1.0, len(script.SCRIPT_COLOURS), llama.WIDTH)
     write_colour_projector(path, vectors, Noise(22)(0.1, llama.WIDTH), side=4)
+
+
+def write_hybrid_projector(path: Path) -> None:
+    """For the model with a state and attention: 9 places of noise, another for each colour."""
+    vectors = Noise(23)(1.0, len(script.SCRIPT_COLOURS), memories.WIDTH)
+    write_colour_projector(path, vectors, Noise(24)(0.1, memories.WIDTH), side=3)
 
 
 def write_projector_for(weights: Path, path: Path, words: Sequence[str] = script.SCRIPT_COLOURS) -> None:
