@@ -5,7 +5,7 @@ that can take time releases the GIL. Objects may be used from several threads: e
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy
 import numpy.typing
@@ -620,11 +620,47 @@ class ChatPrompt:
         """What the template already began of the answer, with what is continued of it."""
 
     @property
-    def state(self) -> tuple[Any, ...]:
+    def state(
+        self,
+    ) -> tuple[
+        bytes,
+        bytes,
+        bytes,
+        bool,
+        list[tuple[int, bytes]],
+        list[bytes],
+        list[bytes],
+        int,
+        bytes,
+        bytes,
+        bool,
+        bytes,
+        list[bytes],
+        bytes,
+        bytes,
+    ]:
         """All of it as bytes, numbers and lists of them."""
 
     @staticmethod
-    def from_state(state: tuple[Any, ...]) -> ChatPrompt:
+    def from_state(
+        state: tuple[
+            bytes,
+            bytes,
+            bytes,
+            bool,
+            Sequence[tuple[int, bytes]],
+            Sequence[bytes],
+            Sequence[bytes],
+            int,
+            bytes,
+            bytes,
+            bool,
+            bytes,
+            Sequence[bytes],
+            bytes,
+            bytes,
+        ],
+    ) -> ChatPrompt:
         """The same again, perhaps in another process. Raises TypeError, ValueError."""
 
 class ToolCallDelta:

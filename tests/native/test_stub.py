@@ -120,6 +120,7 @@ def test_methods_have_the_same_parameters(name: str) -> None:
     for node in CLASSES[name].body:
         if isinstance(node, ast.FunctionDef):
             member = inspect.getattr_static(in_module(name), node.name)
+            member = member.__func__ if isinstance(member, staticmethod) else member
             getter = isinstance(member, property)
             doc = member.fget.__doc__ if isinstance(member, property) and member.fget else member.__doc__
             assert getter == any(ast.unparse(d) == "property" for d in node.decorator_list), node.name
