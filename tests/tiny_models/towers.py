@@ -31,7 +31,7 @@ def write_mrope_projector(path: Path) -> None:
 
 
 def write_window_projector(path: Path) -> None:
-    """For the model with a sliding window: `WINDOW_PLACES` that see each other, so none is computed without the rest."""
+    """For the model with a sliding window: `WINDOW_PLACES` that see each other and are computed together."""
     noise, width, patch, blocks = Noise(32), 32, 14, 1
     side = 8 * patch
     tensors = _tower(noise, blocks, width, patch)
