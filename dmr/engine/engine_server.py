@@ -9,6 +9,8 @@ from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import msgspec
+
 from dmr.engine.embed_intake import EmbedIntake
 from dmr.engine.embedder import Embedder
 from dmr.engine.engine import Request
@@ -19,6 +21,7 @@ from dmr.engine.native_options import num_usable_cores
 from dmr.engine.outbox import Outbox
 from dmr.engine.step_loop import Delivery, StepLoop
 from dmr.errors import DmrError, InternalError, Overloaded, Unsupported
+from dmr.types import Statistics
 from dmr.wire import (
     EngineDetokenize,
     EngineEmbed,
@@ -101,7 +104,7 @@ class Server:
         elif isinstance(message, EngineDetokenize):
             writer.write(pack(await loop.run_in_executor(self._executor, self._intake.detokenize, message)))
         elif isinstance(message, EngineMeasure):
-            writer.write(pack(EngineStatistics(self._steps.statistics() if self._steps else None)))
+            writer.write(pack(EngineStatistics(self._statistics())))
         elif isinstance(message, EngineRequest):
             await self._generate(message, reader, writer)
         else:
@@ -156,6 +159,23 @@ class Server:
             verb = "sees no images" if media[0].kind == "image" else "hears no sounds"
             raise Unsupported(f"This model {verb}.", param=media[0].kind)
         return self._media
+
+    def _statistics(self) -> Statistics | None:
+        if self._steps is None:
+            return None
+        told = self._steps.statistics()
+        if self._media is None:
+            return told
+        counts = self._media.counts()
+        return msgspec.structs.replace(
+            told,
+            num_encoded_media=counts.num_encoded,
+            num_media_hits=counts.num_hits,
+            media_seconds=counts.seconds,
+            num_waiting_media=counts.num_waiting,
+            media_cache_bytes=counts.cache_bytes,
+            max_media_cache_bytes=counts.max_cache_bytes,
+        )
 
     def _tokenize(self, message: EngineTokenize) -> EngineTokens:
         media = self._encoder_for(message.media).read(message.media) if message.media else ()

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dmr.engine.core_share import CoreShare
 from dmr.engine.media_reader import EncodingCancelled, Medium, digest_of
@@ -31,6 +31,17 @@ class Reader(Protocol):
     def read(self, media: EngineMedia) -> Medium: ...
     def encode(self, medium: Medium) -> Medium: ...
     def abort(self) -> None: ...
+
+
+class MediaCounts(NamedTuple):
+    """Since the engine was loaded, and of now."""
+
+    num_encoded: int = 0  # files
+    num_hits: int = 0  # files that were there already
+    seconds: float = 0.0  # that encoding took, whatever came of it
+    num_waiting: int = 0  # files that are being encoded or wait for it
+    cache_bytes: int = 0
+    max_cache_bytes: int = 0
 
 
 class _Work:
@@ -74,8 +85,7 @@ class MediaEncoder:
         self._queue: deque[_Work] = deque()
         self._condition = threading.Condition()
         self._stopping = False
-        self.num_encoded = 0  # files
-        self.num_hits = 0  # files that were there already
+        self._counted = MediaCounts(max_cache_bytes=cache_bytes)
 
     def submit(self, media: Sequence[EngineMedia]) -> MediaOrder:
         """Have all files encoded; what becomes of it is told by the order's `result`.
@@ -114,6 +124,11 @@ class MediaEncoder:
         """Without vectors where there are none yet: enough to count. Any thread; raises as the reader does."""
         return tuple(self._known(digest_of(each)) or self._reader.read(each) for each in media)
 
+    def counts(self) -> MediaCounts:
+        """Any thread."""
+        with self._condition:
+            return self._counted._replace(num_waiting=len(self._works), cache_bytes=self._num_cached_bytes)
+
     def stop(self) -> None:
         with self._condition:
             self._stopping = True
@@ -138,7 +153,7 @@ class MediaEncoder:
         known = self._cache.get(digest)
         if known is not None:
             self._cache.move_to_end(digest)
-            self.num_hits += 1
+            self._counted = self._counted._replace(num_hits=self._counted.num_hits + 1)
             order.put(known)
             return
         work = self._works.get(digest)
@@ -155,9 +170,15 @@ class MediaEncoder:
 
     def _encode(self, media: EngineMedia) -> Medium:
         medium = self._reader.read(media)
-        with self._cores.at_work("projector"):
-            self._cores.num_threads(time.monotonic())
-            return self._reader.encode(medium)
+        began = time.monotonic()
+        try:
+            with self._cores.at_work("projector"):
+                self._cores.num_threads(began)
+                return self._reader.encode(medium)
+        finally:
+            with self._condition:
+                seconds = self._counted.seconds + time.monotonic() - began
+                self._counted = self._counted._replace(seconds=seconds)
 
     def _next(self) -> _Work | None:
         """Waits while there is nothing to do. None = stop."""
@@ -187,7 +208,7 @@ class MediaEncoder:
                     if not order.result.done():
                         order.result.set_result(medium)
                 return
-            self.num_encoded += 1
+            self._counted = self._counted._replace(num_encoded=self._counted.num_encoded + 1)
             self._keep(medium)
             for order in work.orders:
                 if order.put(medium) and not order.result.done():

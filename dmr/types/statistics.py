@@ -48,6 +48,10 @@ class Statistics(Value, frozen=True):
     num_host_hits: int = 0
     num_saved_tokens: int = 0
     num_restored_tokens: int = 0
+    # Images and sounds.
+    num_encoded_media: int = 0  # files
+    num_media_hits: int = 0  # files whose vectors were there already
+    media_seconds: float = 0.0  # that encoding took, cancelled files and broken ones among them
     # Native code.
     num_decodes: int = 0
     num_reused_graphs: int = 0
@@ -60,6 +64,9 @@ class Statistics(Value, frozen=True):
     num_parked_cells: int = 0
     host_bytes: int = 0
     max_host_bytes: int = 0
+    num_waiting_media: int = 0  # files that are being encoded or wait for it
+    media_cache_bytes: int = 0
+    max_media_cache_bytes: int = 0
     num_threads: int = 0
     # Distributions.
     time_to_first_token: Histogram = Histogram()  # of requests, from their arrival at the engine

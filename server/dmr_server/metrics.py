@@ -95,6 +95,13 @@ _OURS = (
         "Tokens brought back from host memory.",
         lambda told: told.num_restored_tokens,
     ),
+    _counter("dmr_media_encoded_total", "Images and sounds that were encoded.", lambda told: told.num_encoded_media),
+    _counter(
+        "dmr_media_cache_hits_total",
+        "Images and sounds whose vectors were there already.",
+        lambda told: told.num_media_hits,
+    ),
+    _counter("dmr_media_encode_seconds_total", "Of encoding images and sounds.", lambda told: told.media_seconds),
     _counter("dmr_decodes_total", "Batches that llama.cpp has computed.", lambda told: told.num_decodes),
     _counter(
         "dmr_reused_graphs_total",
@@ -112,6 +119,13 @@ _OURS = (
     _gauge("dmr_kv_parked_cells", "Cells kept for those who come later.", lambda told: told.num_parked_cells),
     _gauge("dmr_host_cache_bytes", "Bytes saved in host memory.", lambda told: told.host_bytes),
     _gauge("dmr_host_cache_max_bytes", "Bytes that may be saved there.", lambda told: told.max_host_bytes),
+    _gauge(
+        "dmr_waiting_media",
+        "Images and sounds that are being encoded or wait for it.",
+        lambda told: told.num_waiting_media,
+    ),
+    _gauge("dmr_media_cache_bytes", "Bytes of vectors of images and sounds.", lambda told: told.media_cache_bytes),
+    _gauge("dmr_media_cache_max_bytes", "Bytes they may have.", lambda told: told.max_media_cache_bytes),
     _gauge("dmr_compute_threads", "Threads that compute.", lambda told: told.num_threads),
     _histogram(
         "dmr_time_to_first_token_seconds",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import struct
+import threading
+import time
 import wave
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import SCRIPT_COLOURS, model_file
+from tiny_models import SCRIPT_COLOURS, model_file, write_costly_projector
 
 from dmr import _core
 
@@ -96,6 +98,30 @@ def test_what_was_aborted_is_cancelled_and_the_next_is_not(projector: _core.Proj
     with pytest.raises(_core.Cancelled):
         projector.encode(piece)
     assert projector.encode(piece).num_places == 4
+
+
+def test_an_encode_that_runs_is_stopped_before_its_end(model: _core.Model, tmp_path: Path) -> None:
+    write_costly_projector(tmp_path / "costly.gguf", text_width=128, blocks=60, width=64, side=168)
+    projector = _core.Projector(str(tmp_path / "costly.gguf"), model, num_threads=1)
+    piece = piece_of(projector)
+    began = time.thread_time()
+    projector.encode(piece)
+    whole = time.thread_time() - began
+
+    def abort() -> None:
+        while projector.next_encode < 2:  # it has not begun
+            time.sleep(0.0005)
+        projector.abort(1)
+
+    stopper = threading.Thread(target=abort)
+    stopper.start()
+    began = time.thread_time()
+    with pytest.raises(_core.Cancelled):
+        projector.encode(piece)
+    computed = time.thread_time() - began
+    stopper.join()
+    assert computed < whole / 2
+    assert projector.encode(piece).num_places == 144
 
 
 def test_text_and_emptied_pieces_cannot_be_encoded(projector: _core.Projector) -> None:

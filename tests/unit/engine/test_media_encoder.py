@@ -81,8 +81,8 @@ def test_files_come_back_in_order_and_are_encoded_once(encoder: MediaEncoder, re
     assert isinstance(first, tuple)
     assert [medium.digest for medium in first] == digests
     answer(encoder, b"b", b"a")
-    assert len(reader.encoded) == encoder.num_encoded == 2
-    assert encoder.num_hits == 2
+    assert len(reader.encoded) == encoder.counts().num_encoded == 2
+    assert encoder.counts().num_hits == 2
 
 
 def test_the_cache_is_bounded_and_forgets_what_was_used_longest_ago(encoder: MediaEncoder, reader: FakeReader) -> None:
@@ -126,3 +126,16 @@ def test_too_many_files_are_refused(encoder: MediaEncoder, reader: FakeReader, m
         encoder.submit([image(b"c")])
     reader.may_go_on.set()
     assert all(order.result.result(PATIENCE) for order in orders)
+
+
+def test_what_is_kept_and_what_waits_is_counted(encoder: MediaEncoder, reader: FakeReader) -> None:
+    answer(encoder, b"a", b"b", b"c")
+    counts = encoder.counts()
+    assert (counts.num_encoded, counts.cache_bytes, counts.max_cache_bytes) == (3, 200, 250)
+    assert counts.seconds > 0
+    reader.may_go_on.clear()
+    orders = [encoder.submit([image(data)]) for data in (b"d", b"e")]
+    assert encoder.counts().num_waiting == 2
+    reader.may_go_on.set()
+    assert all(order.result.result(PATIENCE) for order in orders)
+    assert encoder.counts().num_waiting == 0

@@ -111,14 +111,14 @@ def test_a_second_turn_is_as_if_the_first_had_not_been(bench: MediaBench) -> Non
 
 
 def test_more_than_the_memory_holds_at_once(bench: MediaBench) -> None:
-    num_encoded = bench.encoder.num_encoded
+    num_encoded = bench.encoder.counts().num_encoded
     text = f"{'a' * 60}{place(0)}{'b' * 60}"
     expected = ask_alone(bench, text, picture("RED"))
     requests = [bench.ask(text + " c" * number, picture("RED"), max_tokens=40) for number in range(12)]
     bench.run()
     assert all(len(told(bench, request)) == 40 for request in requests)
     assert_same_distribution(expected, told(bench, requests[0])[: len(expected)])
-    assert bench.encoder.num_encoded <= num_encoded + 1
+    assert bench.encoder.counts().num_encoded <= num_encoded + 1
 
 
 def test_positions_go_on_where_a_wide_picture_ends(folder: Path) -> None:

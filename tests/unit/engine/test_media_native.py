@@ -112,10 +112,10 @@ def test_what_is_wrong_with_a_prompt_is_told(noisy: MediaBench) -> None:
 
 
 def test_tokens_are_counted_without_encoding(noisy: MediaBench) -> None:
-    before = noisy.encoder.num_encoded
+    before = noisy.encoder.counts().num_encoded
     message = EngineTokenize(f"ab{place(0)}c", media=(picture("CYAN", side=57),))
     assert noisy.machinery.server._tokenize(message).ids.count(-1) == 16
-    assert noisy.encoder.num_encoded == before
+    assert noisy.encoder.counts().num_encoded == before
 
 
 def test_no_guess_is_a_place_of_a_picture(noisy: MediaBench) -> None:

@@ -24,6 +24,7 @@ PEER = Path(__file__).parents[3] / "build" / "peer" / "bin" / "llama-server"
 KINDS = ("tiny-random", "tiny-mrope", "tiny-window", "tiny-hybrid")
 START_TIMEOUT = 30.0
 
+
 pytestmark = pytest.mark.skipif(not PEER.exists(), reason="'make bench-peer' builds llama-server")
 
 
@@ -76,6 +77,9 @@ class Peer:
             return False
 
 
+Sides = tuple[MediaBench, Peer]
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def sides(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -108,7 +112,7 @@ def assert_alike(ours: list[TokenLogprob], theirs: list[dict[str, Any]]) -> None
         (f"{'a' * 50}{place(0)}{place(0)}{'b' * 50}", (picture("YELLOW", 200, 56),)),
     ],
 )
-def test_the_answer_is_the_peers(sides: tuple[MediaBench, Peer], text: str, media: tuple[EngineMedia, ...]) -> None:
+def test_the_answer_is_the_peers(sides: Sides, text: str, media: tuple[EngineMedia, ...]) -> None:
     bench, peer = sides
     bench.forget()
     request = bench.ask(text, *media)
