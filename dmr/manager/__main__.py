@@ -198,7 +198,7 @@ class ManagerServer:
     ) -> None:
         while model.is_loading and not gone.done():
             changes: set[asyncio.Future[Any]] = {model.ready, gone}
-            await asyncio.wait(changes, timeout=PROGRESS_INTERVAL)
+            await asyncio.wait(changes, timeout=PROGRESS_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
             if model.is_loading:
                 writer.write(pack(LoadProgress(model.progress)))
 

@@ -135,6 +135,12 @@ def test_a_failed_load_is_the_answer(bench: Bench, mode: str) -> None:
     serve(bench, talk)
 
 
+def test_a_lease_is_granted_as_soon_as_the_model_is_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.add_model()
+    monkeypatch.setattr(manager_main, "PROGRESS_INTERVAL", 1000.0)  # not at the next line about progress
+    serve(bench, lambda client: acquire(client).close())
+
+
 def test_who_holds_a_lease_is_told_why_the_engine_is_gone(bench: Bench) -> None:
     bench.add_model()
 
