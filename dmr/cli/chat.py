@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dmr.cli.answer import Answer
-from dmr.cli.attachments import Content, complete_mention, expanded, read_question
+from dmr.cli.attachments import Content, begins_with_file, complete_mention, expanded, read_question
 from dmr.cli.conversation import Conversation
 from dmr.cli.display import Display
 from dmr.cli.line_editor import LineEditor
@@ -29,13 +29,15 @@ _HELP = """\
   /load FILE         go on with a conversation of a file
   /?, /help          this text; /? files, /? set, /? shortcuts
   \"\"\"                begins and ends a message of several lines
-  @FILE              puts a file's text, or an image, into the message
+  @FILE              puts a file's text, an image or a sound into the message
   Ctrl-C             stops an answer"""
 _HELP_TOPICS = {
     "files": """\
   @notes.txt         the file's text is part of the message
   @"my notes.txt"    a name with blanks
-  @photo.png         an image (PNG, JPEG, GIF, WebP, BMP) goes along, for models that see""",
+  @photo.png         an image (PNG, JPEG, GIF, WebP, BMP) stands here, for models that see
+  @voice.wav         a sound (WAV, MP3), for models that hear
+  /home/me/photo.png images and sounds that are dragged here need no @""",
     "set": """\
   /set               show the settings
   /set NAME VALUE    set temperature, top_p, top_k, min_p, repeat_penalty, max_tokens or seed
@@ -98,11 +100,11 @@ class Chat:
     def _react(self, text: str) -> None:
         """Whatever goes wrong, the chat goes on."""
         try:
-            if text.startswith("/"):
+            if text.startswith("/") and not begins_with_file(text):
                 name, _, argument = text[1:].partition(" ")
                 self._commands.get(name, self._unknown)(argument.strip() if name in self._commands else name)
             else:
-                self._turn(read_question(text))
+                self._turn(read_question(text, may_be_dragged=True))
         except KeyboardInterrupt:
             _say("Stopped.")
         except DmrError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dmr.cli.import_folder import import_folder, import_split
+from dmr.cli.import_folder import import_files, import_folder
 from dmr.cli.json_output import json_option, print_json
 from dmr.cli.server import complete_model, connect, find_models
 from dmr.cli.values import human_size
@@ -29,6 +29,7 @@ _EPILOG = """\
 \b
 Examples:
   dmr import SmolLM2-135M-Q4_K_M.gguf smollm2
+  dmr import gemma.gguf --mmproj mmproj.gguf gemma3   with its projector: it sees
   dmr import ./gemma-3-4b-it gemma3             a folder: shards, a projector, a template, licences
   dmr import --convert-to Q8_0 ./SmolLM2 smol   a folder of safetensors; needs pip install 'dmr[convert]'
   dmr run "$(dmr import model.gguf mine:v1)" Hello
@@ -38,11 +39,18 @@ Examples:
 @click.command("import", short_help="Put a GGUF file or a model's folder into the store.", epilog=_EPILOG)
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.argument("name", shell_complete=complete_model)
+@click.option(
+    "--mmproj",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The projector (GGUF) that belongs to FILE: with it the model sees or hears.",
+)
 @click.option("--offline", is_flag=True, help="Write into the store on disk, without a server.")
 @click.option("--convert-to", "kind", default="", metavar="TYPE", help="Of safetensors: F16, Q8_0, Q4_K_M, …")
 @json_option
 @click.pass_context
-def import_command(ctx: click.Context, file: Path, name: str, offline: bool, kind: str, as_json: bool) -> None:
+def import_command(
+    ctx: click.Context, file: Path, name: str, mmproj: Path | None, offline: bool, kind: str, as_json: bool
+) -> None:
     """Put the model in FILE into the store as NAME, and print its full tag.
 
     FILE is a GGUF file, any file of a split model, or a folder with one model. It is copied and stays as it is. NAME
@@ -51,7 +59,14 @@ def import_command(ctx: click.Context, file: Path, name: str, offline: bool, kin
     from dmr.store.reference import parse_reference
 
     reference = parse_reference(name)
-    tags = _import(ctx, file, reference, offline, kind)
+    if file.is_dir():
+        if mmproj:
+            raise click.UsageError("--mmproj is for a GGUF file: name the file in the folder that it belongs to.")
+        tags = import_folder(_models(ctx, offline), file, str(reference), kind).tags
+    elif kind:
+        raise click.UsageError("--convert-to is for folders of safetensors.")
+    else:
+        tags = _import(ctx, file, mmproj, reference, offline)
     tag = str(reference) if str(reference) in tags or not tags else tags[-1]
     if as_json:
         print_json({"model": tag, "tags": list(tags)})
@@ -59,15 +74,13 @@ def import_command(ctx: click.Context, file: Path, name: str, offline: bool, kin
         click.echo(tag)
 
 
-def _import(ctx: click.Context, file: Path, reference: Reference, offline: bool, kind: str) -> tuple[str, ...]:
+def _import(
+    ctx: click.Context, file: Path, mmproj: Path | None, reference: Reference, offline: bool
+) -> tuple[str, ...]:
     """All names of what it has become."""
-    if file.is_dir():
-        return import_folder(_models(ctx, offline), file, str(reference), kind).tags
-    if kind:
-        raise click.UsageError("--convert-to is for folders of safetensors.")
     _check_magic(file)
-    if _SHARD.search(file.name):
-        return import_split(_models(ctx, offline), file, str(reference)).tags
+    if mmproj or _SHARD.search(file.name):
+        return import_files(_models(ctx, offline), file, mmproj, str(reference)).tags
     server = None if offline else connect(ctx)
     if server is None or (server.address.is_local and not server.is_running()):
         return _import_offline(file, reference)

@@ -37,11 +37,11 @@ def import_folder(models: Models, folder: Path, name: str, kind: str) -> Model:
         return _store(models, name, package)
 
 
-def import_split(models: Models, first: Path, name: str) -> Model:
-    """Store a split model of which any file is given; the others lie beside it."""
+def import_files(models: Models, weights: Path, mmproj: Path | None, name: str) -> Model:
+    """Store a model with its projector, if it has one; of a split one any file is given, the others lie beside it."""
     from dmr.store.packaging import Package
 
-    return _store(models, name, Package(gguf=first))
+    return _store(models, name, Package(gguf=weights, mmproj=mmproj))
 
 
 def _store(models: Models, name: str, package: Package) -> Model:

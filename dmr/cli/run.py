@@ -41,7 +41,7 @@ Examples:
     "images",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Send this image along with PROMPT; several times for several.",
+    help="Send this image before PROMPT; several times for several.",
 )
 @sampling_options
 @click.option("-d", "--detach", is_flag=True, help="Load the model and leave, without asking anything.")
@@ -63,8 +63,8 @@ def run_command(ctx: click.Context, /, model: str, prompt: tuple[str, ...], **fl
     """Ask MODEL for one answer to PROMPT, which is streamed to stdout.
 
     What is piped into stdin is put after PROMPT, or is the prompt. On a terminal and without PROMPT, a chat begins.
-    @FILE in PROMPT puts in the file's text, or an image. Reasoning is shown on a terminal only. A model that the server
-    does not have is pulled.
+    @FILE in PROMPT puts in the file's text, an image or a sound. Reasoning is shown on a terminal only. A model that
+    the server does not have is pulled.
     """
     server = connect_elsewhere(ctx, flags["other"]) if flags["other"] else connect(ctx)
     if flags["detach"]:

@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 
 from dmr.cli import attachments
-from dmr.cli.attachments import complete_mention, read_question
+from dmr.cli.attachments import Content, begins_with_file, complete_mention, read_question
 from dmr.errors import InvalidRequest
 
 PNG = b"\x89PNG\r\n\x1a\nxyz"
+
+
+def outline(content: Content) -> list[str]:
+    """Texts as they are, and what else there is by its kind."""
+    assert isinstance(content, list)
+    return [part["text"] if part["type"] == "text" else f"<{part['type']}>" for part in content]
 
 
 @pytest.fixture(autouse=True)
@@ -60,19 +66,80 @@ def test_images_are_known_by_their_first_bytes(here: Path, start: bytes, kind: s
     assert image["image_url"]["url"].startswith(f"data:image/{kind};base64,")
 
 
+def test_what_is_seen_and_heard_stands_where_it_is_named(here: Path) -> None:
+    for name, data in (("a.png", PNG), ("b c.jpg", b"\xff\xd8\xff\xe0"), ("d.wav", b"RIFF0000WAVEfmt "), ("e", b"E")):
+        (here / name).write_bytes(data)
+    told = outline(
+        read_question('Is @a.png, or @"b c.jpg" like @d.wav? See @e; not @a.png!', [here / "a.png"], "piped")
+    )
+    assert told == [
+        "<image_url>",
+        "Is ",
+        "<image_url>",
+        ", or ",
+        "<image_url>",
+        " like ",
+        "<input_audio>",
+        "? See @e; not @a.png!\n\ne:\n```\nE\n```\n\npiped",
+    ]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "{}/x.png",
+        "'{}/x.png'",
+        '"{}/x.png"',
+        "'{}/it'\\''s x.png'",
+        "{}/it\\'s\\ x.png",
+        "file://{}/x.png",
+        "file://{}/it%27s%20x.png",
+    ],
+)
+def test_an_image_that_is_dragged_into_the_chat_goes_along(here: Path, typed: str) -> None:
+    for name in ("x.png", "it's x.png"):
+        (here / name).write_bytes(PNG)
+    path = typed.format(here)
+    assert begins_with_file(f"{path} what is this?")
+    assert not begins_with_file(f"what is {path}")
+    assert outline(read_question(f"what is {path} and why?", may_be_dragged=True)) == [
+        "what is ",
+        "<image_url>",
+        " and why?",
+    ]
+    assert read_question(path) == path  # in a script a path is a path
+
+
+@pytest.mark.parametrize("text", ["{}/notes.txt", "/bye", "/set x", "{}/none.png", "'{}/x.png", "{}", "a{}/x.png", "/"])
+def test_other_paths_are_only_spoken_of(here: Path, text: str) -> None:
+    (here / "notes.txt").write_text("secret")
+    (here / "x.png").write_bytes(PNG)
+    text = text.format(here)
+    assert read_question(text, may_be_dragged=True) == text
+    assert not begins_with_file(text)
+
+
 def test_an_image_alone_has_no_text(here: Path) -> None:
     (here / "x.png").write_bytes(PNG)
     assert [part["type"] for part in read_question("", [here / "x.png"]) if isinstance(part, dict)] == ["image_url"]
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"\xff\xfe\x00", "neither an image nor UTF-8 text"), (b"x" * 11, "is larger than")]
+    ("data", "message"), [(b"\xff\xfe\x00", "neither an image, nor a sound"), (b"x" * 11, "is larger than")]
 )
 def test_files_that_cannot_go_along(here: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, message: str) -> None:
     monkeypatch.setattr(attachments, "MAX_TEXT_BYTES", 10)
     (here / "x.bin").write_bytes(data)
     with pytest.raises(InvalidRequest, match=message):
         read_question("@x.bin")
+
+
+def test_an_image_is_not_larger_than_servers_take(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert attachments.MAX_MEDIA_BYTES == 64 << 20
+    monkeypatch.setattr(attachments, "MAX_MEDIA_BYTES", 11)
+    (here / "x.png").write_bytes(PNG + b"more")
+    with pytest.raises(InvalidRequest, match="is larger than"):
+        read_question("x", [here / "x.png"])
 
 
 def test_an_image_must_be_one(here: Path) -> None:

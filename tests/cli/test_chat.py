@@ -263,7 +263,7 @@ def test_files_go_along_with_a_message(chat: Terminal, server: ScriptedServer, t
     quoted = f"What is in @{tmp_path}/notes.txt? Not @me.\n\n{tmp_path}/notes.txt:\n```\nbuy milk\n```"
     assert first["messages"] == [user(quoted)]
     text, image = second["messages"][-1]["content"]
-    assert text == {"type": "text", "text": f'And @"{tmp_path}/my pic"'}
+    assert text == {"type": "text", "text": "And "}
     assert image["image_url"]["url"] == f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 
 

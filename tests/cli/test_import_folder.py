@@ -73,6 +73,34 @@ def test_any_file_of_a_split_model_stands_for_it(lonely_dmr: Run, folder: Path, 
     assert len(ModelStore(tmp_path / "models").files("mine").weights) == 2
 
 
+def test_a_file_and_its_projector_become_one_model(lonely_dmr: Run, folder: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "one.gguf")
+    for weights in (tmp_path / "one.gguf", folder / "big-00001-of-00002.gguf"):
+        result = lonely_dmr("import", str(weights), "--mmproj", str(folder / "mmproj.gguf"), "mine")
+        assert (result.exit_code, result.stdout) == (0, f"{TAG}\n"), result.stderr
+        assert ModelStore(tmp_path / "models").get("mine").has_mmproj
+
+
+def test_what_is_no_projector_is_refused(lonely_dmr: Run, folder: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "one.gguf")
+    result = lonely_dmr("import", str(tmp_path / "one.gguf"), "--mmproj", str(tmp_path / "one.gguf"), "mine")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "one.gguf is not a vision projector" in result.stderr
+    result = lonely_dmr("import", str(folder), "--mmproj", str(folder / "mmproj.gguf"), "mine")
+    assert result.exit_code == 2
+    assert "--mmproj is for a GGUF file" in result.stderr
+
+
+def test_a_projector_is_sent_with_its_model(dmr: Run, server: ScriptedServer, folder: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "one.gguf")
+    server.on("POST /models/load", Reply(LOADED))
+    result = dmr("import", str(tmp_path / "one.gguf"), "--mmproj", str(folder / "mmproj.gguf"), "mine")
+    assert (result.exit_code, result.stdout) == (0, f"{TAG}\n")
+    with tarfile.open(fileobj=io.BytesIO(server.asked[-1].body)) as archive:
+        sizes = {member.size for member in archive if member.isfile()}
+    assert {(tmp_path / "one.gguf").stat().st_size, (folder / "mmproj.gguf").stat().st_size} <= sizes
+
+
 def test_an_ambiguous_folder_is_refused(lonely_dmr: Run, folder: Path) -> None:
     write_model(folder / "other.gguf")
     result = lonely_dmr("import", str(folder), "mine")

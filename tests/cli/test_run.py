@@ -277,7 +277,7 @@ def test_an_image_goes_along_and_the_servers_refusal_is_shown(dmr: Run, server: 
     server.on(f"POST {CHAT}", Reply(b'{"error":{"message":"This model takes no images."}}', 400))
     result = dmr("run", "--image", str(image), "m", "What is this?")
     assert result.stderr == "Error: This model takes no images.\n"
-    assert [part["type"] for part in server.asked[0].json["messages"][0]["content"]] == ["text", "image_url"]
+    assert [part["type"] for part in server.asked[0].json["messages"][0]["content"]] == ["image_url", "text"]
 
 
 def test_a_file_is_put_into_the_prompt_but_not_into_what_is_piped(
