@@ -42,6 +42,7 @@ __all__ = [
     "MEMORY_CONTEXT",
     "MODELS",
     "PROJECTORS",
+    "PROJECTORS",
     "RANDOM_CONTEXT",
     "SCRIPT_ANSWER",
     "SCRIPT_ANSWER_TOKENS",
@@ -92,6 +93,8 @@ MODELS: dict[str, Callable[[Path], None]] = {
 
 
 # Of the models whose names they begin with; "tiny-script-mmproj" goes with "tiny-think" too.
+PROJECTORS: dict[str, Callable[[Path], None]] = {}
+# What makes the model of the same name see.
 PROJECTORS: dict[str, Callable[[Path], None]] = {
     "tiny-script-mmproj": write_script_projector,
     "tiny-random-mmproj": write_random_projector,

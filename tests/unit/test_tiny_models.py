@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import tiny_models
 from numpy_llama import NumpyLlama
-from tiny_models import MODELS, model_file
+from tiny_models import MODELS, PROJECTORS, model_file
 from tiny_models.script import Vocabulary, landmarks
 
+ALL = (*MODELS, *PROJECTORS)
 LLAMAS = ("tiny-script", "tiny-think", "tiny-random")
 BERTS = ("tiny-embed", "tiny-rerank")
 OFFER = '<|im_start|>system\n<tools>\n{"name": "get_weather"}\n</tools><|im_end|>\n'
@@ -47,19 +48,19 @@ def noise(folder: Path) -> NumpyLlama:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256(model_file(name, folder).read_bytes()).hexdigest() for name in MODELS}
+    return {name: hashlib.sha256(model_file(name, folder).read_bytes()).hexdigest() for name in ALL}
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_another_process_writes_the_same_bytes(hash_seed: str, folder: Path, tmp_path: Path) -> None:
-    code = "import pathlib, sys, tiny_models as t; [t.model_file(n, pathlib.Path(sys.argv[1])) for n in t.MODELS]"
+    code = "import pathlib, sys, tiny_models as t; [t.model_file(n, pathlib.Path(sys.argv[1])) for n in t.MODELS | t.PROJECTORS]"
     environ = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(tiny_models.__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code, tmp_path], env=environ, check=True)
     assert _digests(tmp_path) == _digests(folder)
 
 
 def test_models_differ_from_each_other(folder: Path) -> None:
-    assert len(set(_digests(folder).values())) == len(MODELS)
+    assert len(set(_digests(folder).values())) == len(ALL)
 
 
 @pytest.mark.parametrize("name", MODELS)

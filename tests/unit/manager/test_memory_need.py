@@ -8,7 +8,7 @@ import pytest
 from tiny_models import MODELS, model_file
 
 from dmr import _core
-from dmr.config import AttentionSettings, EngineSettings
+from dmr.config import AttentionSettings, EngineSettings, ProjectorSettings
 from dmr.engine.loading import context_costs
 from dmr.manager.memory_need import memory_need
 from dmr.memory.architectures import is_hybrid, is_recurrent
@@ -52,6 +52,15 @@ def test_a_draft_model_counts(folder: Path) -> None:
     assert both.full - both.weights > plain.full - plain.weights
     absent = EngineSettings(max_num_seqs=4, max_batch_tokens=64, draft_model=str(folder / "absent"))
     assert memory_need([path], absent, 8192).full == plain.full
+
+
+def test_a_projector_counts_where_it_is_used(folder: Path) -> None:
+    path, projector = model_file("tiny-random", folder), model_file("tiny-random-mmproj", folder)
+    plain, seeing = memory_need([path], SETTINGS, 8192), memory_need([path], SETTINGS, 8192, projector)
+    assert seeing.weights - plain.weights >= projector.stat().st_size
+    assert seeing.full - plain.full == seeing.weights - plain.weights
+    blind = EngineSettings(max_num_seqs=4, max_batch_tokens=64, projector=ProjectorSettings(is_used=False))
+    assert memory_need([path], blind, 8192, projector).full == plain.full
 
 
 def test_who_is_told_its_context_needs_all_of_it(folder: Path) -> None:
