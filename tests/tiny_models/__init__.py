@@ -42,7 +42,6 @@ __all__ = [
     "MEMORY_CONTEXT",
     "MODELS",
     "PROJECTORS",
-    "PROJECTORS",
     "RANDOM_CONTEXT",
     "SCRIPT_ANSWER",
     "SCRIPT_ANSWER_TOKENS",

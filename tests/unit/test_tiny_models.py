@@ -53,7 +53,8 @@ def _digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_another_process_writes_the_same_bytes(hash_seed: str, folder: Path, tmp_path: Path) -> None:
-    code = "import pathlib, sys, tiny_models as t; [t.model_file(n, pathlib.Path(sys.argv[1])) for n in t.MODELS | t.PROJECTORS]"
+    code = "import pathlib, sys, tiny_models as t; p = pathlib.Path(sys.argv[1]);"
+    code += "[t.model_file(name, p) for name in t.MODELS | t.PROJECTORS]"
     environ = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(tiny_models.__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code, tmp_path], env=environ, check=True)
     assert _digests(tmp_path) == _digests(folder)
