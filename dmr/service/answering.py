@@ -37,7 +37,7 @@ def _with_marks(request: GenerateRequest, info: EngineInfo) -> tuple[GenerateReq
     """Raises Unsupported: the model has no sense for what is in the conversation."""
     if not isinstance(request.input, ChatInput):
         return request, ()
-    check_senses(request.input, info, request.model)
+    check_senses(request.input, info.capabilities, request.model)
     chat, media = with_marks(request.input)
     return (msgspec.structs.replace(request, input=chat), media) if media else (request, ())
 

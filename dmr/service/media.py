@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from dmr.errors import InvalidRequest, Unsupported
-from dmr.types import ChatInput, MediaLink, MediaPart, Message, Part, TextPart
-from dmr.wire import MEDIA_CLOSE, MEDIA_OPEN, EngineInfo, EngineMedia
+from dmr.types import ChatInput, MediaLink, Message, Part, TextPart
+from dmr.wire import MEDIA_CLOSE, MEDIA_OPEN, EngineMedia
 
 MAX_MEDIA = 256  # in one conversation
 
 # What a model needs for a kind, and what the kind is called in messages.
-CAPABILITIES = {"image": ("vision", "images"), "audio": ("audio", "audio")}
+SENSES = {"image": ("vision", "images"), "audio": ("audio", "audio")}
 _HALF_MARK = re.compile(f"[{MEDIA_OPEN}{MEDIA_CLOSE}]")
 _MARK = re.compile(f"{MEDIA_OPEN}([0-9]{{1,9}}){MEDIA_CLOSE}")
 # A template that writes ASCII only JSON escapes the marks.
 _ESCAPED_MARK = re.compile(r"\\ufdd2([0-9]{1,9})\\ufdd3", re.IGNORECASE)
 
 
-def check_senses(chat: ChatInput, info: EngineInfo, model: str) -> None:
+def has_media(chat: ChatInput) -> bool:
+    return any(not isinstance(part, TextPart) for message in chat.messages for part in message.parts)
+
+
+def check_senses(chat: ChatInput, capabilities: Collection[str], model: str) -> None:
     """Raises Unsupported: the model has no sense for what is in the conversation; InvalidRequest: it is too much."""
-    parts = [part for message in chat.messages for part in message.parts if isinstance(part, MediaPart)]
+    parts = [part for message in chat.messages for part in message.parts if not isinstance(part, TextPart)]
     if len(parts) > MAX_MEDIA:
         raise InvalidRequest(
             f"The conversation has {len(parts)} images and sounds; {MAX_MEDIA} are taken.", param="messages"
         )
     for kind in dict.fromkeys(part.kind for part in parts):
-        capability, name = CAPABILITIES[kind]
-        if capability not in info.capabilities:
+        capability, name = SENSES[kind]
+        if capability not in capabilities:
             raise Unsupported(
                 f"The model '{model}' does not take {name}: it lacks the capability '{capability}'.", param="messages"
             )
@@ -38,7 +42,7 @@ def check_senses(chat: ChatInput, info: EngineInfo, model: str) -> None:
 
 def with_marks(chat: ChatInput) -> tuple[ChatInput, tuple[EngineMedia, ...]]:
     """The conversation as text, in which marks stand for the media."""
-    if not any(message.has_media for message in chat.messages):
+    if not has_media(chat):
         return chat, ()
     media: list[EngineMedia] = []
     messages = tuple(_marked(message, media) for message in chat.messages)

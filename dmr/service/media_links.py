@@ -13,7 +13,7 @@ from functools import cache
 import msgspec
 
 from dmr.errors import InvalidRequest, Overloaded, Unsupported
-from dmr.service.media import CAPABILITIES
+from dmr.service.media import SENSES
 from dmr.service.remote_file import MAX_BYTES, Download, Hosts, Refused
 from dmr.store.registry.trust import trusting_context
 from dmr.types import ChatInput, GenerateRequest, MediaLink, MediaPart, Message, Part, Tick
@@ -42,37 +42,28 @@ class MediaLinks:
         hosts, trusts = Hosts(said), cache(lambda: trusting_context(certificates, os.environ))
         return cls(hosts, lambda: Download(hosts, trusts))
 
-    def fetched(
-        self, request: GenerateRequest, capabilities: Callable[[], Sequence[str]]
-    ) -> Generator[Tick, None, GenerateRequest]:
+    def fetched(self, request: GenerateRequest) -> Generator[Tick, None, GenerateRequest]:
         """The request with the files themselves; Tick comes while they are fetched. Closing gives it up.
 
         Raises:
-            Unsupported: the model has no sense for them, or the settings do not allow it.
+            Unsupported: the settings do not allow it.
             InvalidRequest: one cannot be had; Overloaded.
         """
         chat = request.input
         links = list(_links(chat.messages)) if isinstance(chat, ChatInput) else []
         if not links or not isinstance(chat, ChatInput):
             return request
-        self._check(links, request.model, capabilities)
+        self._check(links)
         files = yield from self._wait_for(links)
         messages = tuple(_with_files(message, files) for message in chat.messages)
         return msgspec.structs.replace(request, input=msgspec.structs.replace(chat, messages=messages))
 
-    def _check(self, links: list[MediaLink], model: str, capabilities: Callable[[], Sequence[str]]) -> None:
-        known = capabilities()
+    def _check(self, links: list[MediaLink]) -> None:
         for link in links:
-            capability, name = CAPABILITIES[link.kind]
-            if capability not in known:
-                raise Unsupported(
-                    f"The model '{model}' does not take {name}: it lacks the capability '{capability}'.",
-                    param=link.param,
-                )
             if not self._hosts.any:
                 raise Unsupported(
-                    f"This server fetches no {name} from URLs: send the file itself, base64-encoded, or have "
-                    "DMR_FETCH_MEDIA set for the server.",
+                    f"This server fetches no {SENSES[link.kind][1]} from URLs: send the file itself, base64-encoded, "
+                    "or have DMR_FETCH_MEDIA set for the server.",
                     param=link.param,
                 )
             with _told_of(link):

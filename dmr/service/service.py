@@ -22,6 +22,7 @@ from dmr.service.configurations import Configurations
 from dmr.service.defaults import with_defaults
 from dmr.service.leasing import Leasing, Wish, wait_for
 from dmr.service.measuring import measure_all
+from dmr.service.media import check_senses, has_media
 from dmr.service.media_links import MediaLinks
 from dmr.service.names import Names
 from dmr.service.remote_models import RemoteModels
@@ -34,6 +35,7 @@ from dmr.store.record_cache import RecordCache
 from dmr.store.reference import parse_reference
 from dmr.store.store import ModelStore
 from dmr.types import (
+    ChatInput,
     DetokenizeRequest,
     Embeddings,
     EmbedRequest,
@@ -315,7 +317,10 @@ class Service:
     def _complete(self, request: GenerateRequest) -> Generator[Tick, None, GenerateRequest]:
         """With defaults, and with the media that it only links to."""
         full = self._with_defaults(request)
-        return (yield from self._media_links.fetched(full, lambda: self.capabilities(self._records.get(full.model))))
+        if isinstance(full.input, ChatInput) and has_media(full.input):
+            # A model that has no sense for them is not loaded, and nothing is fetched for it.
+            check_senses(full.input, self.capabilities(self._records.get(full.model)), request.model)
+        return (yield from self._media_links.fetched(full))
 
     def _with_defaults(self, request: GenerateRequest) -> GenerateRequest:
         name = self.names.resolve(request.model)

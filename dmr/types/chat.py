@@ -63,10 +63,6 @@ class Message(Value, frozen=True):
         """What is written in it, without pictures and sounds."""
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
-    @property
-    def has_media(self) -> bool:
-        return any(isinstance(part, MediaPart) for part in self.parts)
-
 
 class Tool(Value, frozen=True):
     """A function that is offered to the model. `parameters` is a JSON Schema as text.

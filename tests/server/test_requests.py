@@ -371,6 +371,14 @@ def messages(*content: Any, role: str = "user") -> dict[str, Any]:
     return {"messages": [{"role": role, "content": list(content)}]}
 
 
+def image(url: str, **more: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+def sound(data: str, form: str) -> dict[str, Any]:
+    return {"type": "input_audio", "input_audio": {"data": data, "format": form}}
+
+
 def tool_choice(value: Any) -> dict[str, Any]:
     return {"tools": [WEATHER], "tool_choice": value}
 
@@ -427,9 +435,31 @@ BAD_CHAT: list[tuple[dict[str, Any], str, str]] = [
     (messages({"type": "text"}), "messages[0].content[0].text", "Missing"),
     (messages({"type": "poem"}), "messages[0].content[0].type", "'text'"),
     (messages({}), "messages[0].content[0].type", "'text'"),
-    (messages({"type": "text", "text": "a"}, {"type": "image_url"}), "messages[0].content[1]", "images"),
-    (messages({"type": "input_audio"}), "messages[0].content[0]", "audio"),
+    (messages({"type": "text", "text": "a"}, {"type": "image_url"}), "messages[0].content[1].image_url", "Missing"),
+    (messages({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url.url", "Missing"),
+    (messages({"type": "image_url", "image_url": 5}), "messages[0].content[0].image_url", "object"),
+    (
+        messages({"type": "image_url", "image_url": {"url": "a.png"}}),
+        "messages[0].content[0].image_url.url",
+        "data URI",
+    ),
+    (messages(image("file:///etc/passwd")), "messages[0].content[0].image_url.url", "'file:'"),
+    (messages(image("gs://bucket/a.png")), "messages[0].content[0].image_url.url", "'gs:'"),
+    (messages(image("data:image/png,abc")), "messages[0].content[0].image_url.url", "base64"),
+    (messages(image("data:image/png;base64,a?")), "messages[0].content[0].image_url.url", "base64"),
+    (messages(image("data:image/png;base64,")), "messages[0].content[0].image_url.url", "empty"),
+    (messages(image("data:audio/wav;base64,AAAA")), "messages[0].content[0].image_url.url", "no image"),
+    (messages(image("data:image/png;base64,AAAA", detail="x")), "messages[0].content[0].image_url.url", "'detail'"),
+    (messages({"type": "input_audio"}), "messages[0].content[0].input_audio", "Missing"),
+    (messages(sound("AAAA", "ogg")), "messages[0].content[0].input_audio.format", "wav, mp3"),
+    (messages(sound("AAA", "wav")), "messages[0].content[0].input_audio.data", "base64"),
     (messages({"type": "file"}), "messages[0].content[0]", "files"),
+    (messages({"type": "video_url"}), "messages[0].content[0]", "video"),
+    (
+        {"messages": [USER, {"role": "assistant", "content": [image("data:image/png;base64,AAAA")]}]},
+        "messages[1].content",
+        "text only",
+    ),
     (
         {"messages": [{"role": "assistant", "tool_calls": [{"type": "custom"}]}]},
         "messages[0].tool_calls[0].custom",

@@ -67,11 +67,8 @@ def run(steps: Generator[Tick, None, GenerateRequest]) -> GenerateRequest:
             return end.value  # type: ignore[no-any-return]
 
 
-SEES = ("completion", "vision")
-
-
-def fetched(links: MediaLinks, request: GenerateRequest, senses: tuple[str, ...] = SEES) -> GenerateRequest:
-    return run(links.fetched(request, lambda: senses))
+def fetched(links: MediaLinks, request: GenerateRequest) -> GenerateRequest:
+    return run(links.fetched(request))
 
 
 def test_the_files_stand_where_their_urls_stood() -> None:
@@ -101,18 +98,9 @@ def test_all_files_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_has_no_links_is_left_alone() -> None:
     plain = request_of((TextPart("Hi"), MediaPart("image", b"a")))
-    assert fetched(links_of(FakeDownload()), plain, ()) is plain
+    assert fetched(links_of(FakeDownload()), plain) is plain
     text = GenerateRequest(model="m", input=TextInput(("Hi",)), sampling=SamplingParams())
-    assert fetched(links_of(FakeDownload()), text, ()) is text
-
-
-def test_nothing_is_fetched_for_a_model_without_the_sense() -> None:
-    download = FakeDownload()
-    with pytest.raises(Unsupported, match="'some/model' does not take images: it lacks the capability 'vision'"):
-        fetched(links_of(download), request_of((MediaLink("image", RED),)), ("completion",))
-    with pytest.raises(Unsupported, match="capability 'audio'"):
-        fetched(links_of(download), request_of((MediaLink("audio", RED),)))
-    assert download.asked == []
+    assert fetched(links_of(FakeDownload()), text) is text
 
 
 @pytest.mark.parametrize("hosts", [("off",), ("b.example",)])
@@ -157,7 +145,7 @@ def test_who_leaves_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "TICK_INTERVAL", 0.001)
     download = FakeDownload()
     download.hold.clear()
-    steps = links_of(download).fetched(request_of((MediaLink("image", RED),)), lambda: SEES)
+    steps = links_of(download).fetched(request_of((MediaLink("image", RED),)))
     assert isinstance(next(steps), Tick)
     steps.close()
     assert download.is_stopped
@@ -179,7 +167,7 @@ def test_a_server_that_fetches_much_already_says_so(monkeypatch: pytest.MonkeyPa
     download = FakeDownload()
     download.hold.clear()
     links = links_of(download)
-    first = links.fetched(request_of((MediaLink("image", RED),)), lambda: SEES)
+    first = links.fetched(request_of((MediaLink("image", RED),)))
     next(first)
     with pytest.raises(Overloaded):
         fetched(links, request_of((MediaLink("image", BLUE),)))

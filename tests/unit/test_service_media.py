@@ -8,7 +8,7 @@ from dmr.errors import InvalidRequest, Unsupported
 from dmr.service import media as room
 from dmr.service.media import check_senses, named_in, shown, with_marks
 from dmr.types import ChatInput, MediaPart, Message, Role, TextPart
-from dmr.wire import MEDIA_CLOSE, MEDIA_OPEN, EngineInfo, EngineMedia
+from dmr.wire import MEDIA_CLOSE, MEDIA_OPEN, EngineMedia
 
 RED, BLUE, NOISE = MediaPart("image", b"red"), MediaPart("image", b"blue"), MediaPart("audio", b"noise")
 
@@ -24,10 +24,6 @@ def chat_of(*turns: tuple[MediaPart | str, ...]) -> ChatInput:
             for parts in turns
         )
     )
-
-
-def info_of(*capabilities: str) -> EngineInfo:
-    return EngineInfo("", 100, "", "", "", False, capabilities=("generate", *capabilities))
 
 
 def test_a_conversation_without_media_stays_as_it_is() -> None:
@@ -70,14 +66,14 @@ def test_people_read_which_medium_stands_there() -> None:
 )
 def test_a_missing_sense_is_named(part: MediaPart, capabilities: tuple[str, ...], told: str) -> None:
     with pytest.raises(Unsupported, match=told):
-        check_senses(chat_of(("a", part)), info_of(*capabilities), "some/model")
+        check_senses(chat_of(("a", part)), capabilities, "some/model")
 
 
 def test_a_model_that_has_them_takes_them() -> None:
-    check_senses(chat_of((RED, NOISE)), info_of("vision", "audio"), "some/model")
+    check_senses(chat_of((RED, NOISE)), ("vision", "audio"), "some/model")
 
 
 def test_there_may_not_be_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MAX_MEDIA", 2)
     with pytest.raises(InvalidRequest, match="has 3 images"):
-        check_senses(chat_of((RED, BLUE), (RED,)), info_of("vision"), "some/model")
+        check_senses(chat_of((RED, BLUE), (RED,)), ("vision",), "some/model")

@@ -1,4 +1,4 @@
-"""Content blocks that become text: what a user, a tool or a system prompt says."""
+"""Content blocks that become text and pictures: what a user, a tool or a system prompt says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 from dmr.errors import InvalidRequest, Unsupported
 from dmr.types import Part, TextPart
 from dmr_server.fields import checked
+from dmr_server.media import read_base64, read_source
 
 
 class TextBlock(msgspec.Struct, frozen=True):
@@ -23,6 +24,17 @@ class Source(msgspec.Struct, frozen=True):
     type: str
     data: Union[str, None] = None
     content: Union[str, list[Any], None] = None
+
+
+class ImageSource(msgspec.Struct, frozen=True):
+    type: str
+    media_type: Union[str, None] = None
+    data: Union[str, None] = None
+    url: Union[str, None] = None
+
+
+class ImageBlock(msgspec.Struct, frozen=True):
+    source: ImageSource
 
 
 class DocumentBlock(msgspec.Struct, frozen=True):
@@ -78,7 +90,7 @@ def to_parts(text: str) -> tuple[TextPart, ...]:
 
 
 def read_part(block: Any, path: str) -> tuple[Part, ...]:
-    """A block that can stand wherever content is allowed; raises Unsupported for media, InvalidRequest for others."""
+    """A block that can stand wherever content is allowed; raises InvalidRequest, Unsupported."""
     kind = kind_of(block, path)
     if kind == "text":
         return to_parts(checked(block, TextBlock, path).text)
@@ -87,7 +99,7 @@ def read_part(block: Any, path: str) -> tuple[Part, ...]:
     if kind == "search_result":
         return (TextPart(_search_result(checked(block, SearchResultBlock, path), path)),)
     if kind == "image":
-        raise Unsupported("This model does not take images: it is served for text only.", param=path)
+        return (_image(checked(block, ImageBlock, path).source, f"{path}.source"),)
     if kind == "container_upload":
         raise Unsupported("There are no containers here that files could be loaded into.", param=path)
     raise unexpected(kind, path)
@@ -95,6 +107,21 @@ def read_part(block: Any, path: str) -> tuple[Part, ...]:
 
 def unexpected(kind: str, path: str) -> InvalidRequest:
     return InvalidRequest(f"Invalid value for '{path}.type': '{kind[:64]}' is not expected here.", param=f"{path}.type")
+
+
+def _image(source: ImageSource, path: str) -> Part:
+    if source.type == "base64":
+        media_type = checked(source.media_type, str, f"{path}.media_type")
+        if not media_type.lower().startswith("image/"):
+            raise InvalidRequest(
+                f"Invalid value for '{path}.media_type': '{media_type[:60]}' is no image.", param=f"{path}.media_type"
+            )
+        return read_base64(checked(source.data, str, f"{path}.data"), "image", f"{path}.data")
+    if source.type == "url":
+        return read_source(checked(source.url, str, f"{path}.url"), "image", f"{path}.url")
+    if source.type == "file":
+        raise Unsupported("There are no uploaded files here; send the image as base64.", param=path)
+    raise unexpected(source.type, path)
 
 
 def _document(document: DocumentBlock, path: str) -> str:

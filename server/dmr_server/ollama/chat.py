@@ -13,6 +13,7 @@ from dmr_server.dialect import Encoder
 from dmr_server.fields import normalised
 from dmr_server.ollama.answers import Call, End, LineEncoder, Piece, Truncated, to_whole
 from dmr_server.ollama.fields import CommonFields, Need, read_common, required_model
+from dmr_server.ollama.images import needs_of
 from dmr_server.ollama.logprobs import Logprob
 from dmr_server.ollama.messages import read_messages, read_tools
 from dmr_server.ollama.wire import timestamp
@@ -53,7 +54,7 @@ class ChatExchange:
         self.stream = fields.stream
         self.render_only = fields.render_only
         self.is_empty = not chat.messages
-        self.needs = fields.needs("chat")
+        self.needs = fields.needs("chat") + needs_of(request)
         if chat.tools:
             self.needs += (Need("tools", f'"{fields.model}" does not support tools'),)
         self._model = fields.model
@@ -88,7 +89,7 @@ def read_chat(body: Mapping[str, Any], created: float) -> ChatExchange:
     fields = read_common(body)
     required_model(body)
     chat = ChatInput(
-        messages=read_messages(body.get("messages"), fields.model),
+        messages=read_messages(body.get("messages")),
         tools=read_tools(body.get("tools")),
         enable_thinking=fields.think is not False,
         reasoning_effort=fields.reasoning_effort,

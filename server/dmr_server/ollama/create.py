@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dmr.errors import InvalidRequest, Unsupported
 from dmr.go_template import GoTemplate
-from dmr.types import Message, NewModel
+from dmr.types import Message, NewModel, TextPart
 from dmr_server.fields import checked
 from dmr_server.ollama.fields import flag, required_model, text_of
 from dmr_server.ollama.messages import read_messages
@@ -58,7 +58,7 @@ def read_create(body: Mapping[str, Any]) -> CreateFields:
         quantization=text_of(body, "quantize") or text_of(body, "quantization"),
         system=text_of(body, "system") if "system" in body else None,
         template=_read_template(body),
-        messages=_read_messages(body, name),
+        messages=_read_messages(body),
         parameters=_read_parameters(body.get("parameters")),
         licenses=_read_licenses(body.get("license", [])),
     )
@@ -102,8 +102,13 @@ def _read_template(body: Mapping[str, Any]) -> str | None:
     return template
 
 
-def _read_messages(body: Mapping[str, Any], model: str) -> tuple[Message, ...] | None:
-    return read_messages(body["messages"], model) if "messages" in body else None
+def _read_messages(body: Mapping[str, Any]) -> tuple[Message, ...] | None:
+    if "messages" not in body:
+        return None
+    messages = read_messages(body["messages"])
+    if not all(isinstance(part, TextPart) for message in messages for part in message.parts):
+        raise Unsupported("the messages that a model begins with are text only: leave out images", param="messages")
+    return messages
 
 
 def _read_parameters(value: Any) -> dict[str, Any]:

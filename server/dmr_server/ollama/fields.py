@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dmr.errors import InvalidRequest, ModelNotFound, Unsupported
+from dmr.errors import InvalidRequest, ModelNotFound
 from dmr.types import ResponseFormat
 from dmr_server.fields import checked
 from dmr_server.ollama.options import Options, read_options
@@ -107,12 +107,6 @@ def flag(body: Mapping[str, Any], name: str, default: bool) -> bool:
 
 def text_of(body: Mapping[str, Any], name: str) -> str:
     return checked(body.get(name, ""), str, name)
-
-
-def refuse_images(value: Any, model: str, path: str) -> None:
-    """Raises Unsupported when there are any: no model sees pictures here."""
-    if checked([] if value is None else value, list[Any], path):
-        raise Unsupported(f"\"{model}\" does not support '{path}'", param=path)
 
 
 def read_keep_alive(value: Any) -> float | None:

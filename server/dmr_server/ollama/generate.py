@@ -9,13 +9,15 @@ from typing import Annotated, Any, Union
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from dmr.errors import InvalidRequest
+from dmr.errors import InvalidRequest, Unsupported
 from dmr.go_template import GoTemplate
 from dmr.types import ChatInput, Completion, GenerateRequest, Message, Role, TextInput, TextPart
 from dmr_server.dialect import Encoder
 from dmr_server.fields import Count, checked, normalised
+from dmr_server.media import Media
 from dmr_server.ollama.answers import End, LineEncoder, Piece, Truncated, to_whole
-from dmr_server.ollama.fields import CommonFields, Need, found_model, read_common, refuse_images, text_of
+from dmr_server.ollama.fields import CommonFields, Need, found_model, read_common, text_of
+from dmr_server.ollama.images import needs_of, place_images, read_images
 from dmr_server.ollama.logprobs import Logprob
 from dmr_server.ollama.wire import timestamp
 
@@ -31,6 +33,7 @@ class PromptFields(msgspec.Struct, frozen=True):
     template: str
     raw: bool
     context: tuple[int, ...]
+    images: tuple[Media, ...]
 
 
 class GenerateAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +65,8 @@ class GenerateExchange:
         self.request = request
         self.stream = fields.stream
         self.render_only = fields.render_only
-        self.is_empty = not prompt.prompt
-        self.needs = fields.needs("generate")
+        self.is_empty = not prompt.prompt and not prompt.images
+        self.needs = fields.needs("generate") + needs_of(request)
         if prompt.suffix and not prompt.template:
             self.needs += (Need("insert", f'"{fields.model}" does not support insert'),)
         self._model = fields.model
@@ -100,11 +103,12 @@ def read_generate(body: Mapping[str, Any], created: float) -> GenerateExchange:
     fields = read_common(body)
     found_model(body)
     prompt = _read_prompt(body)
-    refuse_images(body.get("images"), fields.model, "images")
     if prompt.raw and (prompt.template or prompt.system or prompt.context):
         raise InvalidRequest("raw mode does not support template, system, or context", param="raw")
     if fields.think and (prompt.raw or (prompt.suffix and not prompt.template)):
         raise InvalidRequest("raw mode and suffix do not support think", param="think")
+    if prompt.images and (prompt.raw or prompt.suffix or (prompt.template and not _is_jinja(prompt.template))):
+        raise Unsupported("images need the model's own template: leave out raw, suffix and template", param="images")
     if prompt.suffix and _is_jinja(prompt.template):
         raise InvalidRequest("a Jinja template does not support suffix", param="suffix")
     options = fields.options
@@ -134,6 +138,7 @@ def _read_prompt(body: Mapping[str, Any]) -> PromptFields:
         template=text_of(body, "template"),
         raw=checked(body.get("raw", False), bool, "raw"),
         context=checked(body.get("context", []), TokenIds, "context"),
+        images=read_images(body.get("images"), "images"),
     )
 
 
@@ -143,7 +148,7 @@ def _input(fields: CommonFields, prompt: PromptFields) -> ChatInput | TextInput:
     if prompt.raw or prompt.suffix:
         return TextInput((prompt.prompt,), suffix=prompt.suffix or None, truncate=fields.truncate)
     return ChatInput(
-        messages=tuple(Message(role, (TextPart(text),)) for role, text in _turns(prompt)),
+        messages=_messages(prompt),
         template=prompt.template,  # Jinja
         enable_thinking=fields.think is not False,
         reasoning_effort=fields.reasoning_effort,
@@ -153,6 +158,12 @@ def _input(fields: CommonFields, prompt: PromptFields) -> ChatInput | TextInput:
 
 def _is_jinja(template: str) -> bool:
     return "{%" in template
+
+
+def _messages(prompt: PromptFields) -> tuple[Message, ...]:
+    *before, (role, text) = _turns(prompt)
+    told = tuple(Message(each, (TextPart(words),)) for each, words in before)
+    return (*told, Message(role, place_images(text, prompt.images) or (TextPart(text),)))
 
 
 def _turns(prompt: PromptFields) -> list[tuple[Role, str]]:

@@ -9,9 +9,9 @@ from typing import Any, Union
 import msgspec
 
 from dmr.errors import InvalidRequest
-from dmr.types import Message, Role, TextPart, Tool, ToolCall
+from dmr.types import Message, Part, Role, Tool, ToolCall
 from dmr_server.fields import check_tools, checked
-from dmr_server.ollama.fields import refuse_images
+from dmr_server.ollama.images import place_images, read_images
 
 _ROLES: Mapping[str, Role] = {
     "system": Role.SYSTEM,
@@ -53,7 +53,7 @@ class WireTool(msgspec.Struct, frozen=True):
     type: Union[str, None] = None
 
 
-def read_messages(value: Any, model: str) -> tuple[Message, ...]:
+def read_messages(value: Any) -> tuple[Message, ...]:
     """The conversation; raises InvalidRequest.
 
     Calls and results without an id get one, so that templates can tell which result belongs to which call: a result
@@ -67,14 +67,16 @@ def read_messages(value: Any, model: str) -> tuple[Message, ...]:
         role = _ROLES.get(turn.role.lower())
         if role is None:
             raise InvalidRequest(f"Invalid value for '{path}.role': '{turn.role[:40]}' is no role.", param=path)
-        refuse_images(turn.images, model, f"{path}.images")
+        parts = place_images(turn.content or "", read_images(turn.images, f"{path}.images"))
         calls = _read_calls(turn, index, path)
         pending.add(calls)
-        messages.append(_message(turn, role, calls, pending))
+        messages.append(_message(turn, role, parts, calls, pending))
     return tuple(messages)
 
 
-def _message(turn: WireTurn, role: Role, calls: tuple[ToolCall, ...], pending: _Pending) -> Message:
+def _message(
+    turn: WireTurn, role: Role, parts: tuple[Part, ...], calls: tuple[ToolCall, ...], pending: _Pending
+) -> Message:
     call_id, name = turn.tool_call_id, turn.tool_name
     if role is Role.TOOL:
         call_id, name = turn.tool_call_id or None, turn.tool_name or None
@@ -83,7 +85,7 @@ def _message(turn: WireTurn, role: Role, calls: tuple[ToolCall, ...], pending: _
             call_id, name = call.id, name or call.name
     return Message(
         role=role,
-        parts=(TextPart(turn.content),) if turn.content else (),
+        parts=parts,
         reasoning=turn.thinking or "",
         tool_calls=calls,
         tool_call_id=call_id,

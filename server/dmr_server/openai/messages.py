@@ -10,6 +10,7 @@ import msgspec
 from dmr.errors import InvalidRequest, Unsupported
 from dmr.types import Message, Part, Role, TextPart, ToolCall
 from dmr_server.fields import checked
+from dmr_server.media import SOUNDS, read_base64, read_source
 
 _ROLES: Mapping[str, Role] = {
     "developer": Role.SYSTEM,
@@ -20,13 +21,20 @@ _ROLES: Mapping[str, Role] = {
     "function": Role.TOOL,  # the deprecated twin of "tool"
 }
 
-_MEDIA: Mapping[str, str] = {
-    "image_url": "images",
-    "input_audio": "audio",
-    "file": "files",
-    "video_url": "video",
-    "audio_url": "audio",
+_ELSEWHERE: Mapping[str, str] = {
+    "file": "files are not read here; send a text as text, and a picture as 'image_url'",
+    "video_url": "this server does not take video",
 }
+
+
+class MediaUrl(msgspec.Struct, frozen=True):
+    url: str
+    detail: Union[str, None] = None
+
+
+class InputAudio(msgspec.Struct, frozen=True):
+    data: str
+    format: Union[str, None] = None
 
 
 class WireFunction(msgspec.Struct, frozen=True):
@@ -60,7 +68,7 @@ class WireMessage(msgspec.Struct, frozen=True):
 
 
 def read_messages(wire: list[Any]) -> tuple[Message, ...]:
-    """The conversation; raises InvalidRequest naming the message at fault, Unsupported for media."""
+    """The conversation; raises InvalidRequest naming the message at fault, Unsupported for files and video."""
     if not wire:
         raise InvalidRequest("Invalid value for 'messages': expected at least one message.", param="messages")
     return tuple(_message(value, f"messages[{index}]") for index, value in enumerate(wire))
@@ -73,7 +81,7 @@ def _message(value: Any, path: str) -> Message:
         names = ", ".join(_ROLES)
         raise InvalidRequest(f"Invalid value for '{path}.role': expected one of {names}.", param=f"{path}.role")
     if wire.audio is not None:
-        raise Unsupported("This model does not take audio.", param=f"{path}.audio")
+        raise Unsupported("Answers with audio are not kept here: leave them out.", param=f"{path}.audio")
     if role is Role.ASSISTANT:
         return _assistant(wire, path)
     if wire.content is None:
@@ -85,6 +93,8 @@ def _message(value: Any, path: str) -> Message:
 
 def _assistant(wire: WireMessage, path: str) -> Message:
     content = _parts(wire.content, path) if wire.content is not None else ()
+    if not all(isinstance(part, TextPart) for part in content):
+        raise Unsupported("What an assistant has said is text only.", param=f"{path}.content")
     if wire.refusal:
         content = (*content, TextPart(wire.refusal))
     calls = [_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(wire.tool_calls or ())]
@@ -131,8 +141,42 @@ def _part(part: dict[str, Any], path: str) -> Part:
         if part.get(kind) is None:
             raise InvalidRequest(f"Missing required parameter: '{path}.{kind}'.", param=f"{path}.{kind}")
         return TextPart(checked(part[kind], str, f"{path}.{kind}"))
-    if isinstance(kind, str) and kind in _MEDIA:
-        raise Unsupported(f"This model does not take {_MEDIA[kind]}: it is served for text only.", param=path)
+    if kind == "image_url":
+        return _image(part, path)
+    if kind == "input_audio":
+        return _sound(checked(_given(part, kind, path), InputAudio, f"{path}.{kind}"), f"{path}.{kind}")
+    if kind == "audio_url":
+        url = checked(_given(part, kind, path), MediaUrl, f"{path}.{kind}").url
+        return read_source(url, "audio", f"{path}.{kind}.url")
+    if isinstance(kind, str) and kind in _ELSEWHERE:
+        raise Unsupported(f"Invalid value for '{path}': {_ELSEWHERE[kind]}.", param=path)
     raise InvalidRequest(
-        f"Invalid value for '{path}.type': expected 'text', 'refusal' or a media part.", param=f"{path}.type"
+        f"Invalid value for '{path}.type': expected 'text', 'image_url', 'input_audio' or 'refusal'.",
+        param=f"{path}.type",
     )
+
+
+def _image(part: dict[str, Any], path: str) -> Part:
+    """The address is in an object; many send it alone."""
+    value = _given(part, "image_url", path)
+    if isinstance(value, str):
+        value = {"url": value, "detail": part.get("detail")}
+    image = checked(value, MediaUrl, f"{path}.image_url")
+    return read_source(image.url, "image", f"{path}.image_url.url", image.detail)
+
+
+def _sound(sound: InputAudio, path: str) -> Part:
+    if sound.format is not None and sound.format not in SOUNDS:
+        raise InvalidRequest(
+            f"Invalid value for '{path}.format': expected one of {', '.join(SOUNDS)}.", param=f"{path}.format"
+        )
+    if sound.data[:5].lower() == "data:":
+        return read_source(sound.data, "audio", f"{path}.data")
+    return read_base64(sound.data, "audio", f"{path}.data")
+
+
+def _given(part: dict[str, Any], name: str, path: str) -> Any:
+    value = part.get(name)
+    if value is None:
+        raise InvalidRequest(f"Missing required parameter: '{path}.{name}'.", param=f"{path}.{name}")
+    return value

@@ -9,10 +9,11 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from dmr.errors import InvalidRequest, Unsupported
+from dmr.errors import InvalidRequest
 from dmr.types import Message, Part, Role, TextPart, ToolCall
 from dmr_server.custom_input import arguments_of
 from dmr_server.fields import checked
+from dmr_server.responses.content import read_content, read_texts, to_parts
 from dmr_server.responses.sealed import seal, unseal
 from dmr_server.responses.tools import flat_name
 from dmr_server.responses.wire import ROLES
@@ -23,21 +24,6 @@ log = logging.getLogger("dmr.server")
 Item = dict[str, Any]
 FindItem = Callable[[str], Item]  # an item of a kept answer by its id; raises ResponseNotFound
 
-_MEDIA: Mapping[str, str] = {
-    "input_image": "images",
-    "image_url": "images",
-    "input_file": "files",
-    "input_audio": "audio",
-    "input_video": "video",
-}
-_TEXTS: Mapping[str, str] = {
-    "input_text": "text",
-    "output_text": "text",
-    "text": "text",
-    "summary_text": "text",
-    "reasoning_text": "text",
-    "refusal": "refusal",
-}
 SUMMARY_OF_BEFORE = "Summary of the conversation before this point:\n\n"
 
 
@@ -51,7 +37,7 @@ class ItemReader:
         self._num_read = 0
 
     def read(self, value: Any) -> list[Item]:
-        """The items of `input`; raises InvalidRequest, Unsupported for media, ResponseNotFound for a reference."""
+        """The items of `input`; raises InvalidRequest, Unsupported, ResponseNotFound for a reference."""
         if isinstance(value, str):
             value = [{"role": "user", "content": value}]
         listed = checked(value, list[dict[str, Any]], "input")
@@ -86,11 +72,11 @@ class ItemReader:
             raise InvalidRequest(f"Invalid value for '{path}.role': expected one of {names}.", param=f"{path}.role")
         if item.get("content") is None:
             raise InvalidRequest(f"Missing required parameter: '{path}.content'.", param=f"{path}.content")
-        texts = _texts(item["content"], f"{path}.content")
         if role == "assistant":
+            texts = read_texts(item["content"], f"{path}.content")
             content: list[Item] = [{"type": "output_text", "text": text, "annotations": []} for text in texts]
         else:
-            content = _input_texts(texts)
+            content = read_content(item["content"], f"{path}.content")
         return {
             "type": "message",
             "id": self._id(item, "msg"),
@@ -137,14 +123,14 @@ class ItemReader:
             "id": self._id(item, prefix),
             "status": "completed",
             "call_id": _required(item, "call_id", path),
-            "output": output if isinstance(output, str) else _input_texts(_texts(output, f"{path}.output")),
+            "output": output if isinstance(output, str) else read_content(output, f"{path}.output"),
         }
 
     def _reasoning(self, item: Item, path: str) -> Item:
         sealed = item.get("encrypted_content")
         text = unseal(sealed, self._unpacker) if isinstance(sealed, str) else None
         for name in ("content", "summary"):
-            text = text or "\n\n".join(_texts(item.get(name) or [], f"{path}.{name}"))
+            text = text or "\n\n".join(read_texts(item.get(name) or [], f"{path}.{name}"))
         return {
             "type": "reasoning",
             "id": self._id(item, "rs"),
@@ -187,30 +173,6 @@ def _required(item: Item, name: str, path: str) -> str:
     return checked(value, str, f"{path}.{name}")
 
 
-def _input_texts(texts: Iterable[str]) -> list[Item]:
-    return [{"type": "input_text", "text": text} for text in texts]
-
-
-def _texts(content: Any, path: str) -> list[str]:
-    """The texts of a content, which is one text or parts."""
-    if isinstance(content, str):
-        return [content]
-    texts = []
-    for index, part in enumerate(checked(content, list[dict[str, Any]], path)):
-        kind = part.get("type")
-        if isinstance(kind, str) and kind in _MEDIA:
-            raise Unsupported(
-                f"This model does not take {_MEDIA[kind]}: it is served for text only.", param=f"{path}[{index}]"
-            )
-        if not isinstance(kind, str):
-            raise InvalidRequest(f"Missing required parameter: '{path}[{index}].type'.", param=f"{path}[{index}].type")
-        if kind not in _TEXTS:
-            log.info("a part of type '%.60s' is left out of a message", kind)
-            continue
-        texts.append(checked(part.get(_TEXTS[kind]), str, f"{path}[{index}].{_TEXTS[kind]}"))
-    return texts
-
-
 def to_messages(items: Iterable[Item]) -> tuple[Message, ...]:
     """Kept items as a conversation: a thought, the text after it and the calls after that are one turn."""
     turn, unpacker = _Turn(), Unpacker()
@@ -233,17 +195,13 @@ def _said(item: Item, unpacker: Unpacker) -> Message:
     kind = item["type"]
     if kind == "message":
         role = Role.USER if item["role"] == "user" else Role.SYSTEM
-        return Message(role, _parts(item["content"]))
+        return Message(role, to_parts(item["content"]))
     if kind == "compaction":
         summary = unseal(item["encrypted_content"], unpacker) or ""
         return Message(Role.USER, (TextPart(SUMMARY_OF_BEFORE + summary),))
     output = item["output"]
-    parts = (TextPart(output),) if isinstance(output, str) else _parts(output)
+    parts = (TextPart(output),) if isinstance(output, str) else to_parts(output)
     return Message(Role.TOOL, parts, tool_call_id=item["call_id"])
-
-
-def _parts(content: Iterable[Item]) -> tuple[Part, ...]:
-    return tuple(TextPart(part["text"]) for part in content)
 
 
 class _Turn:
@@ -272,7 +230,7 @@ class _Turn:
         elif kind == "message":
             if self._parts:
                 yield from self.end()
-            self._parts = _parts(item["content"])
+            self._parts = to_parts(item["content"])
         else:
             arguments = item["arguments"] if kind == "function_call" else arguments_of(item["input"])
             name = flat_name(item["name"], item.get("namespace"))

@@ -8,7 +8,7 @@ import falcon.testing
 import pytest
 from fakes import FakeService
 
-from dmr.types import Message, Role, TextPart, ToolCall
+from dmr.types import MediaLink, MediaPart, Message, Role, TextPart, ToolCall
 
 USER = {"role": "user", "content": "Hi"}
 SAID_HI = Message(Role.USER, (TextPart("Hi"),))
@@ -204,6 +204,27 @@ def test_documents(told: Any, block: dict[str, Any], expected: str) -> None:
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
 
 
+def image(**source: Any) -> dict[str, Any]:
+    return {"type": "image", "source": {**IMAGE["source"], **source}}
+
+
+def test_pictures(told: Any) -> None:
+    turn = {"role": "user", "content": [text("This"), IMAGE, text("or"), image(type="url", url="https://a.example/b")]}
+    (message,) = told(turn)
+    assert message.parts == (
+        TextPart("This"),
+        MediaPart("image", b"\0\0\0"),
+        TextPart("or"),
+        MediaLink("image", "https://a.example/b", param="messages[0].content[3].source.url"),
+    )
+
+
+def test_pictures_in_results(told: Any) -> None:
+    (message,) = told(result([text("A screenshot:"), IMAGE]))
+    assert message.role is Role.TOOL
+    assert message.parts == (TextPart("A screenshot:"), MediaPart("image", b"\0\0\0"))
+
+
 def document(kind: str, **more: Any) -> dict[str, Any]:
     return {"type": "document", "source": {"type": kind, "media_type": "application/pdf", "data": "AAAA"}, **more}
 
@@ -211,8 +232,16 @@ def document(kind: str, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("turn", "message"),
     [
-        ({"role": "user", "content": [IMAGE]}, "does not take images"),
-        (result([IMAGE]), "does not take images"),
+        ({"role": "user", "content": [image(data="?")]}, "messages[0].content[0].source.data"),
+        ({"role": "user", "content": [image(data="")]}, "empty"),
+        ({"role": "user", "content": [image(data=None)]}, "messages[0].content[0].source.data"),
+        ({"role": "user", "content": [image(media_type="text/html")]}, "is no image"),
+        ({"role": "user", "content": [image(media_type=None)]}, "messages[0].content[0].source.media_type"),
+        ({"role": "user", "content": [image(type="url")]}, "messages[0].content[0].source.url"),
+        ({"role": "user", "content": [image(type="url", url="file:///etc/passwd")]}, "file:"),
+        ({"role": "user", "content": [image(type="file", file_id="f")]}, "no uploaded files"),
+        ({"role": "user", "content": [image(type="tape")]}, "messages[0].content[0].source.type"),
+        ({"role": "user", "content": [{"type": "image"}]}, "messages[0].content[0].source"),
         ({"role": "user", "content": [document("base64")]}, "PDF"),
         ({"role": "user", "content": [document("url")]}, "does not fetch"),
         ({"role": "user", "content": [document("file")]}, "does not fetch"),

@@ -283,8 +283,16 @@ def test_raw_stands_alone(client: Client, extra: dict[str, Any]) -> None:
         ({"prompt": "Hi", "template": "{{ if }}"}, "template"),
         ({"prompt": "Hi", "template": "{% %}", "suffix": "x"}, "Jinja"),
         ({"prompt": "Hi", "raw": True, "think": True}, "think"),
-        ({"prompt": "Hi", "images": ["aGk="]}, "\"ai/smollm2\" does not support 'images'"),
+        ({"prompt": "Hi", "images": ["aGk="]}, "does not take images: it lacks the capability 'vision'"),
+        ({"prompt": "Hi", "images": ["ZkxhQw=="]}, "does not take audio: it lacks the capability 'audio'"),
         ({"prompt": "Hi", "images": "aGk="}, "'images'"),
+        ({"prompt": "Hi", "images": [5]}, "'images[0]'"),
+        ({"prompt": "Hi", "images": ["a", "?"]}, "'images[0]': it is not valid base64"),
+        ({"prompt": "Hi", "images": [""]}, "'images[0]': the file is empty"),
+        ({"prompt": "Hi", "images": ["data:text/plain;base64,aGk="]}, "'text/plain' is no image"),
+        ({"prompt": "Hi", "images": ["aGk="], "raw": True}, "leave out raw"),
+        ({"prompt": "Hi", "images": ["aGk="], "suffix": "b"}, "leave out raw, suffix"),
+        ({"prompt": "Hi", "images": ["aGk="], "template": "{{ .Prompt }}"}, "leave out raw, suffix and template"),
     ],
 )
 def test_wrong_generate(client: Client, body: dict[str, Any], part: str) -> None:
@@ -330,7 +338,7 @@ def test_long_conversations_are_read_in_linear_time() -> None:
     turns = [{"role": "assistant", "tool_calls": [call] * 40_000}]
     turns += [{"role": "tool", "content": "1", "tool_name": name} for name in ["g"] * 10_000 + ["f"] * 40_000]
     began = time.monotonic()
-    *_, last = read_messages(turns, "m")
+    *_, last = read_messages(turns)
     assert last.tool_call_id == "call_0_39999"
     assert time.monotonic() - began < 5
 
@@ -359,7 +367,8 @@ def test_tools_keep_their_schema(asked: Any) -> None:
         ({"messages": [{"role": "judge", "content": "Hi"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}, "content"),
         ({"messages": [{"role": "user", "content": 5}]}, "content"),
-        ({"messages": [{**HI, "images": ["aGk="]}]}, "\"ai/smollm2\" does not support 'messages[0].images'"),
+        ({"messages": [{**HI, "images": ["aGk="]}]}, "does not take images: it lacks the capability 'vision'"),
+        ({"messages": [{**HI, "images": ["?"]}]}, "'messages[0].images[0]'"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]}, "function.name"),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]},

@@ -26,6 +26,8 @@ from dmr.types import (
     Completed,
     Finished,
     FinishReason,
+    MediaLink,
+    MediaPart,
     Message,
     ReasoningDelta,
     Role,
@@ -196,6 +198,25 @@ def test_input_items(post: Post, client: Client) -> None:
     assert not listed(order="asc", limit=2, after="rs_1_0").has_more
     for query, status in (({"order": "up"}, 400), ({"limit": 0}, 400), ({"limit": "x"}, 400), ({"after": "?"}, 404)):
         assert client.simulate_get("/v1/responses/resp_2/input_items", params=query).status_code == status
+
+
+IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "low"}
+LINK = {"type": "input_image", "image_url": "https://a.example/b.png", "detail": "auto"}
+
+
+def test_pictures_are_kept(post: Post, client: Client, service: FakeService) -> None:
+    post(input=[{"role": "user", "content": [{"type": "input_text", "text": "See"}, IMAGE, LINK]}])
+    post(input="And?", previous_response_id="resp_1")
+    conversation = service.requests[-1].input
+    assert isinstance(conversation, ChatInput)
+    first = conversation.messages[0]
+    assert first.parts == (
+        TextPart("See"),
+        MediaPart("image", b"\0\0\0", "low"),
+        MediaLink("image", "https://a.example/b.png", param="input"),
+    )
+    listed = client.simulate_get("/v1/responses/resp_1/input_items").json["data"]
+    assert listed[0]["content"] == [{"type": "input_text", "text": "See"}, IMAGE, LINK]
 
 
 def test_delete(post: Post, client: Client) -> None:

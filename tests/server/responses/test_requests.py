@@ -302,6 +302,9 @@ def test_effort(ask: Asker, reasoning: Any, expected: Any) -> None:
 
 
 IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
+BY_ID = {"type": "input_image", "file_id": "file-1"}
+NO_IMAGE, NO_SOUND = {"type": "input_image"}, {"type": "input_audio"}
+SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "ogg"}}
 CUSTOM_GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /x/"}
 
 
@@ -315,7 +318,21 @@ CUSTOM_GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /x/
         ({"input": [{"content": "x"}]}, "input[0].type", "Missing"),
         ({"input": [{"role": "judge", "content": "x"}]}, "input[0].role", "user, system"),
         ({"input": [{"role": "user"}]}, "input[0].content", "Missing"),
-        ({"input": [{"role": "user", "content": [IMAGE]}]}, "input[0].content[0]", "images"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+            "input[0].content[0].image_url",
+            "Missing",
+        ),
+        ({"input": [{"role": "user", "content": [{**IMAGE, "image_url": "a"}]}]}, "input[0].content[0]", "data URI"),
+        ({"input": [{"role": "user", "content": [{**IMAGE, "detail": "x"}]}]}, "input[0].content[0]", "'detail'"),
+        ({"input": [{"role": "user", "content": [BY_ID]}]}, "input[0].content[0].file_id", "no uploaded files"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+            "input[0].content[0].input_audio",
+            "object",
+        ),
+        ({"input": [{"role": "user", "content": [SOUND]}]}, "input[0].content[0].input_audio.format", "wav, mp3"),
+        ({"input": [{"role": "assistant", "content": [IMAGE]}]}, "input[0].content", "text only"),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0]", "files"),
         ({"input": [{"role": "user", "content": [{"text": "x"}]}]}, "input[0].content[0].type", "Missing"),
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text", "str"),
@@ -323,9 +340,9 @@ CUSTOM_GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /x/
         ({"input": [{"type": "function_call", "name": "f", "call_id": 3}]}, "input[0].call_id", "str"),
         ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output", "Missing"),
         (
-            {"input": [{"type": "function_call_output", "call_id": "c", "output": [IMAGE]}]},
+            {"input": [{"type": "function_call_output", "call_id": "c", "output": [{**IMAGE, "image_url": "b:"}]}]},
             "input[0].output[0]",
-            "images",
+            "'b:'",
         ),
         (
             {"input": [{"type": "compaction", "encrypted_content": "gAAA"}]},
