@@ -45,6 +45,9 @@ def take_log(timeout: float = 0.0) -> list[tuple[int, str]]:
 def set_log_level(level: int) -> None:
     """Drop lines below `level`: 1 debug, 2 info, 3 warning, 4 error."""
 
+def num_operations() -> int:
+    """Operations of graphs that were computed in this process; any thread. A device counts few of its own."""
+
 # --- model -----------------------------------------------------------------------------------------------------------
 
 class Model:

@@ -5,6 +5,7 @@
 
 #include "core/errors.h"
 #include "core/log_queue.h"
+#include "core/progress.h"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "llama.h"
@@ -90,7 +91,9 @@ bool Context::can_shift() const { return has_memory() && llama_memory_can_shift(
 
 bool Context::can_truncate() const { return has_memory() && !model_->is_recurrent() && !model_->is_hybrid(); }
 
+// Asked between two operations of a graph.
 bool Context::is_unwanted(void * abort_state) {
+    count_operation();
     const auto & state = *static_cast<const AbortState *>(abort_state);
     return state.unwanted.load(std::memory_order_relaxed) == state.running.load(std::memory_order_relaxed);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/log_queue.h"
+#include "core/progress.h"
 #include "llama.h"
 #include "mtmd-helper.h"
 #include "mtmd.h"
@@ -173,6 +174,7 @@ void Projector::abort(int64_t encode) {
 // Asked before each tensor whether it is worth stopping after it; then, after it, whether to go on.
 bool Projector::watch(ggml_tensor *, bool asks, void * projector) {
     auto & self = *static_cast<Projector *>(projector);
+    count_operation();
     if (asks) {
         return ++self.num_asked_ % watched_every == 0;
     }

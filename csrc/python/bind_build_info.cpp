@@ -1,5 +1,6 @@
 #include "core/build_info.h"
 #include "core/log_queue.h"
+#include "core/progress.h"
 #include "python/module.h"
 
 namespace dmr::python {
@@ -60,6 +61,8 @@ void register_build_info(py::module_ & module) {
                "Log lines of ggml and llama.cpp since the last call, as (level, line); waits up to `timeout` seconds.");
     module.def("set_log_level", set_level, py::arg("level"),
                "Drop lines below `level`: 1 debug, 2 info, 3 warning, 4 error.");
+    module.def("num_operations", num_operations,
+               "Operations of graphs that were computed in this process; any thread.");
 }
 
 }  // namespace dmr::python

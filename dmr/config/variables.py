@@ -73,6 +73,7 @@ VARIABLES: Mapping[str, Variable] = {
     "DMR_QUEUE_TIMEOUT": Variable("engine.queue_timeout", float, 0, 86400),
     "DMR_REQUEST_TIMEOUT": Variable("engine.request_timeout", float, 0, 86400),
     "DMR_HOST_CACHE": Variable("engine.host_cache_bytes", int, -1),
+    "DMR_HANG_TIMEOUT": Variable("engine.hang_timeout", float, 0, 86400),
     "DMR_GPU_LAYERS": Variable("engine.num_gpu_layers", int),
     "DMR_CONTEXT_BYTES": Variable("engine.context_bytes", int, 0, 1 << 50),
     "DMR_SPECULATION": Variable("engine.speculation", str, choices=SPECULATIONS),

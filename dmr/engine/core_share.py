@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from dmr.engine.core_budget import CoreBudget, CpuTimes, read_cpu_times
+from dmr.engine.watchdog import Watchdog
 
 LINGER = 0.25  # seconds after its last step in which somebody still counts as being at work
 
@@ -24,9 +25,14 @@ class CoreShare(CoreBudget):
         num_cores: int,
         read: Callable[[], CpuTimes | None] = read_cpu_times,
         clock: Callable[[], float] = time.monotonic,
+        watchdog: Watchdog | None = None,
     ) -> None:
-        """`read` giving None: there are always `num_cores`, whatever other processes do."""
+        """`read` giving None: there are always `num_cores`, whatever other processes do.
+
+        `watchdog` is told of all that is at work.
+        """
         super().__init__(num_cores, read)
+        self._watchdog = watchdog
         self._clock = clock
         self._lock = threading.Lock()
         self._at_work: set[str] = set()
@@ -37,7 +43,8 @@ class CoreShare(CoreBudget):
         with self._lock:
             self._at_work.add(who)
         try:
-            yield
+            with self._watchdog.watching(who) if self._watchdog else contextlib.nullcontext():
+                yield
         finally:
             with self._lock:
                 self._at_work.remove(who)

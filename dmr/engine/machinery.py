@@ -20,13 +20,14 @@ from dmr.engine.loading import LoadedModel, ModelTokenizer, cannot_generate, des
 from dmr.engine.media_encoder import MediaEncoder
 from dmr.engine.media_reader import MediaReader
 from dmr.engine.model_runner import Generator, ModelRunner, StepOutput
-from dmr.engine.native_options import num_usable_cores
+from dmr.engine.native_options import num_operations, num_usable_cores
 from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Schedule, Scheduler
 from dmr.engine.speculation import Drafts, DraftSource, DraftWish, Speculation
 from dmr.engine.speculation_policy import SpeculationPolicy
 from dmr.engine.statistics import NativeCounters
 from dmr.engine.step_loop import StepLoop
+from dmr.engine.watchdog import Watchdog
 from dmr.wire import EngineInfo, EngineSpec
 
 SMALLEST_PREFILL_CHUNK = 32  # tokens; below, a step's cost is mostly that of reading the weights
@@ -64,6 +65,7 @@ class Machinery(NamedTuple):
     steps: StepLoop | None
     embedder: Embedder
     info: EngineInfo
+    watchdog: Watchdog
     media: MediaEncoder | None = None
 
 
@@ -73,7 +75,8 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
     loaded = load_model(spec, progress)
     num_cores = settings.num_threads or num_usable_cores()
     # Who names a number of threads gets that number, whatever other processes do.
-    cores = CoreShare(num_cores, (lambda: None) if settings.num_threads else read_cpu_times)
+    watchdog = Watchdog(settings.hang_timeout, num_operations)
+    cores = CoreShare(num_cores, (lambda: None) if settings.num_threads else read_cpu_times, watchdog=watchdog)
     reader = _load_projector(spec, loaded, num_cores)  # before the context, which takes what memory is left
     runner = ModelRunner.over(loaded, settings, cores)
     embed_runner = _make_embed_runner(spec, loaded, num_cores, generates=runner is not None)
@@ -86,12 +89,12 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
         server = Server(Intake(tokenizer), None, embedding, cannot_generate(loaded.model))
         tasks = ("rerank",) if ranks else ("embed",)
         info = describe(loaded.model, loaded.template, embed_runner.max_input_tokens, tasks)
-        return Machinery(server, None, embedder, info)
+        return Machinery(server, None, embedder, info, watchdog)
     shared = SharingRunner(runner, cores)
     steps = StepLoop(lambda deliver: make_engine(shared, runner, settings, deliver, shared), settings)
     media = MediaEncoder(reader, cores) if reader is not None else None
     server = Server(Intake(runner), steps, embedding, media=media, media_timeout=settings.queue_timeout)
-    return Machinery(server, steps, embedder, _with_senses(runner.info(), reader), media)
+    return Machinery(server, steps, embedder, _with_senses(runner.info(), reader), watchdog, media)
 
 
 def _load_projector(spec: EngineSpec, loaded: LoadedModel, num_cores: int) -> MediaReader | None:

@@ -24,6 +24,11 @@ def num_usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def num_operations() -> int:
+    """Of graphs, that were computed in this process. Any thread; never waits."""
+    return _core.num_operations()
+
+
 def context_options(settings: EngineSettings) -> _core.ContextOptions:
     """What settings say of any context. Raises ValueError."""
     options = _core.ContextOptions()

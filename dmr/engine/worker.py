@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -22,8 +23,11 @@ from dmr.engine.embedder import Embedder
 from dmr.engine.machinery import build
 from dmr.engine.media_encoder import MediaEncoder
 from dmr.engine.step_loop import Publish, StepLoop
+from dmr.engine.watchdog import Watchdog
 from dmr.errors import DmrError
 from dmr.wire import (
+    BEAT_INTERVAL,
+    EngineBeat,
     EngineReady,
     EngineSpec,
     EngineStatus,
@@ -71,7 +75,7 @@ async def run_engine(spec: EngineSpec, status: StatusPipe, life_line: asyncio.St
         status.progress(fraction)
         return not stopped.is_set()
 
-    server, steps, embedder, info, media = await loop.run_in_executor(None, build, spec, report)
+    server, steps, embedder, info, watchdog, media = await loop.run_in_executor(None, build, spec, report)
     if steps is not None:
         threading.Thread(target=run_steps, args=(steps, server.publish), name="steps", daemon=True).start()
     threading.Thread(target=run_beside, args=(embedder,), name="embedder", daemon=True).start()
@@ -79,13 +83,26 @@ async def run_engine(spec: EngineSpec, status: StatusPipe, life_line: asyncio.St
         threading.Thread(target=run_beside, args=(media,), name="media", daemon=True).start()
     listener = await asyncio.start_unix_server(server.serve, spec.socket, backlog=1024)
     status.send(EngineReady(info))
+    beating = asyncio.ensure_future(beat(status, watchdog))
     await stopped.wait()
+    beating.cancel()
     listener.close()
     if steps is not None:
         steps.stop()
     embedder.stop()
     if media is not None:
         media.stop()
+
+
+async def beat(status: StatusPipe, watchdog: Watchdog) -> None:
+    """For ever: say that this process lives. It ends, and every client gets an answer, when what it computes hangs."""
+    while True:
+        await asyncio.sleep(BEAT_INTERVAL)
+        if what := watchdog.look():
+            faulthandler.dump_traceback(all_threads=True)  # where each of them stands
+            logger.critical("the engine hangs: the %s has computed nothing for too long", what)
+            os._exit(1)
+        status.send(EngineBeat())
 
 
 def run_steps(steps: StepLoop, publish: Publish) -> None:

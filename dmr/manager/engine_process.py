@@ -15,7 +15,17 @@ from pathlib import Path
 
 from dmr.errors import DmrError, ModelLoadFailed, Unavailable
 from dmr.log_file import engine_output
-from dmr.wire import EngineInfo, EngineSpec, LoadProgress, WireError, engine_status_decoder, pack, read_frame
+from dmr.wire import (
+    BEAT_INTERVAL,
+    EngineBeat,
+    EngineInfo,
+    EngineSpec,
+    LoadProgress,
+    WireError,
+    engine_status_decoder,
+    pack,
+    read_frame,
+)
 
 COMMAND = (sys.executable, "-m", "dmr.engine.worker")
 MAX_LAST_WORDS = 20  # lines of its standard error that are kept
@@ -38,6 +48,8 @@ class EngineProcess:
         self._last_words: deque[str] = deque(maxlen=MAX_LAST_WORDS)
         self._stopping = False
         self._has_refused = False
+        self._has_beaten = False  # since it was looked at last
+        self._silence = 0.0  # seconds after which it was killed because it said nothing; 0 = it was not
         self._code: int | None = None  # of its end, if it ended by itself: exit status, or minus the number of a signal
         self._ended = asyncio.ensure_future(self._watch(status))
 
@@ -127,11 +139,13 @@ class EngineProcess:
     async def _watch(self, status: asyncio.StreamReader) -> None:
         """Follow the process to its end; `ready` has an answer by then. Never raises."""
         words = asyncio.ensure_future(self._read_last_words())
+        watch = asyncio.ensure_future(self._end_silence())
         try:
             await self._read_status(status)
         except DmrError as error:
             self.give_up(_named(error, self.spec.reference))
         code = await self._process.wait()
+        watch.cancel()
         await words
         if not self._stopping:
             self._code = code
@@ -148,8 +162,29 @@ class EngineProcess:
             elif isinstance(message, WireError):
                 self._has_refused = True
                 self.give_up(_named(message.to_error(), self.spec.reference))
+            elif isinstance(message, EngineBeat):
+                self._has_beaten = True
             elif not self.ready.done():
                 self.ready.set_result(message.info)
+
+    async def _end_silence(self) -> None:
+        """Kill it when it is ready and has said nothing for too long: nobody is to wait for ever for what hangs.
+
+        Counted in our own looks: while this process or the machine stood still, nobody could be heard.
+        """
+        await asyncio.wait({self.ready})
+        patience = self.spec.settings.hang_timeout
+        if patience <= 0 or self.has_failed:
+            return
+        num_silent = 0
+        while num_silent * BEAT_INTERVAL < patience:
+            await asyncio.sleep(BEAT_INTERVAL)
+            num_silent = 0 if self._has_beaten else num_silent + 1
+            self._has_beaten = False
+        self._silence = patience
+        logger.error("the engine of %s has said nothing for %g s: it is killed", self.spec.reference, patience)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
 
     async def _read_last_words(self) -> None:
         """Read until the end whatever comes: an engine whose standard error is not read stands still."""
@@ -173,6 +208,8 @@ class EngineProcess:
         return ModelLoadFailed(f"The engine for '{self.spec.reference}' ended while loading {self._told(code)}")
 
     def _told(self, code: int) -> str:
+        if self._silence:
+            return f"(it hung and was killed after {self._silence:g} seconds of silence)"
         last_line = next((line for line in reversed(self._last_words) if line), "it said nothing")
         hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
         return f"({_describe(code)}): {last_line}{hint}"

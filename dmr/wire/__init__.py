@@ -6,10 +6,12 @@ Three conversations: frontend and engine (one connection is one request; closing
 
 from dmr.wire.configuration_messages import ConfigurationReset, Configured, ConfigureModel, ResetConfiguration
 from dmr.wire.engine_messages import (
+    BEAT_INTERVAL,
     LITERAL_CLOSE,
     LITERAL_OPEN,
     MEDIA_CLOSE,
     MEDIA_OPEN,
+    EngineBeat,
     EngineCompleted,
     EngineDetokenize,
     EngineEcho,
@@ -85,6 +87,7 @@ from dmr.wire.manager_messages import (
 )
 
 __all__ = [
+    "BEAT_INTERVAL",
     "CONNECT_TIMEOUT",
     "LITERAL_CLOSE",
     "LITERAL_OPEN",
@@ -100,6 +103,7 @@ __all__ = [
     "Connection",
     "Counted",
     "CreateModel",
+    "EngineBeat",
     "EngineCompleted",
     "EngineDetokenize",
     "EngineEcho",

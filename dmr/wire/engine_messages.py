@@ -89,6 +89,7 @@ class EngineRequest(Frame, frozen=True, tag="request"):
     grammar: GrammarSpec | None = None
     preserved_tokens: tuple[str, ...] = ()  # control tokens whose text is wanted
     client: str = ""
+    weight: float = 1.0  # the client's share of the engine beside others; above 0
     literals: tuple[str, ...] = ()
     prefix_tokens: tuple[int, ...] = ()
     suffix: str | None = None
@@ -207,7 +208,13 @@ class EngineReady(Frame, frozen=True, tag="ready"):
     info: EngineInfo
 
 
-EngineStatus = Union[LoadProgress, EngineReady, WireError]
+class EngineBeat(Frame, frozen=True, tag="beat"):
+    """An engine that is ready says every `BEAT_INTERVAL` that it lives."""
+
+
+BEAT_INTERVAL = 1.0  # seconds
+
+EngineStatus = Union[LoadProgress, EngineReady, EngineBeat, WireError]
 
 engine_query_decoder = msgspec.msgpack.Decoder(EngineQuery)
 engine_message_decoder = msgspec.msgpack.Decoder(EngineMessage)

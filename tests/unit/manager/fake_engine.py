@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from dmr.wire import EngineInfo, EngineReady, LoadProgress, WireError, engine_spec_decoder, pack
+from dmr.wire import EngineBeat, EngineInfo, EngineReady, LoadProgress, WireError, engine_spec_decoder, pack
 
 INFO = EngineInfo("fake", 512, "", "", "", False)
 
@@ -77,6 +77,9 @@ def main(folder: Path, status: int) -> None:
     if mode not in ("hangs", "garbage", "refuses and stays"):
         Path(spec.socket).touch()
         os.write(status, pack(EngineReady(msgspec.structs.replace(INFO, context_size=size))))
+    while mode == "beats":
+        os.write(status, pack(EngineBeat()))
+        time.sleep(0.01)
     while os.read(0, 1):  # the life line
         pass
     leave()

@@ -120,6 +120,36 @@ def test_a_death_is_noticed_and_told(bench: Bench, caplog: pytest.LogCaptureFixt
     assert "ai/x died (signal SIGSEGV)" in caplog.text
 
 
+def test_an_engine_that_says_nothing_more_is_killed_and_that_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_process, "BEAT_INTERVAL", 0.05)
+
+    async def scene(process: EngineProcess) -> None:
+        process.spec = msgspec.structs.replace(process.spec, settings=EngineSettings(hang_timeout=0.2))
+        await process.ready
+        await process.wait_ended()
+        assert process.has_crashed
+        assert process.epitaph == "(it hung and was killed after 0.2 seconds of silence)"
+
+    play(bench, "stubborn", scene)
+
+
+@pytest.mark.parametrize(("mode", "patience"), [("beats", 0.2), ("ready", 0.0)])
+def test_an_engine_that_is_heard_lives_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, mode: str, patience: float
+) -> None:
+    monkeypatch.setattr(engine_process, "BEAT_INTERVAL", 0.05)
+
+    async def scene(process: EngineProcess) -> None:
+        process.spec = msgspec.structs.replace(process.spec, settings=EngineSettings(hang_timeout=patience))
+        await process.ready
+        await asyncio.sleep(0.6)
+        assert process.is_alive
+
+    play(bench, mode, scene)
+
+
 def test_the_first_reason_stays(bench: Bench) -> None:
     async def scene(process: EngineProcess) -> None:
         process.give_up(ModelLoadFailed("too slow"))

@@ -1,0 +1,72 @@
+"""Row 33: an engine that stands still is ended; who waits for it gets an error, and the next request a new engine."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+from e2e.conftest import Server, wait_until
+from e2e.test_faults import CHAT, ENDLESS, HELLO, MODEL
+
+Start = Callable[..., Server]
+
+
+def num_running(server: Server) -> int:
+    found = re.findall(r"^dmr_running_sequences{.*} (\d+)", server.get("/metrics").data.decode(), re.MULTILINE)
+    return sum(map(int, found))
+
+
+def test_a_stopped_engine_costs_its_own_requests_only(own_server: Start) -> None:
+    server = own_server(DMR_CONTEXT_SIZE="8192", DMR_HANG_TIMEOUT="3")
+    server.chat(MODEL, max_tokens=1)
+    [hung] = server.engine_pids()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        stream = pool.submit(server.post, CHAT, ENDLESS)
+        whole = pool.submit(server.post, CHAT, {**ENDLESS, "stream": False})
+        wait_until(lambda: num_running(server) == 2)
+        os.kill(hung, signal.SIGSTOP)
+        # Meanwhile the server can be looked at, and another model answers.
+        assert server.get("/engines/ps").status == 200
+        assert server.get("/metrics").status == 200
+        server.chat("test/tiny-script")
+        assert b'"error"' in stream.result(30).data.splitlines()[-2]
+        answer = whole.result(30)
+    assert answer.status == 503
+    assert "hung" in answer.json()["error"]["message"]
+    assert "Retry-After" in answer.headers
+    assert server.chat(MODEL, max_tokens=2)["usage"]["completion_tokens"] == 2
+    assert hung not in server.engine_pids()
+
+
+def test_a_busy_engine_is_not_taken_for_a_hung_one(own_server: Start) -> None:
+    server = own_server(DMR_CONTEXT_SIZE="8192", DMR_HANG_TIMEOUT="5")
+    server.chat(MODEL, max_tokens=1)
+    before = server.engine_pids()
+    body = {"model": MODEL, "messages": HELLO, "ignore_eos": True, "max_tokens": 6000}
+    assert server.post(CHAT, body).json()["usage"]["completion_tokens"] == 6000
+    assert server.engine_pids() == before
+
+
+def test_an_engine_ends_itself_when_a_computation_stands_still() -> None:
+    """As a grammar that explodes inside the sampler does: its event loop lives on, so nobody else would notice."""
+    program = """
+import asyncio, os
+from dmr.engine.watchdog import Watchdog
+from dmr.engine.worker import StatusPipe, beat
+
+async def main():
+    watchdog = Watchdog(1.0, lambda: 7)
+    with watchdog.watching("generator"):
+        await beat(StatusPipe(os.open(os.devnull, os.O_WRONLY)), watchdog)
+
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "the engine hangs: the generator has computed nothing" in ended.stderr.splitlines()[-1]
+    assert "Current thread" in ended.stderr, "where it hangs is to be seen in the log"
