@@ -45,7 +45,9 @@ class LoadedModel:
         self.held = contextlib.ExitStack()  # its files, so that no other process removes them
         self.num_leases = 0
         self.loaded_at = time.time()
-        self.last_used = time.time()
+        self.last_used = 0.0  # of the clock that people see,
+        self.idle_since = 0.0  # and of the one that does not jump
+        self.use()
         self.ready_at = 0.0  # of the monotonic clock; 0 = it has not been ready
         self.is_idle = asyncio.Event()  # nobody holds or awaits it
         self.is_idle.set()
@@ -93,7 +95,7 @@ class LoadedModel:
 
     def succeed(self, info: EngineInfo) -> None:
         self.ready_at = time.monotonic()
-        self.last_used = time.time()
+        self.use()
         self.ready.set_result(info)
 
     def fail(self, error: DmrError) -> None:
@@ -152,9 +154,13 @@ class LoadedModel:
         self.num_leases += 1
         self.is_idle.clear()
 
+    def use(self) -> None:
+        self.last_used = time.time()
+        self.idle_since = time.monotonic()
+
     def give_back(self) -> None:
         self.num_leases -= 1
-        self.last_used = time.time()
+        self.use()
         if self.num_leases == 0:
             self.is_idle.set()
             self._wait_again_at = 0.0
@@ -193,8 +199,9 @@ class LoadedModel:
         return self.num_leases == 0 and not self.is_loading and not self.is_pinned
 
     def is_expired(self, now: float) -> bool:
+        """`now`: of the monotonic clock."""
         idle = self.num_leases == 0 and not self.is_loading
-        return idle and 0 <= self.keep_alive <= now - self.last_used
+        return idle and 0 <= self.keep_alive <= now - self.idle_since
 
     def describe(self) -> RunningModel:
         return RunningModel(

@@ -111,7 +111,7 @@ class ModelManager:
         model.give_back()
         if model.num_leases == 0 and (model.is_outdated or model in self._retired):
             self._end(model, "replaced")
-        elif model.is_expired(model.last_used):
+        elif model.is_expired(model.idle_since):
             self._end(model, "idle")
         elif model.is_unwanted:
             asyncio.get_running_loop().call_later(CANCEL_AFTER, self._cancel_unwanted, model)
@@ -120,7 +120,7 @@ class ModelManager:
 
     def _cancel_unwanted(self, model: LoadedModel) -> None:
         # Whoever came and left again meanwhile has started a wait of its own.
-        if model.is_unwanted and not model.is_ended and time.time() - model.last_used >= CANCEL_AFTER * 0.99:
+        if model.is_unwanted and not model.is_ended and time.monotonic() - model.idle_since >= CANCEL_AFTER * 0.99:
             logger.info("%s is not loaded any further: nobody waits for it", model.reference)
             self._end(model, "cancelled")
 
@@ -226,7 +226,7 @@ class ModelManager:
         while True:
             await asyncio.sleep(EVICTION_INTERVAL)
             for model in list(self._loaded.values()):
-                if model.is_expired(time.time()):
+                if model.is_expired(time.monotonic()):
                     logger.info("unloading %s: idle for %g s", model.reference, model.keep_alive)
                     self._end(model, "idle")
 
