@@ -94,6 +94,12 @@ def post_worker_init(worker: Any) -> None:
         sys.stderr.write(example(base_url(*worker.sockets[0].getsockname()[:2]), model))
 
 
+def child_exit(server: Any, worker: Any) -> None:
+    """A worker that left after its requests had a successor before it was gone, and needs no other."""
+    if getattr(worker, "is_leaving", False) and server.num_workers > server.cfg.workers:
+        server.num_workers -= 1
+
+
 def on_exit(server: Any) -> None:
     """The manager last: the workers have ended their requests by now."""
     if manager_process.current is not None:

@@ -3,14 +3,21 @@
 A process that is full lets the others accept connections first. A request that comes all the same waits for a thread,
 but not for long; then it is refused in the form of the API it spoke to. Requests that only look are answered meanwhile
 by threads of their own, so that probes see a full server alive.
+
+A worker that has had its `--max-requests` accepts no more connections, has the master start its successor at once, and
+ends with its last request, however long that takes: gunicorn's own would cut what outlasts the grace period.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import mmap
+import os
+import signal
 import socket
 import struct
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,13 +25,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import (  # type: ignore[import-untyped]
+    STOP_KEEPALIVE_LINGER,
+    TConn,
+    ThreadWorker,
+)
 
 from dmr_server import ending
 from dmr_server.refusal import LOOKING, refusing
 
 MAX_WAIT = 10.0  # seconds that a request waits for a thread
 MAX_SILENCE = 60  # seconds that a thread waits for the next bytes of a request
+MAX_HEAD = 20.0  # seconds in which the whole head of a request must have come
 PRECEDENCE = 0.02  # seconds that other processes have to accept what comes to a full one
 NUM_LOOKING = 8  # threads for requests that only look
 NUM_REFUSING = 4  # threads that say no
@@ -40,10 +52,13 @@ class Waiting(NamedTuple):
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """All of its own state belongs to the main thread."""
+    """All of its own state belongs to the main thread, but for `_heads`. Made by the master, before the fork."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._most_requests, self.max_requests = self.max_requests, sys.maxsize
+        self._is_leaving = mmap.mmap(-1, 1)  # one byte that the master sees too
+        self._heads: dict[TConn, float] = {}  # of which requests are awaited, and since when
         self._num_busy = 0  # threads that serve a request
         self._num_looking = 0
         self._waiting: deque[Waiting] = deque()
@@ -89,13 +104,26 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                     return self.handle(conn)
 
             self._run(self._refusers, refuse, conn, self.finish_request)
+        self._cut_slow_heads(now)
+        if self.nr >= self._most_requests:
+            self._leave(now)
+
+    @property
+    def is_leaving(self) -> bool:
+        """It has had its requests. In the master too."""
+        return self._is_leaving[0] == 1
 
     def handle(self, conn: TConn) -> Any:
         with suppress(OSError):  # it has gone already
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", MAX_SILENCE, 0))
-        return super().handle(conn)
+        self._heads[conn] = time.monotonic()
+        try:
+            return super().handle(conn)
+        finally:
+            self._heads.pop(conn, None)
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
+        self._heads.pop(conn, None)
         try:
             return super().handle_request(req, conn)
         except BlockingIOError:  # it took nothing of its answer for too long
@@ -142,6 +170,26 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.finish_request(conn, done)
         while self._waiting and not self._is_full:
             self._serve(self._waiting.popleft().conn)
+
+    def _cut_slow_heads(self, now: float) -> None:
+        """Each of them holds a thread. What they have sent is no request yet, so there is nothing to answer."""
+        for conn, since in list(self._heads.items()):
+            if now - since >= MAX_HEAD and self._heads.pop(conn, None) is not None:
+                with suppress(OSError):
+                    # Of the socket below TLS, whose thread reads on until it sees the end.
+                    socket.socket.shutdown(conn.sock, socket.SHUT_RD)
+
+    def _leave(self, now: float) -> None:
+        if not self.is_leaving:
+            self._is_leaving[0] = 1
+            self.log.info("Worker %d has had %d requests: another takes its place.", self.pid, self.nr)
+            self.worker_connections = 0  # none is accepted any more,
+            self.max_keepalived = 0  # and none outlives its answer
+            self._cap_keepalive(now + STOP_KEEPALIVE_LINGER)
+            ending.begin()
+            os.kill(self.ppid, signal.SIGTTIN)  # one worker more, until this one has ended
+        elif self.nr_conns == 0:
+            self.alive = False
 
     def _has_looked(self, conn: TConn, done: Future[Any]) -> None:
         self._num_looking -= 1

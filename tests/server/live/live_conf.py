@@ -8,6 +8,7 @@ from dmr_server import manager_process, thread_worker
 
 manager_process.COMMAND = (sys.executable, str(Path(__file__).with_name("fake_manager.py")))
 thread_worker.MAX_WAIT = float(os.environ.get("MAX_WAIT", "10"))
+thread_worker.MAX_HEAD = float(os.environ.get("MAX_HEAD", "20"))
 
 from dmr_server.gunicorn_conf import *  # noqa: E402, F403
 
