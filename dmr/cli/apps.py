@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 KEY = "sk-dmr"  # several programs insist on one; the server reads it as the name of a client
+KEY_VARIABLE = "DMR_API_KEY"  # has the true one, where the server asks for it
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Target:
     url: str
     model: str
     context: int | None = None
+    key: str = KEY
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Container:
 def _claude(target: Target) -> Setup:
     variables = {
         "ANTHROPIC_BASE_URL": target.url,
-        "ANTHROPIC_AUTH_TOKEN": KEY,
+        "ANTHROPIC_AUTH_TOKEN": target.key,
         "ANTHROPIC_API_KEY": "",  # a key of the user's own would go before
         "ANTHROPIC_MODEL": target.model,
         # Titles and summaries are asked of a smaller model, which is not here.
@@ -69,13 +71,16 @@ def _claude(target: Target) -> Setup:
 
 def _codex(target: Target) -> Setup:
     provider = {"name": "dmr", "base_url": f"{target.url}/v1", "wire_api": "responses"}
+    if target.key != KEY:
+        provider["env_key"] = KEY_VARIABLE
     settings: dict[str, object] = {"model": target.model, "model_provider": "dmr"}
     settings |= {f"model_providers.dmr.{name}": value for name, value in provider.items()}
     if target.context:
         settings["model_context_window"] = target.context
     # Values are TOML, of which these are also JSON.
     pairs = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-    return Setup(tuple(argument for pair in pairs for argument in ("-c", pair)))
+    environment = {KEY_VARIABLE: target.key} if target.key != KEY else {}
+    return Setup(tuple(argument for pair in pairs for argument in ("-c", pair)), environment)
 
 
 def _opencode(target: Target) -> Setup:
@@ -83,7 +88,7 @@ def _opencode(target: Target) -> Setup:
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "name": "dmr",
-        "options": {"baseURL": f"{target.url}/v1", "apiKey": KEY},
+        "options": {"baseURL": f"{target.url}/v1", "apiKey": target.key},
         "models": {target.model: {"name": target.model, **limits}},
     }
     settings = {"model": f"dmr/{target.model}", "small_model": f"dmr/{target.model}", "provider": {"dmr": provider}}
@@ -92,7 +97,7 @@ def _opencode(target: Target) -> Setup:
 
 def _openclaw(target: Target) -> Setup:
     model = {"id": target.model, "name": target.model, **({"contextWindow": target.context} if target.context else {})}
-    provider = {"baseUrl": f"{target.url}/v1", "apiKey": KEY, "api": "openai-completions", "models": [model]}
+    provider = {"baseUrl": f"{target.url}/v1", "apiKey": target.key, "api": "openai-completions", "models": [model]}
     settings = {
         "models": {"mode": "merge", "providers": {"dmr": provider}},
         "agents": {"defaults": {"model": {"primary": f"dmr/{target.model}"}}},
@@ -102,7 +107,7 @@ def _openclaw(target: Target) -> Setup:
 
 
 def _aider(target: Target) -> Setup:
-    variables = {"OPENAI_API_BASE": f"{target.url}/v1", "OPENAI_API_KEY": KEY}
+    variables = {"OPENAI_API_BASE": f"{target.url}/v1", "OPENAI_API_KEY": target.key}
     return Setup(("--model", f"openai/{target.model}"), variables)
 
 
@@ -114,13 +119,13 @@ def _goose(target: Target) -> Setup:
             "GOOSE_MODEL": target.model,
             "OPENAI_HOST": target.url,
             "OPENAI_BASE_PATH": "v1/chat/completions",
-            "OPENAI_API_KEY": KEY,
+            "OPENAI_API_KEY": target.key,
         },
     )
 
 
 def _openwebui(target: Target) -> dict[str, str]:
-    variables = {"OPENAI_API_BASE_URL": f"{target.url}/v1", "OPENAI_API_KEY": KEY, "ENABLE_OLLAMA_API": "false"}
+    variables = {"OPENAI_API_BASE_URL": f"{target.url}/v1", "OPENAI_API_KEY": target.key, "ENABLE_OLLAMA_API": "false"}
     return {**variables, "DEFAULT_MODELS": target.model}
 
 
@@ -129,7 +134,7 @@ def _anythingllm(target: Target) -> dict[str, str]:
         "STORAGE_DIR": "/app/server/storage",
         "LLM_PROVIDER": "generic-openai",
         "GENERIC_OPEN_AI_BASE_PATH": f"{target.url}/v1",
-        "GENERIC_OPEN_AI_API_KEY": KEY,
+        "GENERIC_OPEN_AI_API_KEY": target.key,
         "GENERIC_OPEN_AI_MODEL_PREF": target.model,
         "GENERIC_OPEN_AI_MODEL_TOKEN_LIMIT": str(target.context or 8192),
     }

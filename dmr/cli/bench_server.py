@@ -72,7 +72,7 @@ def measure(server: ServerApi, model: str, plan: Plan) -> Report:
     interrupted = False
     try:
         server.preload(model)
-        client = LoadClient(server.address.url, timeout=plan.timeout)
+        client = LoadClient(server.address.url, server.headers, timeout=plan.timeout)
         workload, next_prefix = _workload(server, model, plan)
         if plan.warmup:
             _run(Level(client, workload, 1, num_requests=plan.warmup), [])

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -14,7 +15,7 @@ import click
 
 from dmr.cli.apps import APPS, CONTAINER_GATEWAY, CONTAINER_PROGRAM, CONTAINERS, App, Container, Setup, Target
 from dmr.cli.json_output import print_json
-from dmr.cli.server import complete_model, connect
+from dmr.cli.server import complete_model, connect, own_key
 from dmr.cli.values import format_table
 from dmr.errors import InvalidRequest, StoreError
 
@@ -72,11 +73,11 @@ def launch_command(
         if port or image or detach:
             raise click.UsageError(f"--port, --image and --detach are for containers, which {app} is not.")
         known = APPS[app]
-        target = _target(server, model, server.address.url, must_exist=not dry_run)
+        target = _with_key(ctx, _target(server, model, server.address.url, must_exist=not dry_run))
         _start_app(known, known.setup(target), arguments, dry_run=dry_run, config=config)
     else:
         container = CONTAINERS[app]
-        target = _target(server, model, _seen_from_containers(server), must_exist=not dry_run)
+        target = _with_key(ctx, _target(server, model, _seen_from_containers(server), must_exist=not dry_run))
         variables = container.environment(target)
         command = _container_command(app, container, variables, port, image, detach, arguments)
         _start_container(command, variables, is_local=server.address.is_local, dry_run=dry_run, config=config)
@@ -109,6 +110,11 @@ def _target(server: ServerApi, name: str | None, url: str, *, must_exist: bool) 
     elif must_exist and not server.serves(name):
         raise InvalidRequest(f"There is no model {name}: `dmr pull {name}` brings it, `dmr list` shows what there is.")
     return Target(url, name, _context_of(models, name))
+
+
+def _with_key(ctx: click.Context, target: Target) -> Target:
+    key = own_key(ctx.find_root())
+    return replace(target, key=key) if key else target
 
 
 def _only_name(models: list[Model]) -> str:

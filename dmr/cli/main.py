@@ -14,8 +14,10 @@ from dmr.cli.completion import completion_command
 from dmr.cli.config import config_command
 from dmr.cli.configure import configure_command
 from dmr.cli.context import context_command
+from dmr.cli.doctor import doctor_command
 from dmr.cli.group import Commands
 from dmr.cli.import_file import import_command
+from dmr.cli.keys import keys_command
 from dmr.cli.launch import launch_command
 from dmr.cli.logs import logs_command
 from dmr.cli.models import list_command, rm_command, tag_command
@@ -56,7 +58,8 @@ Shell completion (for zsh and fish put their name in place of bash):
     show_envvar=True,
     help="Where the server is; HOST:PORT will do.",
 )
-def cli(server: str) -> None:
+@click.option("--api-key", metavar="KEY", envvar="DMR_API_KEY", show_envvar=True, help="A key that the server knows.")
+def cli(server: str, api_key: str | None) -> None:
     """Run language models and serve them to others."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -66,6 +69,7 @@ def cli(server: str) -> None:
 for _command in (
     serve_command,
     config_command,
+    keys_command,
     configure_command,
     run_command,
     search_command,
@@ -92,6 +96,7 @@ for _command in (
     context_command,
     completion_command,
     status_command,
+    doctor_command,
     version_command,
 ):
     cli.add_command(_command)

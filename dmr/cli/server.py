@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -13,7 +14,7 @@ from dmr.cli.address import Address, own_address, parse_address
 from dmr.cli.contexts import read_contexts
 from dmr.cli.tls import Tls, read_tls, with_https
 from dmr.config import read_settings
-from dmr.errors import DmrError
+from dmr.errors import DmrError, InvalidRequest
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -35,9 +36,20 @@ def connect(ctx: click.Context) -> ServerApi:
     """
     from dmr.cli.server_api import ServerApi
 
-    server = ServerApi(*_endpoint(ctx.find_root()))
+    root = ctx.find_root()
+    server = ServerApi(*_endpoint(root))
+    if key := own_key(root):
+        server.headers["Authorization"] = f"Bearer {key}"
     ctx.call_on_close(server.close)
     return server
+
+
+def own_key(root: click.Context) -> str:
+    """The key that the server is to be asked with; empty = none. Raises InvalidRequest."""
+    key = (root.params.get("api_key") or "").strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise InvalidRequest("What --api-key or DMR_API_KEY gives is no API key: it has blanks, or is not ASCII.")
+    return key
 
 
 def connect_elsewhere(ctx: click.Context, url: str) -> ServerApi:

@@ -82,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True):
     record: str = "metadata"  # what is kept of the last requests: see `RECORDS`
     log_dir: Path | None = None  # log files are written here; None = none
     disable_metrics: bool = False  # there is no /metrics
+    keys: Path | None = None  # the file of keys that let clients in; None = everybody may
     origins: tuple[str, ...] = ()  # of pages whose scripts may use the server, beside those of this machine
     fetch_media: tuple[str, ...] = ()  # hosts whose pictures and sounds are fetched by URL; "public" = all public ones
     aliases: tuple[Alias, ...] = ()  # other names for models, the one that goes first in front

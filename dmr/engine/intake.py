@@ -217,6 +217,7 @@ class Intake:
             shift=shift,
             is_scored=message.echo and message.num_logprobs is not None,
             client=message.client,
+            weight=message.weight,
             media=MediaSpans(tokens.spans) if tokens.spans else None,
         )
 

@@ -143,6 +143,7 @@ def _plain_message(request: GenerateRequest) -> EngineRequest:
         stop=request.stop,
         num_logprobs=num_logprobs,
         client=request.client,
+        weight=request.weight,
         prefix_tokens=request.prefix_tokens,
         shift=request.shift,
         return_token_ids=request.return_token_ids,

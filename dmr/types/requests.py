@@ -96,6 +96,7 @@ class GenerateRequest(Value, frozen=True):
     context_size: int | None = None  # tokens of context: the model gets them if it can, the request no more of them
     keep_alive: float | None = None  # seconds the model stays loaded afterwards; negative = for ever
     client: str = ""  # who asks, for fairness between clients
+    weight: float = 1.0  # that one's share of an engine beside others
 
 
 class EmbedRequest(Value, frozen=True):

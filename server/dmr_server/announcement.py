@@ -21,7 +21,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def base_url(host: str, port: int) -> str:
+def base_url(host: str, port: int, scheme: str = "http") -> str:
     """An address that works from this machine, also when the server listens on all of its addresses."""
     host = host.strip("[]")
     try:
@@ -29,16 +29,24 @@ def base_url(host: str, port: int) -> str:
             host = "::1" if ":" in host else "127.0.0.1"
     except ValueError:
         pass
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def greeting(host: str, port: int) -> str:
-    """Where the server listens, and a warning when others can reach it."""
-    text = f"dmr listens on {base_url(host, port)}\n"
-    if not is_loopback(host):
+def greeting(host: str, port: int, *, scheme: str = "http", has_keys: bool = False) -> str:
+    """Where the server listens, and a warning when others can reach it, and use it or listen in."""
+    text = f"dmr listens on {base_url(host, port, scheme)}\n"
+    if is_loopback(host):
+        return text
+    if has_keys and scheme == "http":
+        text += (
+            f"WARNING: {host} can be reached from other machines, and keys and prompts travel there in PLAIN TEXT. "
+            "Set MODEL_RUNNER_TLS_ENABLED=true, and DMR_PLAIN=false to listen on that port only.\n"
+        )
+    if not has_keys:
         text += (
             f"WARNING: {host} can be reached from other machines, and there is NO authentication: whoever can connect "
-            "can use, import and delete models. Set DMR_HOST=127.0.0.1 to serve this machine only.\n"
+            "can use, import and delete models. Set DMR_HOST=127.0.0.1 to serve this machine only, or "
+            "DMR_KEYS to ask for keys.\n"
         )
     return text
 

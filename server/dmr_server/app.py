@@ -18,6 +18,8 @@ from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.dialect import Dialect, send_error
 from dmr_server.errors import ClientGone, MethodNotAllowed, RouteNotFound
 from dmr_server.generation import Stamps
+from dmr_server.key_limits import KeyLimits
+from dmr_server.keys import KeyCheck, KeyRing
 from dmr_server.logs import Logs
 from dmr_server.metrics import Metrics
 from dmr_server.middleware import ChooseDialect, CleanPath, ModelName, ModelsForAnthropic, RequestId, Sending
@@ -69,6 +71,7 @@ def create_app(service: Service, settings: Settings, stamps: Stamps | None = Non
             sending,
             ChooseDialect(DIALECTS),
             Access(settings.origins, settings.host),
+            _key_check(settings),
             Refusal(),
             passing_on,
         ]
@@ -86,6 +89,12 @@ def create_app(service: Service, settings: Settings, stamps: Stamps | None = Non
 def _recorder(service: Service, settings: Settings) -> Recorder:
     path = settings.runtime_dir / journal.NAME if settings.runtime_dir is not None else None
     return Recorder(service, journal.Journal(path), settings.record)
+
+
+def _key_check(settings: Settings) -> KeyCheck:
+    """Raises InvalidRequest: the keys file cannot be used."""
+    keys = KeyRing(settings.keys) if settings.keys is not None else None
+    return KeyCheck(keys, KeyLimits(settings.runtime_dir / "limits" if settings.runtime_dir is not None else None))
 
 
 def routes(service: Service, settings: Settings, stamps: Stamps, recorder: Recorder | None = None) -> dict[str, object]:

@@ -102,7 +102,7 @@ def respond(req: falcon.Request, resp: falcon.Response, service: Service, exchan
     """Answer an exchange on `resp`. Errors up to admission are raised, so that they get a true status code."""
     client = Client(req.env)
     draft = draft_of(req)
-    events = service.generate(msgspec.structs.replace(exchange.request, client=who(req)))
+    events = service.generate(with_client(req, exchange.request))
     if not exchange.stream:
         completion = _whole(events, client)
         if draft is not None:
@@ -146,11 +146,20 @@ def _note_tokens(draft: Draft | None, reply: object) -> None:
 
 def who(req: falcon.Request) -> str:
     """Whom the engine treats as one client: a key's holder, else an address. The key itself goes nowhere."""
+    known = getattr(req.context, "key", None)
+    if known is not None:
+        return f"key:{known.name}"
     scheme, _, credentials = (req.get_header("Authorization") or "").strip().partition(" ")
     # One key is one client, in whichever header it comes.
     bearer = credentials if scheme.lower() == "bearer" else f"{scheme} {credentials}"
     key = bearer.strip() or (req.get_header("x-api-key") or "").strip()
     return sha256(key.encode("utf-8", "replace")).hexdigest()[:16] if key else str(req.remote_addr)
+
+
+def with_client(req: falcon.Request, request: GenerateRequest) -> GenerateRequest:
+    """The request, with whose it is and that client's share of an engine."""
+    known = getattr(req.context, "key", None)
+    return msgspec.structs.replace(request, client=who(req), weight=known.weight if known is not None else 1.0)
 
 
 def _close(events: Iterator[Any]) -> None:

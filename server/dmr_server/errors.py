@@ -83,6 +83,18 @@ class HostNotAllowed(DmrError):
     code = "host_not_allowed"
 
 
+class KeyRefused(DmrError):
+    """No API key, or none that is known here."""
+
+    code = "invalid_api_key"
+
+
+class ScopeMissing(DmrError):
+    """An API key that is known, but not for this."""
+
+    code = "missing_scope"
+
+
 class ClientGone(Exception):
     """Nobody is left to read the answer. Never shown to anyone."""
 
@@ -107,6 +119,8 @@ _TABLE: dict[type[DmrError], ErrorRow] = {
     InvalidModelFile: ErrorRow(400, _BAD_REQUEST, "invalid_model_file"),
     Unsupported: ErrorRow(400, _BAD_REQUEST, "unsupported_value"),
     Unauthorized: ErrorRow(401, _BAD_REQUEST, "registry_unauthorized"),
+    KeyRefused: ErrorRow(401, _BAD_REQUEST, "invalid_api_key"),
+    ScopeMissing: ErrorRow(403, "permission_error", "missing_scope"),
     OriginNotAllowed: ErrorRow(403, "permission_error", "origin_not_allowed"),
     HostNotAllowed: ErrorRow(403, "permission_error", "host_not_allowed"),
     RemoteModelNotFound: ErrorRow(404, _BAD_REQUEST, "model_not_found"),

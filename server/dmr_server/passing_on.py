@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import falcon
 import msgspec
 
+from dmr.config.keys import ADMIN, INFERENCE
 from dmr.errors import DmrError, InvalidRequest, ModelNotFound
 from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.bodies import read_body, read_raw
@@ -80,13 +81,15 @@ class PassOn:
         engine = self._service.upstreams.get(address[1]) if address else None
         if address is None or engine is None:
             return
-        refuse_if_full()
         path = _checked(address[2])
+        changes = req.method == "DELETE" and not path.startswith("/v1/responses/")
+        req.context.key_check.admit(req, resp, ADMIN if changes else INFERENCE)
+        refuse_if_full()
         req.context.route = "/engines/{engine}" + ("/v1/*" if path.startswith("/v1") else path)
         if req.method not in _METHODS:
             raise MethodNotAllowed(f"{req.method} is not allowed here.")
         if path in ("/v1/models", "/v1/models/") and engine.engine.models and req.method != "POST":
-            resp.data = msgspec.json.encode(to_models((), {engine.engine.name: engine.engine.models}))
+            resp.data = msgspec.json.encode(to_models((), {engine.engine.name: engine.engine.models}, lambda _: ()))
         else:
             if req.method == "POST":
                 req.context.recorder.begin_draft(req, path)

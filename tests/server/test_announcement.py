@@ -30,6 +30,8 @@ def test_addresses(host: str, loopback: bool, url: str) -> None:
     assert is_loopback(host) == loopback
     assert base_url(host, 12434) == url
     assert ("WARNING" in greeting(host, 12434)) is not loopback
+    assert ("PLAIN TEXT" in greeting(host, 12434, has_keys=True)) is not loopback
+    assert "WARNING" not in greeting(host, 12434, has_keys=True, scheme="https")
 
 
 def test_the_example_survives_the_shell() -> None:

@@ -102,6 +102,7 @@ def frame(name: str, data: Any) -> bytes:
 
 INVALID = "invalid_request_error"
 _TYPES: Mapping[int, str] = {
+    401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     408: "timeout_error",

@@ -10,7 +10,7 @@ import msgspec
 from dmr.config import Settings
 from dmr.errors import InvalidRequest
 from dmr_server.bodies import read_json
-from dmr_server.dialect import EVENT_STREAM, Client, Exchange, respond, wait_for, who
+from dmr_server.dialect import EVENT_STREAM, Client, Exchange, respond, wait_for, with_client
 from dmr_server.generation import BACKEND, Stamp, Stamps, check_backend, model_of, only_preloads
 from dmr_server.responses.background import Follower, Jobs
 from dmr_server.responses.compaction import read_compaction
@@ -80,7 +80,7 @@ class Create(_Resource):
 
     def _begin(self, req: falcon.Request, resp: falcon.Response, exchange: ResponseExchange) -> None:
         self._service.get_model(exchange.request.model)  # what can be told at once shall not be told by a failure
-        queued = self._jobs.start(exchange, msgspec.structs.replace(exchange.request, client=who(req)))
+        queued = self._jobs.start(exchange, with_client(req, exchange.request))
         if exchange.stream:
             _stream(req, resp, self._store, queued.id)
         else:
