@@ -39,6 +39,7 @@ class UpstreamCall:
         self._socket: socket.socket | None = None
         self._is_aborted = False
         self._response: http.client.HTTPResponse | None = None
+        self._num_left: int | None = None  # bytes of the answer that are still to come; None = nobody has said
         parts = urlsplit(engine.root)
         self._prefix = parts.path
         self._connection = _connection(parts.scheme, str(parts.hostname), parts.port, engine.connect_timeout, trusts)
@@ -58,15 +59,23 @@ class UpstreamCall:
             self.close()
             raise self._failure(error, "did not answer") from error
         self.status = self._response.status
+        self._num_left = self._response.length
         self.headers = {name.lower(): value for name, value in self._response.getheaders()}
 
     def read(self) -> bytes:
         """What has come, as soon as there is any; b"" at the end."""
         assert self._response is not None, "nothing was sent"
+        if self._num_left == 0:
+            return b""
         try:
-            return self._response.read1(PIECE)
+            piece = self._response.read1(min(PIECE, self._num_left or PIECE))
+            if self._num_left is not None:  # http.client takes an end that comes too early for the end
+                if not piece:
+                    raise http.client.IncompleteRead(b"", self._num_left)
+                self._num_left -= len(piece)
         except _FAILURES as error:
             raise self._failure(error, "ended its answer early") from error
+        return piece
 
     def read_all(self, limit: int) -> bytes:
         """All of it; UpstreamFailed if it is more than `limit` bytes."""

@@ -206,3 +206,38 @@ def test_what_speaks_no_http() -> None:
         call = UpstreamCall(UpstreamEngine("cluster", f"http://127.0.0.1:{listener.getsockname()[1]}"))
         with pytest.raises(UpstreamFailed):
             call.send("GET", "/v1/models", {})
+
+
+def call_of(said: bytes, then: Callable[[], object] = lambda: None) -> UpstreamCall:
+    """A call that was sent to who says just this, and waits for `then` before it hangs up."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def say() -> None:
+        connection, _ = listener.accept()
+        with listener, connection:
+            connection.recv(1000)
+            connection.sendall(said)
+            then()
+
+    threading.Thread(target=say, daemon=True).start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    call = UpstreamCall(UpstreamEngine("cluster", url, timeout=10))
+    call.send("POST", "/v1/completions", {}, b"{}")
+    return call
+
+
+def test_an_answer_that_is_shorter_than_it_said() -> None:
+    call = call_of(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"half":')
+    assert call.read() == b'{"half":'
+    with pytest.raises(UpstreamFailed, match="ended its answer early"):
+        call.read()
+    call.close()
+
+
+def test_who_does_not_hang_up_after_its_answer_is_not_waited_for() -> None:
+    has_all = threading.Event()
+    call = call_of(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", lambda: has_all.wait(10))
+    assert call.read_all(100) == b"{}"
+    assert not has_all.is_set()
+    has_all.set()
+    call.close()
