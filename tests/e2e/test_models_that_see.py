@@ -168,6 +168,22 @@ def test_a_projector_of_another_model_is_a_clear_error(
     assert server.get("/ready").status == 200
 
 
+def test_a_projector_that_aborts_its_engine_costs_that_model_only(
+    server: Server, dmr: CommandLine, weights: Path, projector: Path, tmp_path: Path
+) -> None:
+    data, key = bytearray(projector.read_bytes()), b"clip.vision.image_size"
+    at = data.index(key) + len(key) + 4  # behind the type
+    data[at : at + 4] = bytes(4)
+    (tmp_path / "hostile.gguf").write_bytes(data)
+    dmr.run("import", str(weights), "--mmproj", str(tmp_path / "hostile.gguf"), "eyes/hostile")
+    dmr.run("import", str(weights), "eyes/harmless")
+    for _ in range(2):
+        refused = server.post("/v1/chat/completions", {"model": "eyes/hostile", "messages": [user("RED")]})
+        assert refused.status >= 500
+        assert "eyes/hostile" in refused.json()["error"]["message"]
+        assert server.chat("eyes/harmless")["choices"][0]["message"]["content"] == SCRIPT_ANSWER
+
+
 def test_what_is_encoded_is_counted(server: Server, dmr: CommandLine, weights: Path, projector: Path) -> None:
     dmr.run("import", str(weights), "--mmproj", str(projector), "eyes/counted")
     for _ in range(3):
