@@ -55,6 +55,7 @@ class Upstream:
         self._models = _Remembered(self._ask_models, FRESH, FRESH_FAILURE, clock)
         self._health = _Remembered(self._ask_health, FRESH, FRESH_FAILURE, clock) if engine.health else None
         self._unreached: tuple[float, DmrError] | None = None  # when a request could not be sent, and why
+        self._is_unwell = False  # when it was asked last it was silent, or said itself that it cannot answer
 
     def call(self) -> UpstreamCall:
         """A request that is yet to be sent. Raises Unavailable if the engine was silent a moment ago."""
@@ -71,7 +72,10 @@ class Upstream:
     def _recent_failure(self) -> DmrError | None:
         if self._unreached is not None and self._clock() - self._unreached[0] < FRESH_FAILURE:
             return self._unreached[1]
-        return (self._health or self._models).recent_failure
+        if self._health is not None:
+            return self._health.recent_failure
+        # One that only has no list of models may still answer requests.
+        return self._models.recent_failure if self._is_unwell else None
 
     def models(self) -> tuple[str, ...]:
         """The names that may be asked for. While it is silent, those that it told last."""
@@ -108,8 +112,10 @@ class Upstream:
         wait = min(PATIENCE, self.engine.connect_timeout)
         hasty = msgspec.structs.replace(self.engine, timeout=PATIENCE, connect_timeout=wait)
         call = UpstreamCall(hasty, self._key, self._trusts)
+        self._is_unwell = True
         try:
             call.send("GET", path, {"Accept": "application/json"})
+            self._is_unwell = call.status >= 500
             if call.status >= 400:
                 raise UpstreamFailed(f"The engine '{self.engine.name}' answers {path} with status {call.status}.")
             return call.read_all(MAX_LIST_BYTES)

@@ -75,6 +75,15 @@ def test_a_state_is_fresh_unless_it_is_urgent(engine: LoopbackEngine, clock: Clo
     assert eventually(lambda: upstreams.states(is_urgent=True)["cluster"].is_up)
 
 
+def test_one_that_tells_no_list_of_models_is_still_asked(engine: LoopbackEngine, clock: Clock) -> None:
+    engine.status = 404
+    upstreams = Upstreams([UpstreamEngine("cluster", engine.url, models=("far/llama",))], clock=clock)
+    assert not upstreams.states()["cluster"].is_up
+    upstream = upstreams.of_model("far/llama")
+    assert upstream is not None
+    upstream.call().close()
+
+
 def test_the_models_of_a_silent_engine_are_still_its_own(engine: LoopbackEngine, clock: Clock) -> None:
     upstreams = Upstreams([declared(engine)], clock=clock)
     assert upstreams.models() == {"cluster": ("far/llama",)}
