@@ -17,6 +17,7 @@ class Model(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     created: int = 0  # Unix seconds
     config: ModelConfig = ModelConfig()
+    capabilities: tuple[str, ...] = ()  # of one that is looked at
 
 
 class ServedModel(msgspec.Struct, frozen=True):

@@ -62,6 +62,7 @@ def describe(model: Model) -> str:
         "Size": config.size,
         "Quantization": config.quantization,
         "Context Size": config.context_size or config.gguf.get(f"{config.architecture}.context_length", ""),
+        "Capabilities": ", ".join(model.capabilities),
     }
     lines += ["", *(f"{name + ':':<13} {value}" for name, value in values.items() if value)]
     if config.gguf:

@@ -44,6 +44,7 @@ class WireModel(msgspec.Struct, frozen=True):
     tags: Union[tuple[str, ...], UnsetType]
     created: int
     config: ModelConfig
+    capabilities: Union[tuple[str, ...], UnsetType] = UNSET  # ours; of one that is looked at
 
 
 class WireRunning(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -103,7 +104,8 @@ class Model:
         elif _is_set(req, "remote"):
             resp.data = encode(to_model(self._service.remote_models.get(name)))
         else:
-            resp.data = encode(to_model(self._service.get_model(name)))
+            record = self._service.get_model(name)
+            resp.data = encode(to_model(record, self._service.capabilities(record)))
 
     on_head = on_get
 
@@ -257,9 +259,9 @@ def routes(service: Service, settings: Settings) -> dict[str, object]:
     }
 
 
-def to_model(record: ModelRecord) -> WireModel:
+def to_model(record: ModelRecord, capabilities: tuple[str, ...] = ()) -> WireModel:
     """A model as `GET /models` shows it; `tags` is left out when there are none."""
-    return WireModel(record.id, record.tags or UNSET, record.created, record.config)
+    return WireModel(record.id, record.tags or UNSET, record.created, record.config, capabilities or UNSET)
 
 
 def to_removal(removal: Removal) -> list[Mapping[str, str]]:

@@ -32,7 +32,7 @@ SHOWN = {
 
 def test_models(client: falcon.testing.TestClient, service: FakeService) -> None:
     assert client.simulate_get("/models").json == [SHOWN]
-    assert client.simulate_get("/models/ai/smollm2").json == SHOWN
+    assert client.simulate_get("/models/ai/smollm2").json == {**SHOWN, "capabilities": list(service.features)}
     service.models = [model_record()]
     assert "tags" not in client.simulate_get("/models").json[0]
     service.models = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Union
 
 import msgspec
@@ -22,6 +22,7 @@ class DmrInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     parameters: str = ""
     quantization: str = ""
     size: str = ""
+    capabilities: tuple[str, ...] = ()  # as /api/show tells them
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -43,12 +44,17 @@ class Deleted(msgspec.Struct, frozen=True):
     deleted: bool = True
 
 
-def to_models(records: Iterable[ModelRecord], elsewhere: Mapping[str, Iterable[str]] = {}) -> ModelPage:
+Capable = Callable[[ModelRecord], tuple[str, ...]]
+
+
+def to_models(
+    records: Iterable[ModelRecord], elsewhere: Mapping[str, Iterable[str]], capabilities: Capable
+) -> ModelPage:
     """One entry for each tag, so that every id can be used as a model name; an untagged model goes by its digest.
 
     `elsewhere`: models of other engines, by the engines' names; whoever comes first has a name.
     """
-    models = {id: _model(record, id) for record in records for id in _ids(record)}
+    models = {id: _model(record, id, capabilities(record)) for record in records for id in _ids(record)}
     for engine, names in elsewhere.items():
         for name in names:
             models.setdefault(name, model_elsewhere(name, engine))
@@ -60,21 +66,28 @@ def model_elsewhere(name: str, engine: str) -> Model:
     return Model(name, "model", 0, engine)
 
 
-def to_model(record: ModelRecord, asked_for: str) -> Model:
+def to_model(record: ModelRecord, asked_for: str, capabilities: tuple[str, ...]) -> Model:
     """One model under the name that was asked for, if that is one of its tags."""
     ids = _ids(record)
     asked = {asked_for.removeprefix(DEFAULT_REGISTRY), asked_for.removeprefix(DEFAULT_REGISTRY) + ":latest"}
-    return _model(record, next((id for id in ids if id in asked), ids[0]))
+    return _model(record, next((id for id in ids if id in asked), ids[0]), capabilities)
 
 
 def _ids(record: ModelRecord) -> list[str]:
     return [tag.removeprefix(DEFAULT_REGISTRY) for tag in record.tags] or [record.id]
 
 
-def _model(record: ModelRecord, id: str) -> Model:
-    info = _info(record.config)
+def _model(record: ModelRecord, id: str, capabilities: tuple[str, ...]) -> Model:
+    info = _info(record.config, capabilities)
     return Model(id, "model", record.created, OWNER, UNSET if info == DmrInfo() else info)
 
 
-def _info(config: ModelConfig) -> DmrInfo:
-    return DmrInfo(config.context_size, config.architecture, config.parameters, config.quantization, config.size)
+def _info(config: ModelConfig, capabilities: tuple[str, ...]) -> DmrInfo:
+    return DmrInfo(
+        config.context_size,
+        config.architecture,
+        config.parameters,
+        config.quantization,
+        config.size,
+        capabilities,
+    )

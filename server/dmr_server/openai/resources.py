@@ -42,7 +42,7 @@ class ModelList:
         """With the models of other engines, unless only those of one are asked for."""
         check_backend(backend or BACKEND)
         others = {} if backend else self._service.upstreams.models()
-        resp.data = encode(to_models(self._service.served_models(), others))
+        resp.data = encode(to_models(self._service.served_models(), others, self._service.capabilities))
 
     on_head = on_get
 
@@ -58,7 +58,8 @@ class ModelItem:
     def on_get(self, req: falcon.Request, resp: falcon.Response, name: str, backend: str = "") -> None:
         check_backend(backend or BACKEND)
         try:
-            resp.data = encode(to_model(self._service.get_model(name), name))
+            record = self._service.get_model(name)
+            resp.data = encode(to_model(record, name, self._service.capabilities(record)))
         except ModelNotFound:
             other = None if backend else self._service.upstreams.of_model(name)
             if other is None:

@@ -78,7 +78,8 @@ def _read(part: WirePart, path: str) -> WirePart | None:
 def _read_image(part: WirePart, path: str) -> WirePart:
     source, detail = part.get("image_url"), part.get("detail")
     if isinstance(source, dict):  # chat completions' form
-        source, detail = source.get("url"), source.get("detail")
+        detail = source.get("detail")
+        source = source.get("url")
     if source is None and part.get("file_id") is not None:
         raise Unsupported("There are no uploaded files here; send 'image_url'.", param=f"{path}.file_id")
     if source is None:
