@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-
-from dmr.engine.embed_runner import Vector
 from dmr.engine.embedder import EmbedJob
 from dmr.engine.loading import PairMarks
 from dmr.engine.prompt_text import Vocabulary, tokenize_prompt
 from dmr.errors import DmrError, InvalidRequest, Unsupported, error_from_code
 from dmr.types import Prompt, Timings
 from dmr.wire import LITERAL_CLOSE, LITERAL_OPEN, EngineEmbed, EngineRerank, EngineScores, EngineVectors
+
+if TYPE_CHECKING:
+    from dmr.engine.embed_runner import Vector
 
 _QUERY, _DOCUMENT = (f"{LITERAL_OPEN}{number}{LITERAL_CLOSE}" for number in range(2))
 FAR_BEYOND = 2  # times what the model takes: a pair of so many tokens is not looked at as a whole
@@ -163,6 +163,8 @@ def _cut_pair(first: list[int], second: list[int], room: int) -> tuple[list[int]
 def _packed(vector: Vector, normalize: bool) -> bytes:
     """32-bit floats, little-endian; of length 1 if `normalize`, unless all are 0."""
     if normalize:
+        import numpy as np
+
         length = float(np.linalg.norm(vector.astype(np.float64)))
         vector = vector / np.float32(length) if length > 0 else vector
     return vector.astype("<f4").tobytes()

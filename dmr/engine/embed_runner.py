@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from dmr import _core
 from dmr.config import DEFAULT_CONTEXT_LIMIT, EngineSettings
@@ -19,7 +18,11 @@ MAX_INPUT_TOKENS = 1 << 16  # of one text: it has to fit into one batch
 # each: with texts of 16 tokens, 256 are a tenth faster than 512, and a fourth than 1,024.
 PACKED_TOKENS_ON_CPU = 256
 
-Vector = npt.NDArray[np.float32]
+if TYPE_CHECKING:  # it takes a third of an engine's start, and most engines make no vectors
+    import numpy as np
+    import numpy.typing as npt
+
+    Vector = npt.NDArray[np.float32]
 
 
 class EmbedRunner:
@@ -68,6 +71,8 @@ class EmbedRunner:
             InternalError: the back end failed, or gave what is no number. The next call starts anew.
             Unavailable: there is not enough memory now.
         """
+        import numpy as np
+
         try:
             vectors = self._run(texts, num_threads)
         except (_core.Error, ValueError) as error:

@@ -9,19 +9,21 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dmr.engine.core_share import CoreShare
-from dmr.engine.embed_runner import Vector
 from dmr.errors import DmrError, InternalError, Overloaded
 from dmr.types import Timings
 from dmr.wire import EngineReply, WireError
 
 TEXTS_PER_PLACE = 16  # that may wait for each place of `max_queue`: a text is short work beside an answer
 
+if TYPE_CHECKING:
+    from dmr.engine.embed_runner import Vector
+
 logger = logging.getLogger(__name__)
 
-MakeReply = Callable[[list[Vector], Timings], EngineReply]
+MakeReply = Callable[["list[Vector]", Timings], EngineReply]
 
 
 class Runner(Protocol):

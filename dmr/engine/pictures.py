@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import NamedTuple
-
-from PIL import Image, ImageOps, UnidentifiedImageError
+from typing import TYPE_CHECKING, NamedTuple
 
 from dmr.errors import InvalidRequest
+
+if TYPE_CHECKING:  # few engines see
+    from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 64 << 20  # of a file
@@ -31,6 +32,8 @@ def read_picture(data: bytes) -> Picture:
     Raises:
         InvalidRequest: it is damaged, of no known format, or too large.
     """
+    from PIL import Image, UnidentifiedImageError
+
     if len(data) > MAX_BYTES:
         raise InvalidRequest(f"The image has {len(data)} bytes; {MAX_BYTES} can be read.", param="image")
     try:
@@ -49,6 +52,8 @@ def read_picture(data: bytes) -> Picture:
 
 
 def _read(data: bytes) -> Picture:
+    from PIL import Image, ImageOps
+
     with Image.open(io.BytesIO(data), formats=FORMATS) as file:
         width, height = file.size
         if width * height > MAX_PIXELS:
@@ -66,6 +71,8 @@ def _on_white(image: Image.Image) -> Image.Image:
         return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
     if image.mode not in _TRANSPARENT and "transparency" not in image.info:
         return image.convert("RGB")
+    from PIL import Image
+
     opaque = image.convert("RGBA")
     white = Image.new("RGBA", opaque.size, "white")
     return Image.alpha_composite(white, opaque).convert("RGB")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -13,12 +14,14 @@ import pytest
 
 from dmr.engine.core_share import CoreShare
 from dmr.engine.embed_intake import EmbedIntake
-from dmr.engine.embed_runner import Vector
 from dmr.engine.embedder import TEXTS_PER_PLACE, Embedder, EmbedJob, pack
 from dmr.engine.loading import PairMarks
 from dmr.errors import ContextLengthExceeded, InternalError, InvalidRequest, Overloaded
 from dmr.types import Timings
 from dmr.wire import EngineRerank, EngineScores, EngineVectors, WireError
+
+if TYPE_CHECKING:
+    from dmr.engine.embed_runner import Vector
 
 
 class ScriptedRunner:
