@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from dmr.errors import InvalidRequest, StoreError
+from dmr.errors import InvalidModelFile, InvalidRequest, StoreError
 
 COPY_CHUNK = 1 << 20
 
@@ -19,6 +19,7 @@ def uploaded_file(source: BinaryIO, size: int | None, store_root: Path) -> Itera
 
     Raises:
         InvalidRequest: not as many bytes came as were announced.
+        InvalidModelFile: as the block does, but of the file that was sent, whose name here says nothing to its sender.
         StoreError
     """
     folder = store_root / "blobs" / "sha256"  # where the store sweeps what a crash has left
@@ -35,6 +36,8 @@ def uploaded_file(source: BinaryIO, size: int | None, store_root: Path) -> Itera
         raise StoreError(f"The model cannot be written to the store: {error}.") from error
     try:
         yield path
+    except InvalidModelFile as error:
+        raise InvalidModelFile(error.message.replace(str(path), "What was sent")) from error
     finally:
         path.unlink(missing_ok=True)
 

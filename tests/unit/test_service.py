@@ -16,6 +16,7 @@ from dmr.errors import (
     DmrError,
     EngineCrashed,
     InternalError,
+    InvalidModelFile,
     InvalidReference,
     InvalidRequest,
     ModelLoadFailed,
@@ -25,6 +26,7 @@ from dmr.errors import (
     Unavailable,
 )
 from dmr.service import Service, leasing
+from dmr.service.uploads import uploaded_file
 from dmr.types import (
     ChatInput,
     Completed,
@@ -333,6 +335,13 @@ def test_a_short_upload_is_refused_and_leaves_nothing(scene: Scene) -> None:
         scene.service.import_gguf(io.BytesIO(b"short"), 9, "ai/x")
     assert scene.manager.asked == []
     assert leftovers(scene) == []
+
+
+def test_an_upload_that_is_no_model_is_not_called_by_the_name_it_has_here(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModelFile) as caught, uploaded_file(io.BytesIO(b"GGUF"), 4, tmp_path) as path:
+        raise InvalidModelFile(f"{path} is not a usable GGUF file: it is too short.")
+    assert caught.value.message == "What was sent is not a usable GGUF file: it is too short."
+    assert not path.exists()
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(scene: Scene) -> None:
