@@ -16,17 +16,20 @@ from dmr.config.native import (
 )
 from dmr.config.reading import read_settings
 from dmr.config.settings import (
+    AUTO_CERTIFICATES,
     DEFAULT_CONTEXT_LIMIT,
     DEFAULT_PORT,
     SPECULATIONS,
     EngineSettings,
     RegistrySettings,
     Settings,
+    TlsSettings,
 )
 from dmr.config.upstreams import UpstreamEngine
 from dmr.config.variables import VARIABLES
 
 __all__ = [
+    "AUTO_CERTIFICATES",
     "CELL_TYPES",
     "DEFAULT_CONTEXT_LIMIT",
     "DEFAULT_PORT",
@@ -41,6 +44,7 @@ __all__ = [
     "RegistrySettings",
     "RopeSettings",
     "Settings",
+    "TlsSettings",
     "UpstreamEngine",
     "WeightSettings",
     "other_names",

@@ -46,6 +46,7 @@ def read_effective(environ: Mapping[str, str] = os.environ) -> Effective:
             variables[row.field] = name
     effective = Effective(_settings_of(values), file, variables)
     _check_draft(effective)
+    _check_listening(effective.settings)
     return effective
 
 
@@ -59,6 +60,25 @@ def _settings_of(values: Mapping[str, Any]) -> Settings:
         top[part] = msgspec.structs.replace(getattr(_DEFAULTS, part), **fields)
     settings = Settings(**top)
     return msgspec.structs.replace(settings, models_path=settings.models_path.expanduser())
+
+
+def _check_listening(settings: Settings) -> None:
+    tls = settings.tls
+    if not settings.plain and not tls.enabled and settings.socket is None:
+        raise InvalidRequest(
+            "DMR_PLAIN=false leaves nothing to listen on: set MODEL_RUNNER_TLS_ENABLED=true or MODEL_RUNNER_SOCK.",
+            param="DMR_PLAIN",
+        )
+    if tls.enabled and bool(tls.cert) != bool(tls.key):
+        raise InvalidRequest(
+            "TLS needs both MODEL_RUNNER_TLS_CERT and MODEL_RUNNER_TLS_KEY, or neither.", param="MODEL_RUNNER_TLS_KEY"
+        )
+    if tls.enabled and not tls.cert and not tls.auto_cert:
+        raise InvalidRequest(
+            "TLS needs a certificate: set MODEL_RUNNER_TLS_CERT and MODEL_RUNNER_TLS_KEY, or leave "
+            "MODEL_RUNNER_TLS_AUTO_CERT on.",
+            param="MODEL_RUNNER_TLS_CERT",
+        )
 
 
 def _check_draft(effective: Effective) -> None:

@@ -11,6 +11,9 @@ from dmr.config.native import AttentionSettings, DraftSettings, ProjectorSetting
 from dmr.config.upstreams import UpstreamEngine
 
 DEFAULT_PORT = 12434
+DEFAULT_TLS_PORT = 12444
+AUTO_CERTIFICATES = "~/.docker/model-runner/certs"  # ca.crt, ca.key, server.crt, server.key
+SOCKET_MODES = ("0600", "0660", "0666")
 DEFAULT_CONTEXT_LIMIT = 8192  # tokens; a model trained for more gets them when they are asked for
 
 
@@ -54,6 +57,16 @@ class EngineSettings(msgspec.Struct, frozen=True):
     projector: ProjectorSettings = ProjectorSettings()
 
 
+class TlsSettings(msgspec.Struct, frozen=True):
+    """A second port that speaks https. Without files of one's own, an authority and a certificate are made."""
+
+    enabled: bool = False
+    port: int = DEFAULT_TLS_PORT
+    cert: str = ""  # file of the certificate, with those between it and its authority (PEM)
+    key: str = ""  # file of its key
+    auto_cert: bool = True  # make what is not given, in `AUTO_CERTIFICATES`
+
+
 class RegistrySettings(msgspec.Struct, frozen=True):
     """How models are pulled and pushed."""
 
@@ -66,6 +79,11 @@ class RegistrySettings(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
+    plain: bool = True  # listen on `port`; false leaves TLS and the Unix socket
+    socket: Path | None = None  # a Unix socket to listen on, beside the ports
+    socket_mode: str = "0600"  # who may connect: see `SOCKET_MODES`
+    socket_group: str = ""  # whose group the socket has; empty = that of the server's user
+    core_dumps: bool = False  # a crash may leave its memory, with prompts in it, on the disk
     models_path: Path = Path("~/.docker/models")
     runtime_dir: Path | None = None  # sockets live here; None = a fresh private folder, removed at exit
     log_level: str = "info"
@@ -89,3 +107,4 @@ class Settings(msgspec.Struct, frozen=True):
     upstreams: tuple[UpstreamEngine, ...] = ()  # engines beyond this machine
     engine: EngineSettings = EngineSettings()
     registry: RegistrySettings = RegistrySettings()
+    tls: TlsSettings = TlsSettings()

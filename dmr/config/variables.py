@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dmr.config.aliases import Alias
-from dmr.config.settings import RECORDS, SPECULATIONS
+from dmr.config.settings import RECORDS, SOCKET_MODES, SPECULATIONS
 
 ORIGIN = re.compile(r"\*|[^\s/]+://[^\s/]+/?")  # as browsers send it, or with "*"
 HOST = re.compile(r"off|public|[A-Za-z0-9_.-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")  # media may come from
@@ -45,6 +45,11 @@ class Variable(NamedTuple):
 VARIABLES: Mapping[str, Variable] = {
     "DMR_HOST": Variable("host", str),
     "MODEL_RUNNER_PORT": Variable("port", int, 0, 65535),
+    "DMR_PLAIN": Variable("plain", bool),
+    "MODEL_RUNNER_SOCK": Variable("socket", Path),
+    "DMR_SOCKET_MODE": Variable("socket_mode", str, choices=SOCKET_MODES),
+    "DMR_SOCKET_GROUP": Variable("socket_group", str),
+    "DMR_CORE_DUMPS": Variable("core_dumps", bool),
     "MODELS_PATH": Variable("models_path", Path),
     "DMR_RUNTIME_DIR": Variable("runtime_dir", Path),
     "LOG_LEVEL": Variable("log_level", str, choices=LOG_LEVELS),
@@ -84,4 +89,9 @@ VARIABLES: Mapping[str, Variable] = {
     "INSECURE_REGISTRY": Variable("registry.insecure", bool),
     "MODEL_RUNNER_REGISTRY_MIRRORS": Variable("registry.mirrors", tuple),
     "DMR_CA_FILE": Variable("registry.certificates", FileName),
+    "MODEL_RUNNER_TLS_ENABLED": Variable("tls.enabled", bool),
+    "MODEL_RUNNER_TLS_PORT": Variable("tls.port", int, 0, 65535),
+    "MODEL_RUNNER_TLS_CERT": Variable("tls.cert", FileName),
+    "MODEL_RUNNER_TLS_KEY": Variable("tls.key", FileName),
+    "MODEL_RUNNER_TLS_AUTO_CERT": Variable("tls.auto_cert", bool),
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import select
 import socket
+import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
 from hashlib import sha256
@@ -87,15 +89,28 @@ class Client:
         if self._connection is None or (not now and self._clock() < self._next_look):
             return
         self._next_look = self._clock() + PEEK_INTERVAL
+        if isinstance(self._connection, ssl.SSLSocket):
+            if _has_closed(self._connection):
+                raise ClientGone
+            return
         try:
             if self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
                 raise ClientGone
         except (BlockingIOError, InterruptedError):
             return
-        except ValueError:  # a TLS socket takes no flags
-            return
         except OSError:
             raise ClientGone from None
+
+
+def _has_closed(connection: ssl.SSLSocket) -> bool:
+    """Whether the other end of a TLS connection sends no more, as far as this system tells without reading."""
+    poll = getattr(select, "poll", None)
+    hung_up = getattr(select, "POLLRDHUP", 0)
+    if poll is None or connection.fileno() < 0:
+        return connection.fileno() < 0
+    watch = poll()
+    watch.register(connection, hung_up)
+    return any(events & (hung_up | select.POLLHUP | select.POLLERR) for _, events in watch.poll(0))
 
 
 def respond(req: falcon.Request, resp: falcon.Response, service: Service, exchange: Exchange) -> None:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import resource
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dmr.config.keeping import keep_file
+from dmr.config.keys import read_keys
 from dmr.config.reading import read_effective
 from dmr.errors import DmrError
 from dmr.log_file import SERVICE_LOG, add_log_file, make_log_dir
-from dmr_server import manager_process
+from dmr_server import listening, manager_process, reloading
 from dmr_server.announcement import base_url, example, first_model, greeting
+from dmr_server.listening import PRIVATE_UMASK, Listening
 from dmr_server.manager_process import ManagerProcess
 from dmr_server.recording import journal
+from dmr_server.reloading import Reloading
 
 try:
+    started_with = dict(os.environ)
     effective = read_effective()
+    if effective.settings.keys is not None:
+        read_keys(effective.settings.keys)
     if effective.settings.log_dir is not None:
         make_log_dir(effective.settings.log_dir)
 except DmrError as error:
@@ -30,7 +35,9 @@ settings = effective.settings
 MAX_FILES = 65536
 LOG_LEVELS = {"debug": "debug", "info": "info", "warn": "warning", "warning": "warning", "error": "error"}
 
-bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+bind = Listening(settings).binds
+umask = PRIVATE_UMASK if settings.socket is not None else 0
+sendfile = not settings.tls.enabled  # it would go around TLS
 wsgi_app = "dmr_server.wsgi:app"
 worker_class = "dmr_server.thread_worker.Worker"
 workers = settings.num_workers
@@ -52,24 +59,25 @@ def on_starting(server: Any) -> None:
     if settings.log_dir is not None:  # the workers' processes have this one too
         add_log_file(logging.getLogger("gunicorn.error"), settings.log_dir / SERVICE_LOG)
     _allow_files()
+    if not settings.core_dumps:  # a crash must not leave prompts behind
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    listening.current = Listening(settings)
+    listening.current.prepare()
     manager_process.current = ManagerProcess(settings.runtime_dir, settings.grace_period)
-    _keep_settings(manager_process.current.runtime_dir)
+    _keep_settings(server, manager_process.current.runtime_dir)
     manager_process.current.start()
     journal.forget(manager_process.current.runtime_dir)
 
 
-def _keep_settings(folder: Path) -> None:
+def _keep_settings(server: Any, folder: Path) -> None:
+    reloading.current = Reloading(folder, started_with)
     try:
-        copy = keep_file(effective.file, folder, os.environ)
+        reloading.current.begin()
     except OSError as error:
         raise manager_process.StartFailed(f"The runtime folder {folder} cannot be used: {error.strerror}.") from None
-    if copy is not None:
-        atexit.register(_forget, copy, os.getpid())
-
-
-def _forget(copy: Path, owner: int) -> None:
-    if os.getpid() == owner:
-        copy.unlink(missing_ok=True)
+    except DmrError as error:
+        raise manager_process.StartFailed(error.message) from None
+    server.reload = partial(reloading.current.reload, server.reload)
 
 
 def _allow_files() -> None:
@@ -81,17 +89,26 @@ def _allow_files() -> None:
 
 
 def when_ready(server: Any) -> None:
-    for listener in server.LISTENERS:
-        sys.stderr.write(greeting(*listener.getsockname()[:2]))
+    here = listening.current
+    assert here is not None
+    here.open_socket()
+    for place, listener in enumerate(server.LISTENERS):
+        name = listener.getsockname()
+        if isinstance(name, str):
+            sys.stderr.write(f"dmr listens on unix://{name}\n")
+            continue
+        scheme = "https" if here.is_tls(place, name) else "http"
+        sys.stderr.write(greeting(*name[:2], scheme=scheme, has_keys=settings.keys is not None))
 
 
 def post_worker_init(worker: Any) -> None:
     """The first worker can say what there is to try."""
-    if worker.age != 1:
+    name = worker.sockets[0].getsockname()
+    if worker.age != 1 or isinstance(name, str) or not settings.plain:
         return
     model = first_model(worker.wsgi)
     if model is not None:
-        sys.stderr.write(example(base_url(*worker.sockets[0].getsockname()[:2]), model))
+        sys.stderr.write(example(base_url(*name[:2]), model))
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import struct
 import uuid
 from collections.abc import Mapping
@@ -79,13 +80,16 @@ class Sending:
 
     def __init__(self, write_timeout: float) -> None:
         self._streamer = Streamer(write_timeout)
+        self._write_timeout = write_timeout
         whole = int(write_timeout)
         self._timeout = struct.pack("ll", whole, int((write_timeout - whole) * 1e6))
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         req.context.streamer = self._streamer
         connection = req.env.get("gunicorn.socket")
-        if connection is not None:
+        if isinstance(connection, ssl.SSLSocket):  # it does not heed the kernel's
+            connection.settimeout(self._write_timeout)
+        elif connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, self._timeout)
 
 

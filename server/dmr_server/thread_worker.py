@@ -31,8 +31,9 @@ from gunicorn.workers.gthread import (  # type: ignore[import-untyped]
     ThreadWorker,
 )
 
-from dmr_server import ending
+from dmr_server import ending, listening
 from dmr_server.refusal import LOOKING, refusing
+from dmr_server.tls_connection import TlsConnection
 
 MAX_WAIT = 10.0  # seconds that a request waits for a thread
 MAX_SILENCE = 60  # seconds that a thread waits for the next bytes of a request
@@ -83,6 +84,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def enqueue_req(self, conn: TConn) -> None:
         """A connection that has, or will have, a request."""
+        conn = self._with_tls(conn)
         if not self._is_full:
             self._serve(conn)
         elif self._num_looking < NUM_LOOKING and _only_looks(conn):
@@ -90,6 +92,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._run(self._lookers, self.handle, conn, self._has_looked)
         else:
             self._waiting.append(Waiting(conn, time.monotonic()))
+
+    def _with_tls(self, conn: TConn) -> TConn:
+        """A fresh connection to the port of TLS speaks it."""
+        here = listening.current
+        if here is None or here.tls is None or conn.initialized or isinstance(conn, TlsConnection):
+            return conn
+        places = [place for place, listener in enumerate(self.sockets) if listener.getsockname() == conn.server]
+        return TlsConnection(conn, here.tls) if here.is_tls(places[0], conn.server) else conn
 
     def murder_pending(self) -> None:
         """Called at least once a second."""
@@ -124,9 +134,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
         self._heads.pop(conn, None)
+        if isinstance(conn, TlsConnection):
+            req.scheme = "https"
         try:
             return super().handle_request(req, conn)
-        except BlockingIOError:  # it took nothing of its answer for too long
+        except (BlockingIOError, TimeoutError):  # it took nothing of its answer for too long
             with suppress(OSError):
                 conn.sock.shutdown(socket.SHUT_RDWR)
             raise BrokenPipeError(errno.EPIPE, "the client takes nothing") from None
@@ -206,7 +218,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
 
 def _only_looks(conn: TConn) -> bool:
-    """Whether a request has come that changes and computes nothing, by its method."""
+    """Whether a request has come that changes and computes nothing, by its method; of TLS, that cannot be seen."""
+    if isinstance(conn, TlsConnection):
+        return False
     try:
         return bytes(conn.sock.recv(5, socket.MSG_PEEK | socket.MSG_DONTWAIT)).startswith((b"GET ", b"HEAD "))
     except OSError:

@@ -48,11 +48,11 @@ def test_each_variable_sets_its_field_and_no_other(variable: str) -> None:
 
 def test_every_setting_can_be_set() -> None:
     fields = {path.rpartition(".")[2] for path, *_ in config.VARIABLES.values()}
-    parts = (Settings, config.EngineSettings, config.RegistrySettings)
+    parts = (Settings, config.EngineSettings, config.RegistrySettings, config.TlsSettings)
     known = {field for part in parts for field in part.__struct_fields__}
     of_one_model = {"num_batch_threads", "thread_polling", "shares_prefixes", "pooling"}  # by its configuration
     of_one_model |= {"weights", "attention", "rope", "draft", "projector"}
-    assert known - fields - of_one_model == {"engine", "registry", "inter_token_target", "upstreams"}
+    assert known - fields - of_one_model == {"engine", "registry", "tls", "inter_token_target", "upstreams"}
 
 
 @pytest.mark.parametrize("text", ["9000", " 9000 ", '"9000"', "'9000'", "9000\n"])

@@ -23,6 +23,7 @@ VENDORS = re.compile("openai|anthropic|ollama|docker", re.IGNORECASE)
 VENDOR_EXCEPTIONS = {
     ("dmr/config/settings.py", "~/.docker/models"),
     ("dmr/config/settings.py", "docker.io"),
+    ("dmr/config/settings.py", "~/.docker/model-runner/certs"),
     *(("dmr/config/outside.py", f"DOCKER_{name}") for name in ("CONFIG", "USERNAME", "PASSWORD")),
     *(("dmr/config/outside.py", f"DOCKER_HUB_{name}") for name in ("USER", "PASSWORD")),
     # Flags are upstream's, so that what people have written goes on working.
