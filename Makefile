@@ -29,7 +29,7 @@ COMPILE = trap 'exit 130' INT; mkdir -p build && { $(1) 2>&1 | tee build/pip.log
 	|| { tail -n 40 build/pip.log; echo "make: the build failed; everything it said is in build/pip.log" >&2; exit 1; }; }
 EDITABLE = $(BIN)/python -m pip install -v --no-build-isolation --no-deps -C build-dir=$(BUILD) -e .
 
-.PHONY: help dev build model serve clients test test-agents test-litellm bench-peer bench bench-full lint format wheel test-wheel docs clean
+.PHONY: help dev build model serve clients test test-agents test-litellm soak bench-peer bench bench-full lint format wheel test-wheel docs clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,8 +81,11 @@ $(NODE_PACKAGES): %/node_modules/.package-lock.json: %/package.json %/package-lo
 	@echo "==> packages of $*"
 	@$(NPM_CI) --prefix $* && touch $@ || echo "make: npm failed, so the tests that need $* will be skipped" >&2
 
-test: dev model clients ## run every test, save for those of agents
-	@$(BIN)/python -m pytest -m "not agents"
+test: dev model clients ## run every test, save for those of agents and those that take minutes
+	@$(BIN)/python -m pytest -m "not agents and not slow"
+
+soak: dev model ## an hour of mixed load while processes are killed; SOAK="--seconds 600 --clients 64" chooses
+	@$(BIN)/python -m benchmarks.soak $(SOAK)
 
 test-agents: dev $(NODE_AGENTS) ## bring Claude Code and Codex (770 MB) and run them against a real server
 	@$(BIN)/python -m pytest -m agents -rP tests/e2e/test_agents.py
