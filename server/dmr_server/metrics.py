@@ -5,7 +5,7 @@ None of the figures is one worker's own, so they are the same whichever of sever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Union
 
 import falcon
@@ -212,11 +212,11 @@ class Metrics:
         self._recorder = recorder
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        models = self._service.statistics()
+        models, names = self._service.statistics(), self._names()
         parts = [
-            exposition(models) if models else f"{NO_RUNNERS}\n",
+            exposition(models, names) if models else f"{NO_RUNNERS}\n",
             lifecycle_metrics.exposition(
-                self._service.lifecycle(), self._names(), self._service.upstreams.states(is_urgent=True)
+                self._service.lifecycle(), names, self._service.upstreams.states(is_urgent=True)
             ),
             served_metrics.exposition(self._recorder.counts()),
         ]
@@ -229,26 +229,16 @@ class Metrics:
         return {record.id: counted_name(record) for record in self._service.list_models()}
 
 
-def exposition(models: Sequence[ModelStatistics]) -> str:
-    """All that engines have counted. A metric that no model has is left out."""
-    return "".join(f"{line}\n" for line in _lines(models))
+def exposition(models: Sequence[ModelStatistics], names: Mapping[str, str] = {}) -> str:
+    """All that engines have counted. A metric that no model has is left out. `names`: as in `lifecycle_metrics`."""
+    return "".join(f"{line}\n" for line in _lines(models, names))
 
 
-def _lines(models: Sequence[ModelStatistics]) -> Iterator[str]:
-    names = _names(models)
-    yield from family(*UP, [({"model": name}, int(each.is_up)) for name, each in zip(names, models, strict=True)])
-    yield from family(
-        *STARTED, [({"model": name}, each.model.loaded_at) for name, each in zip(names, models, strict=True)]
-    )
-    told = [(name, each.statistics) for name, each in zip(names, models, strict=True) if each.statistics is not None]
+def _lines(models: Sequence[ModelStatistics], names: Mapping[str, str]) -> Iterator[str]:
+    named = [(names.get(each.model.id, each.model.id), each) for each in models]
+    yield from family(*UP, [({"model": name}, int(each.is_up)) for name, each in named])
+    yield from family(*STARTED, [({"model": name}, each.model.loaded_at) for name, each in named])
+    told = [(name, each.statistics) for name, each in named if each.statistics is not None]
     for metric in METRICS:
         samples = [({"model": name, **labels}, value) for name, each in told for labels, value in metric.samples(each)]
         yield from family(metric.name, metric.kind, metric.help, samples)
-
-
-def _names(models: Sequence[ModelStatistics]) -> list[str]:
-    """What each is called: its id where a name was given to another model after the first had been loaded."""
-    latest: dict[str, str] = {}
-    for each in sorted(models, key=lambda each: each.model.loaded_at):
-        latest[each.model.reference] = each.model.id
-    return [each.model.reference if latest[each.model.reference] == each.model.id else each.model.id for each in models]

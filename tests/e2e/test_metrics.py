@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from e2e.conftest import Server, wait_until
 
 MODEL = "test/tiny-random"
+LABEL = f"{MODEL}:latest"
 
 
 def figures(server: Server) -> dict[str, float]:
@@ -16,13 +17,14 @@ def figures(server: Server) -> dict[str, float]:
     response = server.get("/metrics")
     assert response.status == 200, response.data
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    found = re.findall(rf'^(\S+)\{{model="{MODEL}",?([^}}]*)\}} (\S+)$', response.data.decode(), re.MULTILINE)
+    found = re.findall(rf'^(\S+)\{{model="{LABEL}",?([^}}]*)\}} (\S+)$', response.data.decode(), re.MULTILINE)
     return {name + labels: float(value) for name, labels, value in found if not name.endswith("_bucket")}
 
 
 def test_every_worker_tells_the_true_figures_and_asking_is_no_use(own_server: Callable[..., Server]) -> None:
     server = own_server(DMR_WORKERS="3")
-    assert server.get("/metrics").data == b""
+    assert server.get("/metrics").data.startswith(b"# No active runners\n")
+    assert figures(server) == {}
     assert server.engine_pids() == []
     prompt = "a prompt of some words that is the same each time"
     body = {"model": MODEL, "prompt": prompt, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
@@ -53,4 +55,7 @@ def test_every_worker_tells_the_true_figures_and_asking_is_no_use(own_server: Ca
         return server.engine_pids() == []
 
     wait_until(is_unloaded, 20.0)
-    assert figures(server) == {}
+    left = figures(server)
+    assert "dmr_engine_up" not in left
+    assert left["dmr_model_loads_total"] == 1
+    assert left['dmr_model_requests_totalmode="completion",status="200"'] >= 12
