@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from dmr.config import DEFAULT_PORT, Settings
+from dmr.cli.unix_socket import SCHEME, connect_unix
+from dmr.config import DEFAULT_PORT, DEFAULT_TLS_PORT, Settings
 from dmr.errors import InvalidRequest
 
 _CONNECT_TIMEOUT = 5.0  # seconds
@@ -26,6 +27,12 @@ class Address(msgspec.Struct, frozen=True):
         import socket
 
         parts = urlsplit(self.url)
+        if parts.scheme == SCHEME:
+            try:
+                connect_unix(parts.path, _CONNECT_TIMEOUT).close()
+            except OSError:
+                return False
+            return True
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
             socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_TIMEOUT).close()
@@ -36,8 +43,12 @@ class Address(msgspec.Struct, frozen=True):
 
 def own_address(settings: Settings) -> str:
     """Where a server with these settings is found from its own machine."""
+    if not settings.plain and not settings.tls.enabled and settings.socket is not None:
+        return f"{SCHEME}://{settings.socket.absolute()}"
     host = settings.host.strip("[]")
     name = "localhost" if host in _NEAR else f"[{host}]" if ":" in host else host
+    if not settings.plain and settings.tls.enabled:
+        return f"https://{name}:{settings.tls.port or DEFAULT_TLS_PORT}"
     return f"http://{name}:{settings.port or DEFAULT_PORT}"
 
 
@@ -50,6 +61,8 @@ def parse_address(text: str) -> Address:
         InvalidRequest: it is neither a URL nor HOST:PORT.
     """
     text = text.strip().strip("\"'") or DEFAULT_ADDRESS
+    if text.startswith(f"{SCHEME}:"):
+        return _unix_address(text)
     has_scheme = "://" in text
     try:
         parts = urlsplit(text if has_scheme else f"http://{text}")
@@ -63,10 +76,18 @@ def parse_address(text: str) -> Address:
     return Address(f"{parts.scheme}://{netloc}{parts.path}".rstrip("/"), _is_loopback(host))
 
 
+def _unix_address(text: str) -> Address:
+    path = text.removeprefix(f"{SCHEME}:")
+    path = path[2:] if path.startswith("//") else path
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidRequest(f"{text!r} is not the address of a Unix socket: expected unix:///PATH.")
+    return Address(f"{SCHEME}://{path}", True)
+
+
 def _not_an_address(text: str) -> InvalidRequest:
     return InvalidRequest(
-        f"{text!r} is not the address of a server: expected http://HOST:PORT, https://HOST:PORT or HOST:PORT "
-        "in --server or MODEL_RUNNER_HOST."
+        f"{text!r} is not the address of a server: expected http://HOST:PORT, https://HOST:PORT, HOST:PORT or "
+        "unix:///PATH in --server or MODEL_RUNNER_HOST."
     )
 
 

@@ -69,6 +69,8 @@ def launch_command(
     if as_json:
         raise click.UsageError("--json is for the list of what can be started: leave out APP.")
     server = connect(ctx)
+    if server.address.url.startswith("unix:"):
+        raise InvalidRequest("Programs do not know Unix sockets: name a port of the server, as in --server HOST:PORT.")
     if app in APPS:
         if port or image or detach:
             raise click.UsageError(f"--port, --image and --detach are for containers, which {app} is not.")

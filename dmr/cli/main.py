@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import click
 
@@ -56,10 +57,18 @@ Shell completion (for zsh and fish put their name in place of bash):
     default=DEFAULT_ADDRESS,
     show_default=True,
     show_envvar=True,
-    help="Where the server is; HOST:PORT will do.",
+    help="Where the server is; HOST:PORT will do, and so will unix:///PATH.",
 )
 @click.option("--api-key", metavar="KEY", envvar="DMR_API_KEY", show_envvar=True, help="A key that the server knows.")
-def cli(server: str, api_key: str | None) -> None:
+@click.option(
+    "--tls-ca",
+    metavar="FILE",
+    envvar="MODEL_RUNNER_TLS_CA_CERT",
+    show_envvar=True,
+    type=click.Path(path_type=Path),
+    help="Trust the authority in this file (PEM), and no other.",
+)
+def cli(server: str, api_key: str | None, tls_ca: Path | None) -> None:
     """Run language models and serve them to others."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -63,6 +63,8 @@ def connect_elsewhere(ctx: click.Context, url: str) -> ServerApi:
 
 def _endpoint(root: click.Context) -> tuple[Address, Tls]:
     wants_tls, tls = read_tls()
+    if root.params.get("tls_ca"):
+        tls = Tls(tls.skip_verify, str(root.params["tls_ca"]))
     if root.get_parameter_source("server") is not ParameterSource.DEFAULT:
         given = root.params["server"]
         return parse_address(with_https(given) if wants_tls else given), tls

@@ -19,6 +19,8 @@ VARIABLES: Mapping[str, str] = {
     "config": "DMR_CONFIG",
     "host": "DMR_HOST",
     "port": "MODEL_RUNNER_PORT",
+    "socket": "MODEL_RUNNER_SOCK",
+    "keys": "DMR_KEYS",
     "models_path": "MODELS_PATH",
     "context_size": "DMR_CONTEXT_SIZE",
     "threads": "DMR_THREADS",
@@ -38,6 +40,18 @@ _OPTIONS = (
         "--host", metavar="ADDRESS", help=f"Listen here; 0.0.0.0 is every interface. Default: {_DEFAULTS.host}."
     ),
     click.option("--port", type=click.IntRange(1, 65535), help=f"Listen on this TCP port. Default: {_DEFAULTS.port}."),
+    click.option(
+        "--socket",
+        metavar="PATH",
+        type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+        help="Listen on this Unix socket as well.",
+    ),
+    click.option(
+        "--keys",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+        help="Ask for keys, those of this file ('dmr keys').",
+    ),
     click.option(
         "--models-path",
         type=click.Path(file_okay=False, path_type=Path),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
+from urllib3.util.ssl_ import create_urllib3_context
 
+from dmr.config import AUTO_CERTIFICATES
 from dmr.errors import InvalidRequest
 
 _TRUE = ("1", "t", "true", "y", "yes", "on")
@@ -19,10 +23,28 @@ class Tls(msgspec.Struct, frozen=True, omit_defaults=True):
     skip_verify: bool = False
     ca_cert: str = ""
 
-    def pool_options(self) -> dict[str, Any]:
-        """Arguments of urllib3's pools."""
-        options: dict[str, Any] = {"cert_reqs": "CERT_NONE"} if self.skip_verify else {}
-        return {**options, "ca_certs": self.ca_cert} if self.ca_cert else options
+    def pool_options(self, *, is_local: bool = False) -> dict[str, Any]:
+        """Arguments of urllib3's pools. A server of this machine may have an authority that was made here.
+
+        Raises:
+            InvalidRequest: the file of the authority cannot be used.
+        """
+        if self.skip_verify:
+            return {"cert_reqs": "CERT_NONE"}
+        own = Path(AUTO_CERTIFICATES).expanduser() / "ca.crt"
+        if not self.ca_cert and not (is_local and own.exists()):
+            return {}
+        context = create_urllib3_context()
+        try:
+            if self.ca_cert:
+                context.load_verify_locations(self.ca_cert)
+            else:
+                context.load_default_certs()
+                context.load_verify_locations(own)
+        except OSError as error:  # so is an SSLError
+            reason = "it holds no certificates in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+            raise InvalidRequest(f"{self.ca_cert or own} cannot be used for TLS: {reason}.") from None
+        return {"ssl_context": context}
 
 
 def read_tls(environ: Mapping[str, str] = os.environ) -> tuple[bool, Tls]:

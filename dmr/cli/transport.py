@@ -14,6 +14,7 @@ from urllib3.response import BaseHTTPResponse
 
 from dmr.cli.address import Address
 from dmr.cli.tls import Tls
+from dmr.cli.unix_socket import SCHEME, unix_pool
 from dmr.errors import DmrError, Unavailable
 
 T = TypeVar("T")
@@ -63,11 +64,15 @@ class Transport:
         self.address = address
         self.headers = {"User-Agent": "dmr"}  # of every request
         parts = urlsplit(address.url)
-        self._prefix = parts.path
-        options = tls.pool_options() if tls and parts.scheme == "https" else {}
+        self._prefix = "" if parts.scheme == SCHEME else parts.path
+        options = tls.pool_options(is_local=address.is_local) if tls and parts.scheme == "https" else {}
         if tls and tls.skip_verify:  # it was asked for
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        self._pool = urllib3.connection_from_url(address.url, retries=False, blocksize=1024 * 1024, **options)
+        options |= {"retries": False, "blocksize": 1024 * 1024}
+        if parts.scheme == SCHEME:
+            self._pool = unix_pool(parts.path, **options)
+        else:
+            self._pool = urllib3.connection_from_url(address.url, **options)
 
     def close(self) -> None:
         """Close every connection."""
@@ -151,7 +156,7 @@ class Transport:
         except urllib3.exceptions.SSLError as error:
             raise ServerError(
                 f"The certificate of {self.address.url} is not accepted: {error}. "
-                "MODEL_RUNNER_TLS_CA_CERT names the file of an authority to trust."
+                "--tls-ca or MODEL_RUNNER_TLS_CA_CERT names the file of an authority to trust."
             ) from None
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise ServerError(f"The server at {self.address.url} cannot be understood: {error}") from None

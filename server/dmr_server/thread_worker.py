@@ -55,6 +55,8 @@ class Waiting(NamedTuple):
 class Worker(ThreadWorker):  # type: ignore[misc]
     """All of its own state belongs to the main thread, but for `_heads`. Made by the master, before the fork."""
 
+    max_requests: int
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._most_requests, self.max_requests = self.max_requests, sys.maxsize

@@ -45,7 +45,7 @@ def test_addresses_as_users_write_them(text: str, url: str, is_local: bool) -> N
         "http://localhost/?a=b",
         "local host",
         "http://[::1",
-        "unix:///run/x.sock",
+        "unix2:///run/x.sock",
     ],
 )
 def test_what_is_no_address_is_refused_with_both_places_to_look(text: str) -> None:
