@@ -179,41 +179,26 @@ void Sampler::add_dry() {
                                window(o.dry_penalty_last_n, *model_), breakers.data(), breakers.size()));
 }
 
-Sampler::Handle Sampler::make_grammar() const {
+std::unique_ptr<Grammar> Sampler::make_grammar() const {
     if (options_.grammar.empty()) {
         return nullptr;
     }
-    std::vector<std::string> patterns;
-    std::vector<Token>       tokens;
+    if (!options_.grammar_lazy) {
+        return std::make_unique<Grammar>(model_, options_.grammar, nullptr);
+    }
+    GrammarTriggers triggers;
     for (const auto & trigger : options_.grammar_triggers) {
         if (trigger.kind == GrammarTrigger::Kind::pattern) {
-            patterns.push_back(trigger.value);
+            triggers.patterns.push_back(trigger.value);
         } else if (trigger.kind == GrammarTrigger::Kind::full_pattern) {
-            patterns.push_back(anchored(trigger.value));
+            triggers.patterns.push_back(anchored(trigger.value));
         } else if (const auto ids = model_->tokenize(trigger.value, false, true); ids.size() == 1) {
-            tokens.push_back(ids[0]);
+            triggers.tokens.push_back(ids[0]);
         } else {
-            patterns.push_back(escape_pattern(trigger.value));
+            triggers.patterns.push_back(escape_pattern(trigger.value));
         }
     }
-    std::vector<const char *> pattern_texts;
-    for (const auto & pattern : patterns) {
-        pattern_texts.push_back(pattern.c_str());
-    }
-    llama_sampler * grammar = nullptr;
-    try {
-        grammar = options_.grammar_lazy
-                      ? llama_sampler_init_grammar_lazy_patterns(model_->vocab(), options_.grammar.c_str(), "root",
-                                                                 pattern_texts.data(), pattern_texts.size(),
-                                                                 tokens.data(), tokens.size())
-                      : llama_sampler_init_grammar(model_->vocab(), options_.grammar.c_str(), "root");
-    } catch (const std::exception & error) {
-        throw GrammarError(std::string("the grammar cannot be used: ") + error.what());
-    }
-    if (grammar == nullptr) {
-        throw GrammarError("the grammar cannot be parsed");
-    }
-    return Handle(grammar);
+    return std::make_unique<Grammar>(model_, options_.grammar, &triggers);
 }
 
 void Sampler::prefill_grammar() {
@@ -229,10 +214,10 @@ void Sampler::prefill_grammar() {
             const bool is_added = i == 0 && !piece.empty() && std::isspace(static_cast<unsigned char>(piece[0])) != 0 &&
                                   std::isspace(static_cast<unsigned char>(text[0])) == 0;
             if (model_->is_end(tokens[i])) {
-                throw GrammarError("an end token stands in it");  // llama.cpp would abort
+                throw GrammarError("an end token stands in it");
             }
             if (!is_added) {
-                llama_sampler_accept(grammar_.get(), tokens[i]);
+                grammar_->accept(tokens[i]);
             }
         }
     } catch (const std::exception & error) {
@@ -264,7 +249,7 @@ bool Sampler::is_plain_greedy() const {
 }
 
 Sampled Sampler::sample(const float * logits) {
-    // A grammar that has refused a token is left in a state that llama.cpp asserts against.
+    // A grammar that has refused a token is at no point of its text.
     if (is_broken_) {
         throw GrammarError("this sampler has failed before");
     }
@@ -274,7 +259,7 @@ Sampled Sampler::sample(const float * logits) {
     llama_sampler_accept(chain_.get(), sampled.token);
     if (grammar_ != nullptr) {
         try {
-            llama_sampler_accept(grammar_.get(), sampled.token);
+            grammar_->accept(sampled.token);
         } catch (const std::exception & error) {
             throw GrammarError(error.what());
         }
@@ -302,7 +287,7 @@ Token Sampler::choose(const float * logits) {
     }
     // A grammar that does not take the end of the thought here is asked again later.
     const Token forced = thought_limit_ == nullptr ? -1 : thought_limit_->forced();
-    if (forced >= 0 && (grammar_ == nullptr || grammar_allows(forced))) {
+    if (forced >= 0 && (grammar_ == nullptr || grammar_->allows(forced))) {
         return forced;
     }
     const int32_t count = model_->num_vocabulary();
@@ -312,12 +297,12 @@ Token Sampler::choose(const float * logits) {
     if (token < 0) {
         throw Error("the logit biases forbid every token");
     }
-    if (grammar_ == nullptr || grammar_allows(token)) {
+    if (grammar_ == nullptr || grammar_->allows(token)) {
         return token;
     }
     select_top(logits, count, count, candidates_);
     llama_token_data_array all{candidates_.data(), candidates_.size(), -1, false};
-    llama_sampler_apply(grammar_.get(), &all);
+    grammar_->constrain(all);
     const bool any = std::any_of(candidates_.begin(), candidates_.end(), [](const llama_token_data & candidate) {
         return candidate.logit != -std::numeric_limits<float>::infinity();
     });
@@ -344,7 +329,7 @@ Token Sampler::draw_from(const float * row, int32_t num_candidates) {
 // The biases forbid all that the grammar allows: `ignore_eos` does at the end of every grammar.
 Token Sampler::end_of_grammar() {
     for (const Token token : model_->end_tokens()) {
-        if (grammar_allows(token)) {
+        if (grammar_->allows(token)) {
             return token;
         }
     }
@@ -360,13 +345,6 @@ Token Sampler::draw() {
     }
     const auto & selected = array.data[array.selected];
     return selected.logit == -std::numeric_limits<float>::infinity() ? -1 : selected.id;
-}
-
-bool Sampler::grammar_allows(Token token) {
-    llama_token_data       one{token, 1.0F, 0.0F};
-    llama_token_data_array array{&one, 1, -1, false};
-    llama_sampler_apply(grammar_.get(), &array);
-    return one.logit != -std::numeric_limits<float>::infinity();
 }
 
 }  // namespace dmr

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/grammar.h"
 #include "core/logits.h"
 #include "core/model.h"
 #include "core/sampler_options.h"
@@ -46,31 +47,30 @@ class Sampler {
     };
     using Handle = std::unique_ptr<llama_sampler, Free>;
 
-    void   collect_biases();
-    void   build_chain();
-    void   build_stages();
-    void   add_stage(const std::string & name);
-    void   add_penalties();
-    void   add_dry();
-    bool   is_on(const std::string & stage) const;
-    Handle make_grammar() const;
-    void   prefill_grammar();
-    void   add(llama_sampler * sampler);
-    bool   looks_back() const;
-    bool   is_plain_greedy() const;
-    Token  choose(const float * logits);
-    Token  draw();
-    Token  draw_from(const float * row, int32_t num_candidates);
-    Token  end_of_grammar();
+    void                     collect_biases();
+    void                     build_chain();
+    void                     build_stages();
+    void                     add_stage(const std::string & name);
+    void                     add_penalties();
+    void                     add_dry();
+    bool                     is_on(const std::string & stage) const;
+    std::unique_ptr<Grammar> make_grammar() const;
+    void                     prefill_grammar();
+    void                     add(llama_sampler * sampler);
+    bool                     looks_back() const;
+    bool                     is_plain_greedy() const;
+    Token                    choose(const float * logits);
+    Token                    draw();
+    Token                    draw_from(const float * row, int32_t num_candidates);
+    Token                    end_of_grammar();
 
     const float * biased(const float * logits);
     static Token  likeliest_of(const float * row, Token likeliest);
-    bool          grammar_allows(Token token);
 
     std::shared_ptr<Model>               model_;
     SamplerOptions                       options_;
     Handle                               chain_;
-    Handle                               grammar_;
+    std::unique_ptr<Grammar>             grammar_;        // null = none
     std::unique_ptr<ThoughtLimit>        thought_limit_;  // null = none
     bool                                 preselects_top_k_ = false;
     bool                                 is_broken_        = false;
