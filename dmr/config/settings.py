@@ -102,7 +102,7 @@ class Settings(msgspec.Struct, frozen=True):
     disable_metrics: bool = False  # there is no /metrics
     keys: Path | None = None  # the file of keys that let clients in; None = everybody may
     origins: tuple[str, ...] = ()  # of pages whose scripts may use the server, beside those of this machine
-    fetch_media: tuple[str, ...] = ()  # hosts whose pictures and sounds are fetched by URL; "public" = all public ones
+    fetch_media: tuple[str, ...] = ("off",)  # hosts whose media are fetched by URL; "public" = all public ones
     aliases: tuple[Alias, ...] = ()  # other names for models, the one that goes first in front
     upstreams: tuple[UpstreamEngine, ...] = ()  # engines beyond this machine
     engine: EngineSettings = EngineSettings()

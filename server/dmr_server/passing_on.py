@@ -89,7 +89,7 @@ class PassOn:
         if req.method not in _METHODS:
             raise MethodNotAllowed(f"{req.method} is not allowed here.")
         if path in ("/v1/models", "/v1/models/") and engine.engine.models and req.method != "POST":
-            resp.data = msgspec.json.encode(to_models((), {engine.engine.name: engine.engine.models}, lambda _: ()))
+            resp.data = msgspec.json.encode(to_models((), {engine.engine.name: engine.engine.models}))
         else:
             if req.method == "POST":
                 req.context.recorder.begin_draft(req, path)

@@ -17,7 +17,7 @@ _MODEL = "/models/{name:model}"
 _ROOT = r"(?:/anthropic)?(?:/engines(?:/\{backend\})?)?(?:/v1)?"
 _INFERENCE_CALLS = re.compile(
     _ROOT + r"/(?:chat/completions(?:/input_tokens)?|completions|infill|embeddings|rerank|reranking|score|"
-    r"tokenize|detokenize|apply-template|messages(?:/count_tokens)?|"
+    r"audio/transcriptions|tokenize|detokenize|apply-template|messages(?:/count_tokens)?|"
     r"responses(?:/input_tokens|/compact|/\{response_id\}(?:/cancel)?)?)"
     r"|/api/(?:generate|chat|embed|embeddings|show)"
 )

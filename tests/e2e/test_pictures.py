@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +17,7 @@ import openai
 import pytest
 from anthropic import Anthropic
 from e2e.conftest import STARTER_MODEL, Server
+from e2e.examples import Block, blocks
 from e2e.pictures import coded, data_uri, picture
 from ollama import Client
 from ollama import ResponseError as OllamaError
@@ -228,6 +232,18 @@ def test_ollama_names_each_colour(llama: Client, colour: str, tmp_path: Path) ->
     # What it answers is a text; its context goes on, without the picture.
     assert reply.context is not None
     assert min(reply.context) >= 0
+
+
+@pytest.mark.parametrize("block", blocks("docs/multimodal.md"), ids=Block.name)
+def test_the_pages_examples(seeing: Server, block: Block, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(picture("MAGENTA"))
+    if block.language == "bash" and not (shutil.which("bash") and shutil.which("curl") and shutil.which("base64")):
+        pytest.skip("the example needs bash, curl and base64")
+    runner = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
+    code = block.at(seeing.url).replace("ai/gemma3", SEES)
+    done = subprocess.run([*runner, code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "MAGENTA" in done.stdout
 
 
 def test_what_models_can_do(seeing: Server, llama: Client) -> None:

@@ -52,6 +52,7 @@ class Observer:
     def __init__(self, client: falcon.testing.TestClient, service: FakeService, answer: tuple[Any, ...]) -> None:
         self._client = client
         self._service = service
+        service.features = (*service.features, "vision")
         self._answer = answer
 
     def send(self, route: Route, body: dict[str, Any]) -> falcon.testing.Result:

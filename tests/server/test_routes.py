@@ -59,7 +59,7 @@ def test_openais_routes_under_every_root(service: FakeService) -> None:
             for path, resource in table.items()
             if path.startswith(f"{root}/") and not isinstance(resource, (NotServed, StoredChat))
         )
-        assert found == sorted([*EVERYWHERE, "/models", "/models/{name:model}"])
+        assert found == sorted([*EVERYWHERE, "/audio/transcriptions", "/models", "/models/{name:model}"])
     for root in ("/engines", "/engines/{backend}"):
         assert {f"{root}/rerank", f"{root}/reranking", f"{root}/score"} <= table.keys()
 
@@ -221,6 +221,7 @@ def test_models_are_listed_by_tag(client: falcon.testing.TestClient, service: Fa
             "parameters": "134.52M",
             "quantization": "Q4_1",
             "size": "91.73MiB",
+            "capabilities": list(service.features),
         },
     }
 
@@ -229,6 +230,7 @@ def test_a_model_without_details_has_no_dmr_object(client: falcon.testing.TestCl
     from dmr.types import ModelConfig, ModelRecord
 
     service.models = [ModelRecord("sha256:1", ("docker.io/a/b:latest",), 5, ModelConfig())]
+    service.features = ()
     assert client.simulate_get("/v1/models/a/b").json == {
         "id": "a/b:latest",
         "object": "model",

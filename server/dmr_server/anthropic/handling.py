@@ -1,9 +1,10 @@
 """Content blocks, wherever they can stand: **honoured** are text, tool_use, tool_result (with `is_error`, text,
-documents, search results and tool references), thinking (also one that was omitted: its signature holds it), document
+images, documents, search results and tool references), image (base64, or a URL where the server's settings
+[allow it](../multimodal.md#urls)), thinking (also one that was omitted: its signature holds it), document
 with a source of type text or content, search_result, a system role inside of `messages` (with `clear_at`), and a last
 assistant message, which is continued. **Ignored** are redacted_thinking, server_tool_use, mcp_tool_use and their
-results, and `cache_control` on anything: what can be taken from the cache always is. **Refused** are images, PDF
-documents, sources by URL or file, citations, container_upload, and blocks that nobody knows.
+results, and `cache_control` on anything: what can be taken from the cache always is. **Refused** are PDF documents,
+documents by URL, sources by file, citations, container_upload, and blocks that nobody knows.
 
 Tools: the client's own are honoured, with `strict` and `defer_loading`; those that Anthropic's API defines or runs
 itself (web_search_…, bash_…, text_editor_…, mcp_toolset) are left out with a line in the log.

@@ -10,7 +10,7 @@ from typing import Any
 
 from dmr_server.handling import Field, Route
 
-_NO_IMAGES = "400 `does not support`: no model sees pictures here"
+_IMAGES = "base64; sounds too; each stands at an `[img]` of the prompt, else before it"
 _TEMPLATES = "Go's text/template, or Jinja if it has `{%`; with Go's the thought is not told apart"
 _LOADER = "how a model is loaded is the server's matter"
 
@@ -100,7 +100,7 @@ _GENERATE: Mapping[str, Field] = {
     ),
     "context": Field("honoured", [1, 2, 3], "the `context` of an earlier answer stands before the prompt"),
     "raw": Field("honoured", True, "the prompt as it is; 400 together with template, system or context"),
-    "images": Field("refused", ["aGk="], _NO_IMAGES),
+    "images": Field("honoured", ["aGk="], _IMAGES),
     "width": Field("ignored", 64, "of image models, which do not run here"),
     "height": Field("ignored", 64, "of image models, which do not run here"),
     "steps": Field("ignored", 4, "of image models, which do not run here"),
@@ -118,7 +118,7 @@ _CHAT: Mapping[str, Field] = {
         "honoured",
         [{"role": "user", "content": "Bye"}],
         "`role`, `content` (text), `thinking`, `tool_calls`, `tool_name`, `tool_call_id`; "
-        "`images`: 400. An empty list loads the model, or unloads it with `keep_alive` 0",
+        "`images` as in generate. An empty list loads the model, or unloads it with `keep_alive` 0",
     ),
     "tools": Field("honoured", [_TOOL], "schemas are kept whole; a call comes in one line when it is complete"),
     **_COMMON,

@@ -1,14 +1,20 @@
-"""Parts of a message: **honoured** are `text` and `refusal`, in any role; a last assistant message is continued, its
-`reasoning_content` (or `reasoning`) goes where the template wants it. **Refused** are images, audio, video and files.
-`prompt_cache_breakpoint` is **ignored**: what can be taken from the cache always is.
+"""Parts of a message: **honoured** are `text` and `refusal`, in any role, and, in all roles but the assistant's,
+`image_url` (an object with `url` and `detail`, or the URL alone) and `input_audio` (wav, mp3, flac), for
+[models that see or hear](../multimodal.md); a last assistant message is continued, its `reasoning_content` (or
+`reasoning`) goes where the template wants it. **Refused** are video and files. `prompt_cache_breakpoint` is
+**ignored**: what can be taken from the cache always is.
 
 A field that none of these tables names is ignored, and `null` means "absent". Answers add to OpenAI's what clients of
 other servers read: `reasoning_content` and `reasoning`, `timings`, and `schema_violations`, which tells where an answer
 breaks a schema that could not be enforced as a whole. With `"include_reasoning": false` (vLLM) or
 `"reasoning": {"exclude": true}` (OpenRouter) the thought is left out of the answer.
 
-Known parts of OpenAI's API that are not served (images, audio, files, batches, moderations, fine-tuning, assistants,
-threads, vector stores) answer 501; stored chat completions answer 404.
+`POST /v1/audio/transcriptions` takes a form: `file`, `model`, `prompt`, `language`, `temperature`, `stream` and
+`response_format` (`json`, `text`, `verbose_json`) are honoured; what needs times (`srt`, `vtt`,
+`timestamp_granularities[]`), `include[]` and speakers are refused.
+
+Known parts of OpenAI's API that are not served (images that are made, speech, translations, files, batches,
+moderations, fine-tuning, assistants, threads, vector stores) answer 501; stored chat completions answer 404.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ Capable = Callable[[ModelRecord], tuple[str, ...]]
 
 
 def to_models(
-    records: Iterable[ModelRecord], elsewhere: Mapping[str, Iterable[str]], capabilities: Capable
+    records: Iterable[ModelRecord],
+    elsewhere: Mapping[str, Iterable[str]] = {},
+    capabilities: Capable = lambda record: (),
 ) -> ModelPage:
     """One entry for each tag, so that every id can be used as a model name; an untagged model goes by its digest.
 

@@ -31,6 +31,7 @@ from dmr_server.openai.tokens import (
     TokenizeFields,
     TokenList,
 )
+from dmr_server.openai.transcriptions import Transcript, TranscriptDelta, TranscriptDone, VerboseTranscript
 from dmr_server.openai.wire import ErrorAnswer, OpenAIDialect
 from dmr_server.operation import IN_ENGINE, IN_USE, Operation, Surface
 
@@ -137,6 +138,16 @@ SURFACE = Surface(
         "/apply-template": {"post": _about_chat("the prompt of a conversation", RenderedPrompt)},
         "/tokenize": {"post": _asking("the tokens of a text", TokenizeFields, (TokenList, PieceList, CountedTokens))},
         "/detokenize": {"post": _asking("the text of tokens", DetokenizeFields, PlainText)},
+        "/audio/transcriptions": {
+            "post": Operation(
+                "write down what is said in a recording",
+                (Transcript, VerboseTranscript),
+                upload="multipart/form-data",
+                stream=(TranscriptDelta, TranscriptDone, ErrorAnswer),
+                stream_type=EVENT_STREAM,
+                errors=IN_ENGINE,
+            )
+        },
         "/models": {"get": Operation("the models of the store", ModelPage)},
         "/models/{name:model}": {
             "get": Operation("one model", Model),

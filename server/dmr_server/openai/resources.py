@@ -18,6 +18,7 @@ from dmr_server.openai.missing import missing_routes
 from dmr_server.openai.models import Deleted, model_elsewhere, to_model, to_models
 from dmr_server.openai.rerank import read_rerank, read_score
 from dmr_server.openai.tokens import read_apply_template, read_detokenize, read_input_tokens, read_tokenize
+from dmr_server.openai.transcriptions import Transcriptions
 from dmr_server.openai.wire import OpenAIDialect, encode
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def routes(service: Service, settings: Settings, stamps: Stamps) -> dict[str, ob
     """Every OpenAI route, and those that llama-server and vLLM serve beside them."""
     generating = _generating(service, settings, stamps)
     ranking = _ranking(service, settings, stamps)
+    transcriptions = Transcriptions(service, settings.max_body_bytes)
     table: dict[str, object] = {}
     for root in (*ROOTS, ""):  # llama-server has all of them without `/v1` too
         table.update((root + path, resource) for path, resource in {**generating, **ranking}.items())
@@ -85,6 +87,7 @@ def routes(service: Service, settings: Settings, stamps: Stamps) -> dict[str, ob
         table.update((root + path, resource) for path, resource in ranking.items())
     for root in ROOTS:
         table[f"{root}/models"] = ModelList(service)
+        table[f"{root}/audio/transcriptions"] = transcriptions
         table[f"{root}/models/{{name:model}}"] = ModelItem(service)
         table.update(missing_routes(root))
     return table

@@ -24,6 +24,7 @@ _KINDS = {
     "/chat/completions": Kind("completion"),
     "/completions": Kind("completion"),
     "/infill": Kind("completion"),
+    "/audio/transcriptions": Kind("completion"),
     "/responses": Kind("completion", "openai/responses"),
     "/messages": Kind("completion", "anthropic/messages"),
     "/api/chat": Kind("completion", "ollama/completion"),

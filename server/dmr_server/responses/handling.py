@@ -5,8 +5,10 @@ so that they outlive restarts; `store: false` keeps nothing.
 
 Input items: messages in both forms, function and custom tool calls with their outputs, reasoning items (a thought comes
 back by its `encrypted_content`), `item_reference`, `compaction`. Items of other types are left out, with a line in the
-server's log. Pictures, files and audio are a 400. Tools: `function`, `custom` (free text, or a `regex` grammar) and
-`namespace`, whose tools are offered to the model under one flat name each; tools that OpenAI itself runs are left out.
+server's log. `input_image` (with `image_url`) and `input_audio` are for [models that see or hear](../multimodal.md),
+also in outputs of functions; they are kept as they were sent. Files are a 400. Tools: `function`, `custom` (free
+text, or a `regex` grammar) and `namespace`, whose tools are offered to the model under one flat name each; tools that
+OpenAI itself runs are left out.
 
 Besides: GET and DELETE `/v1/responses/{id}` (`?stream=true&starting_after=N` plays the events again, each text in one
 delta; a background stream is followed as it goes), `/input_items`, `/cancel` (what is in progress, in any worker),
@@ -59,7 +61,7 @@ _CREATED: Mapping[str, Field] = {
     "access_programs": Field("ignored", {"cyber": "standard"}),
     "background_options": Field("ignored", {"completion_window": "2h"}, "it is answered as soon as can be"),
     "client_metadata": Field("ignored", {"a": "b"}, "Codex"),
-    "image": Field("ignored", {"context_compression": "enabled"}, "there are no pictures"),
+    "image": Field("ignored", {"context_compression": "enabled"}, "pictures are never left out"),
     "prompt_cache_key": Field("ignored", "k", "prompts are always cached"),
     "prompt_cache_options": Field("ignored", {"mode": "implicit", "ttl": "30m"}, "prompts are always cached"),
     "prompt_cache_retention": Field("ignored", "24h", "prompts are always cached"),
