@@ -59,7 +59,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._most_requests, self.max_requests = self.max_requests, sys.maxsize
+        self._most_requests = int(self.max_requests)
+        self.max_requests = sys.maxsize  # or gunicorn would count too
         self._is_leaving = mmap.mmap(-1, 1)  # one byte that the master sees too
         self._heads: dict[TConn, float] = {}  # of which requests are awaited, and since when
         self._num_busy = 0  # threads that serve a request
