@@ -83,6 +83,10 @@ class Server:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: one request, then messages until it is done or the other side leaves."""
+        with contextlib.suppress(asyncio.CancelledError):  # at the process's end; asyncio would log each as a defect
+            await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             message = await read_frame(reader, engine_query_decoder)
             if message is not None:

@@ -212,6 +212,22 @@ def test_closing_the_connection_is_the_abort(worker: Worker, num_heard: int) -> 
     assert worker.bench.runner.num_steps < 300
 
 
+def test_a_process_that_ends_has_nothing_to_say_of_its_connections(worker: Worker) -> None:
+    """As asyncio.run() does at its end, all tasks are cancelled; what its callbacks raise is in `loop_errors`."""
+    worker.delay = 0.02
+    messages = worker.generate(5, max_tokens=20)
+    assert next(message for message in messages if message is not None) == EngineStarted(1)
+
+    def end() -> None:
+        for task in asyncio.all_tasks(worker.loop):
+            if "Server.serve" in repr(task.get_coro()):
+                task.cancel()
+
+    worker.loop.call_soon_threadsafe(end)
+    with pytest.raises(EngineCrashed):
+        list(messages)
+
+
 def test_an_answer_that_nobody_has_read_does_not_disturb(worker: Worker) -> None:
     """The kernel reports a reset, not an end, when unread bytes are thrown away."""
     worker.delay = 0.001
