@@ -18,7 +18,15 @@ from dmr.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Descriptor
 from dmr.store.registry.challenge import Challenge, parse_challenge
 from dmr.store.registry.credentials import Credentials
 from dmr.store.registry.scheme import find_scheme
-from dmr.store.registry.transport import PASSING_STATUSES, RETRY_AFTER, STEADY, Patience, Transport, is_private_host
+from dmr.store.registry.transport import (
+    PASSING_STATUSES,
+    RETRY_AFTER,
+    STEADY,
+    Patience,
+    Transport,
+    check_host,
+    is_private_host,
+)
 
 HUB_HOST = "registry-1.docker.io"
 DOCKER_MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -58,6 +66,7 @@ class Repository:
 
     @functools.cached_property
     def _scheme(self) -> str:
+        check_host(urlsplit(f"//{self._host}").hostname or "")
         return self._given_scheme or find_scheme(self._transport, self._host, self._insecure)
 
     def manifest(self, reference: str, patience: Patience = STEADY) -> bytes:
@@ -115,6 +124,9 @@ class Repository:
             return parts._replace(scheme=own.scheme).geturl()
         if parts.scheme not in ("http", "https") or (own.scheme == "https" and parts.scheme == "http"):
             raise RegistryError(f"{self._host} wants the model sent to an address that is not safe: {parts.netloc}.")
+        check_host(parts.hostname or "")
+        if is_private_host(parts.hostname or "") and not is_private_host(own.hostname or ""):
+            raise RegistryError(f"{self._host} wants the model sent to the private address {parts.netloc}.")
         return parts.geturl()
 
     def put_manifest(self, reference: str, raw: bytes, media_type: str = MANIFEST_TYPE) -> None:
@@ -194,6 +206,7 @@ class Repository:
             raise RegistryError(f"{self._host} names no usable token service.")
         if parts.scheme == "http" and self._scheme == "https":
             raise RegistryError(f"{self._host} wants credentials sent over plain http to {parts.netloc}.")
+        check_host(parts.hostname)
         own = urlsplit(self._url("")).hostname or ""
         if parts.hostname != own and is_private_host(parts.hostname) and not is_private_host(own):
             raise RegistryError(f"{self._host} names a token service at the private address {parts.netloc}.")

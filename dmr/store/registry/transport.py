@@ -197,11 +197,27 @@ class _WaysOut:
 
 def is_private_host(host: str) -> bool:
     """Whether a host has an address that the internet cannot reach; a name that does not resolve counts as public."""
+    return any(not address.is_global for address in _addresses(host))
+
+
+def check_host(host: str) -> None:
+    """Nobody has a registry at a link-local address, but clouds tell a machine's secrets at one.
+
+    Raises:
+        RegistryError: the host is at such an address.
+    """
+    if any(address.is_link_local or address.is_multicast for address in _addresses(host)):
+        raise RegistryError(f"{host} is a link-local address: no registry is asked there.")
+
+
+def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     try:
         found = socket.getaddrinfo(host, None)
     except (OSError, UnicodeError):
-        return False
-    return any(not ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_global for entry in found)
+        return []
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    # An IPv4 address that is written as one of IPv6 is what it is.
+    return [getattr(address, "ipv4_mapped", None) or address for address in addresses]
 
 
 def _check_redirect(origin: str, source: str, target: str) -> None:
@@ -210,6 +226,7 @@ def _check_redirect(origin: str, source: str, target: str) -> None:
         raise RegistryError(f"{_host(origin)} redirects to something that is no web address.")
     if urlsplit(source).scheme == "https" and parts.scheme != "https":
         raise RegistryError(f"{_host(origin)} redirects from https to plain http ({_host(target)}).")
+    check_host(parts.hostname)
     if is_private_host(parts.hostname) and not is_private_host(urlsplit(origin).hostname or ""):
         raise RegistryError(f"{_host(origin)} redirects to the private address {_host(target)}.")
 

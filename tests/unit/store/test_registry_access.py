@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from transfer_models import bring
 
 from dmr.errors import RegistryError, Unauthorized
 from dmr.store.pull import RegistryOptions
+from dmr.store.registry.client import Repository
 from dmr.store.registry.credentials import HUB_KEY, Credentials, find_credentials
+from dmr.store.registry.transport import Transport, _check_redirect
 from dmr.store.store import ModelStore
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -158,6 +161,44 @@ def test_a_redirect_does_not_lead_out_of_tls(
     with pytest.raises(RegistryError, match="redirects from https to plain http"):
         bring(target, f"{server.host}/test/model:v1", options)
     assert registry.requests == []
+
+
+METADATA = ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]"]  # what clouds tell machines about themselves
+
+
+@pytest.mark.parametrize("host", METADATA)
+def test_no_registry_is_asked_at_a_link_local_address(host: str, target: ModelStore) -> None:
+    with pytest.raises(RegistryError, match="link-local"):
+        Repository(Transport(), host, "test/model").manifest("v1")
+
+
+@pytest.mark.parametrize("host", METADATA)
+def test_redirects_token_services_and_uploads_lead_to_none_either(
+    host: str, name: str, target: ModelStore, registry: LoopbackRegistry
+) -> None:
+    registry.redirect_to = f"http://{host}"
+    with pytest.raises(RegistryError, match="link-local"):
+        bring(target, name)
+    registry.redirect_to, registry.user, registry.realm = "", "me:secret", f"http://{host}/token"
+    with pytest.raises(RegistryError, match="link-local"):
+        bring(target, name)
+    repository = Repository(Transport(), registry.host, "test/model", insecure=True)
+    with pytest.raises(RegistryError, match="link-local"):
+        repository._upload_address(f"http://{host}/take")
+
+
+def test_what_is_public_does_not_lead_to_a_private_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"registry.example": "93.184.216.34", "inside.example": "10.0.0.7", "other.example": "93.184.216.35"}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_: [(0, 0, 0, "", (known[host], 0))])
+    repository = Repository(Transport(), "https://registry.example", "test/model")
+    with pytest.raises(RegistryError, match=r"private address inside\.example"):
+        repository._upload_address("https://inside.example/take")
+    with pytest.raises(RegistryError, match=r"private address inside\.example"):
+        repository._check_realm("https://inside.example/token")
+    with pytest.raises(RegistryError, match=r"private address inside\.example"):
+        _check_redirect("https://registry.example/v2/", "https://registry.example/v2/", "https://inside.example/blob")
+    assert repository._upload_address("https://other.example/take") == "https://other.example/take"
+    repository._check_realm("https://other.example/token")
 
 
 def test_a_resumed_download_keeps_its_range_through_redirects(
