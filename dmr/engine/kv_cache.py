@@ -43,11 +43,13 @@ class KVCache:
         *,
         max_parked_cells: int | None = None,
         host: HostCache | None = None,
+        counts_positions: bool = False,
     ) -> None:
         """`max_parked_cells`: cells that may be kept for those who come later; None = all that are left. A step takes
         longer the more cells are in use, also those that it has no use for.
 
         `host`: where to save what is parked; then the bound waits for what is not saved yet.
+        `counts_positions`: under M-RoPE a picture has fewer positions than cells.
         """
         self.num_cells = num_cells
         self.sharing = sharing
@@ -60,7 +62,8 @@ class KVCache:
         self._tier: HostTier | None = None
         # Pieces of a sequence are saved and restored through a slot that nobody else has.
         scratch = num_slots - 1 if host is not None and sharing is Sharing.ANYWHERE else None
-        self._pool = Pool(num_cells, num_slots if scratch is None else scratch, sharing)
+        num_pooled = num_slots if scratch is None else scratch
+        self._pool = Pool(num_cells, num_pooled, sharing, counts_positions=counts_positions)
         if host is not None and sharing is not Sharing.NONE and self._pool.num_slots > 1:
             promises = self._plans if sharing is Sharing.ANYWHERE else self._checkpoints.promises
             self._tier = HostTier(self._pool, host, promises, scratch, self._max_parked_cells)
@@ -175,14 +178,16 @@ class KVCache:
 
     def close(self, sequence: Sequence) -> None:
         """Take slot and cells from the sequence, between two steps; what is computed stays parked."""
-        slot = self._holding_of(sequence).slot
+        holding = self._holding_of(sequence)
+        slot, limit = holding.slot, None
         sequence.slot = None
         self._unsettled.pop(slot, None)
         self._plans.remove(self._planned.pop(slot))
         self._checkpoints.forget(slot)
-        # What stands behind a picture that has other positions than places can be shared with nobody.
-        media = sequence.media
-        self._pool.park(slot, None if media is None or media.keeps_positions else media.first)
+        if sequence.media is not None and not sequence.media.keeps_positions:
+            limit = sequence.media.snapped(holding.num_tokens)
+            holding.num_saved = holding.num_tokens  # host memory counts cells, not positions
+        self._pool.park(slot, limit)
         if self._tier is None:
             self._pool.evict_to(self._pool.cells.num_active + self._max_parked_cells)
 
@@ -246,7 +251,8 @@ class KVCache:
         if self.sharing is not Sharing.AT_END:
             return 0
         known = self._pool.num_known(sequence.token_ids, limit)
-        return max(known, self._plans.longest_shared(sequence.token_ids, limit)[0])
+        known = max(known, self._plans.longest_shared(sequence.token_ids, limit)[0])
+        return known if sequence.media is None else sequence.media.snapped(known)
 
     def _plan_checkpoints(self, sequence: Sequence, num_known: int) -> None:
         begin, end = sequence.num_computed_tokens, sequence.num_shareable_tokens

@@ -91,7 +91,10 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
         info = describe(loaded.model, loaded.template, embed_runner.max_input_tokens, tasks)
         return Machinery(server, None, embedder, info, watchdog)
     shared = SharingRunner(runner, cores)
-    steps = StepLoop(lambda deliver: make_engine(shared, runner, settings, deliver, shared), settings)
+    uses_mrope = reader is not None and reader.uses_mrope
+    steps = StepLoop(
+        lambda deliver: make_engine(shared, runner, settings, deliver, shared, counts_positions=uses_mrope), settings
+    )
     media = MediaEncoder(reader, cores) if reader is not None else None
     server = Server(Intake(runner), steps, embedding, media=media, media_timeout=settings.queue_timeout)
     return Machinery(server, steps, embedder, _with_senses(runner.info(), reader), watchdog, media)
@@ -124,10 +127,19 @@ def _make_embed_runner(spec: EngineSpec, loaded: LoadedModel, num_cores: int, *,
 
 
 def make_engine(
-    steps: Runner, runner: ModelRunner, settings: EngineSettings, deliver: Deliver, drafts: DraftSource | None = None
+    steps: Runner,
+    runner: ModelRunner,
+    settings: EngineSettings,
+    deliver: Deliver,
+    drafts: DraftSource | None = None,
+    *,
+    counts_positions: bool = False,
 ) -> Engine:
-    """An engine that computes its steps with `steps`, and its guesses with `drafts`; both stand for `runner`."""
-    kv_cache = runner.make_kv_cache()
+    """An engine that computes its steps with `steps`, and its guesses with `drafts`; both stand for `runner`.
+
+    `counts_positions`: see KVCache.
+    """
+    kv_cache = runner.make_kv_cache(counts_positions=counts_positions)
     scheduler = Scheduler(kv_cache, runner.max_num_seqs, runner.max_batch_tokens, runner.max_outputs)
     pacer = PrefillPacer(
         settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens, runner.narrow_batch

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dmr.engine.media_reader import Medium
-from dmr.engine.media_spans import MediaSpan
+from dmr.engine.media_spans import MediaSpan, place_ids
 from dmr.engine.prompt_text import Vocabulary, tokenize_prompt
 from dmr.errors import InvalidRequest
 from dmr.wire import MEDIA_CLOSE, MEDIA_OPEN
 
 _MEDIUM = re.compile(f"{MEDIA_OPEN}([0-9]{{1,9}}){MEDIA_CLOSE}")
 _MARK = re.compile(f"[{MEDIA_OPEN}{MEDIA_CLOSE}]")
-PLACES_BITS = 24  # of a place's number, the rest is its piece's
 
 
 class MediaPrompt(NamedTuple):
@@ -66,11 +65,10 @@ def _append(prompt: MediaPrompt, medium: Medium) -> None:
         vectors = medium.vectors[number] if medium.vectors else None
         span = MediaSpan(len(prompt.token_ids), piece.num_places, piece.num_positions, piece.is_causal, piece, vectors)
         prompt.spans.append(span)
-        prompt.token_ids.extend(_places(medium.digest, number, piece.num_places))
+        name = _name_of(medium.digest, number)
+        prompt.token_ids.extend(place_ids(name, piece.num_places, piece.num_positions))
 
 
-def _places(digest: bytes, number: int, count: int) -> list[int]:
-    """Numbers that no other piece has, for all that can be told."""
-    name = hashlib.blake2b(digest + number.to_bytes(4, "big"), digest_size=12).digest()
-    first = int.from_bytes(name, "big") << PLACES_BITS
-    return [-(first + place) - 1 for place in range(count)]
+def _name_of(digest: bytes, number: int) -> int:
+    """Which no other piece has, for all that can be told."""
+    return int.from_bytes(hashlib.blake2b(digest + number.to_bytes(4, "big"), digest_size=12).digest(), "big")

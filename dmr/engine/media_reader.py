@@ -61,6 +61,11 @@ class MediaReader:
         return cls(projector, max_batch_tokens)
 
     @property
+    def uses_mrope(self) -> bool:
+        """Whether positions have several parts, and a picture fewer of them than places."""
+        return self._projector.uses_mrope
+
+    @property
     def senses(self) -> tuple[str, ...]:
         """Of "vision" and "audio"."""
         has = {"vision": self._projector.sees, "audio": self._projector.hears}

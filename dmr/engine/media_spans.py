@@ -1,13 +1,19 @@
 """Where pictures and sounds stand in a sequence. Bookkeeping only.
 
 Each place of a picture is a token of the sequence: a negative number made of what the picture is, so that prompts with
-the same picture share its cells as they share text.
+the same picture share its cells as they share text. Under M-RoPE a piece moves positions on by less than it has places,
+and a part of its cells cannot be told from the rest; the number says by how much less, so that whoever knows the tokens
+knows the positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NamedTuple
+
+PLACE_BITS = 24  # of each of the two numbers beside a piece's name
+_PLACE = (1 << PLACE_BITS) - 1
 
 
 class MediaSpan(NamedTuple):
@@ -30,7 +36,7 @@ class MediaSpans:
 
     def __init__(self, spans: Sequence[MediaSpan]) -> None:
         self._spans = tuple(spans)
-        # Else a cell's position is not its place in the sequence, which all that shares cells relies on.
+        # Else a cell's position is not its place in the sequence.
         self.keeps_positions = all(span.num_places == span.num_positions for span in spans)
 
     def __iter__(self) -> Any:
@@ -62,4 +68,26 @@ class MediaSpans:
     def snapped(self, num_tokens: int) -> int:
         """Of so many tokens that are there already, those with which can be begun: no part of what is indivisible."""
         span = self.at(num_tokens)
-        return span.start if span is not None and not span.is_divisible else num_tokens
+        if span is None or (span.is_divisible and span.num_places == span.num_positions):
+            return num_tokens
+        return span.start
+
+
+def place_ids(name: int, num_places: int, num_positions: int) -> list[int]:
+    """The tokens of a piece. `name`: a number that no other piece has."""
+    first = (name << PLACE_BITS | (num_places - num_positions)) << PLACE_BITS
+    return [-(first | place) - 1 for place in range(num_places)]
+
+
+def position_behind(token_ids: Sequence[int], num_tokens: int) -> int:
+    """The position of what follows the first `num_tokens`, which end with no part of a piece (see `whole_pieces`)."""
+    firsts = (-token - 1 for token in islice(token_ids, num_tokens) if token < 0 and not (-token - 1) & _PLACE)
+    return num_tokens - sum(number >> PLACE_BITS & _PLACE for number in firsts)
+
+
+def whole_pieces(token_ids: Sequence[int], num_tokens: int) -> int:
+    """The most of the first `num_tokens` that end with no part of a piece which has fewer positions than places."""
+    if num_tokens >= len(token_ids) or token_ids[num_tokens] >= 0:
+        return num_tokens
+    number = -token_ids[num_tokens] - 1
+    return num_tokens - (number & _PLACE) if number >> PLACE_BITS & _PLACE else num_tokens

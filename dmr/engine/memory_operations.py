@@ -12,18 +12,18 @@ class Clear(NamedTuple):
 
 
 class Trim(NamedTuple):
-    """Leave a slot its first `num_tokens` cells."""
+    """Leave a slot its cells before the position `end`."""
 
     slot: int
-    num_tokens: int
+    end: int
 
 
 class Copy(NamedTuple):
-    """Let `target`, which is empty, share the first `num_tokens` cells of `source`."""
+    """Let `target`, which is empty, share the cells of `source` before the position `end`."""
 
     source: int
     target: int
-    num_tokens: int
+    end: int
 
 
 class Saved:

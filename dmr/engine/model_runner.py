@@ -170,15 +170,22 @@ class ModelRunner(ModelVocabulary):
     def has_draft_model(self) -> bool:
         return self._draft_model is not None
 
-    def make_kv_cache(self, max_parked_cells: int | None = None) -> KVCache:
-        """The books of an empty native memory. `max_parked_cells`: see KVCache; None = by where it computes."""
+    def make_kv_cache(self, max_parked_cells: int | None = None, *, counts_positions: bool = False) -> KVCache:
+        """The books of an empty native memory. `max_parked_cells`, None = by where it computes; see KVCache."""
         host = None
         if max_parked_cells is None and not computes_on_device():
             max_parked_cells = max(LEAST_PARKED_ON_CPU, self.num_cells // PARKED_SHARE_ON_CPU)
         saves_whole = self.sharing is Sharing.AT_END  # pieces take a slot of their own, but sequences come first
         if self.host_cache_bytes and (saves_whole or self.num_slots > self.max_num_seqs):
             host = HostCache(self.host_cache_bytes, self._memory.costs, saves_whole=saves_whole)
-        return KVCache(self.num_cells, self.num_slots, self.sharing, max_parked_cells=max_parked_cells, host=host)
+        return KVCache(
+            self.num_cells,
+            self.num_slots,
+            self.sharing,
+            max_parked_cells=max_parked_cells,
+            host=host,
+            counts_positions=counts_positions,
+        )
 
     def info(self) -> EngineInfo:
         tasks = ("generate", "embed")

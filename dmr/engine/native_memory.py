@@ -75,11 +75,11 @@ class NativeMemory:
         """
         for operation in operations:
             if isinstance(operation, Copy):
-                self._context.copy(operation.source, operation.target, 0, operation.num_tokens)
+                self._context.copy(operation.source, operation.target, 0, operation.end)
             elif isinstance(operation, Clear):
                 self._remove(operation.slot, 0)
             elif isinstance(operation, Trim):
-                self._remove(operation.slot, operation.num_tokens)
+                self._remove(operation.slot, operation.end)
             else:
                 self._transfer(operation)
 

@@ -10,6 +10,7 @@ import heapq
 from typing import NamedTuple
 
 from dmr.engine.cells import Cells, Run, length_of, num_inactive
+from dmr.engine.media_spans import position_behind, whole_pieces
 from dmr.engine.memory_operations import Clear, Copy, Operation, Trim
 from dmr.engine.prefix_tree import Place, PrefixTree
 
@@ -68,7 +69,9 @@ class Holding:
 class Pool:
     """A slot is free, active or parked. What is parked can always be had."""
 
-    def __init__(self, num_cells: int, num_slots: int, sharing: Sharing) -> None:
+    def __init__(self, num_cells: int, num_slots: int, sharing: Sharing, *, counts_positions: bool = False) -> None:
+        """`counts_positions`: a picture may have fewer positions than cells."""
+        self._counts_positions = counts_positions
         self.num_cells = num_cells
         self.num_slots = num_slots
         self.sharing = sharing
@@ -216,6 +219,8 @@ class Pool:
             holding = self._oldest(min(slots, key=self._priority_of))
             assert holding.run is not None
             num_left = holding.num_tokens - min(holding.run.length, max(num_over, LEAST_EVICTED))
+            if self._counts_positions:
+                num_left = whole_pieces(holding.token_ids, num_left)
             if self._is_worth_a_slot(holding, num_left):
                 self._trim(holding, num_left)
             else:
@@ -226,7 +231,10 @@ class Pool:
         holding.run = self.cells.shorten(holding.run, holding.num_tokens - num_left)
         holding.num_tokens = num_left
         self._tree.shorten(holding.place, num_left)
-        self.operations.append(Trim(holding.slot, num_left))
+        self.operations.append(Trim(holding.slot, self._position_behind(holding, num_left)))
+
+    def _position_behind(self, holding: Holding, num_tokens: int) -> int:
+        return position_behind(holding.token_ids, num_tokens) if self._counts_positions else num_tokens
 
     def check_integrity(self) -> None:
         """Raises AssertionError when the counts do not add up."""
@@ -258,7 +266,8 @@ class Pool:
             self.drop(self._oldest(oldest).slot)
         slot = heapq.heappop(self._free_slots)
         if match.num_tokens:
-            self.operations.append(Copy(match.slot, slot, match.num_tokens))
+            end = self._position_behind(self.holding(match.slot), match.num_tokens)
+            self.operations.append(Copy(match.slot, slot, end))
         return slot
 
     def _oldest(self, slot: int) -> Holding:

@@ -91,8 +91,6 @@ class Sequence:
     @property
     def num_shareable_tokens(self) -> int:
         """How many cells of others it could use: what an output is wanted for must be computed."""
-        if self.media is not None and not self.media.keeps_positions:
-            return self.media.first
         return self.num_scored_tokens - 1 if self.wants_scores else len(self.token_ids) - 1
 
     @property

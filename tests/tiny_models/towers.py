@@ -23,7 +23,7 @@ def write_mrope_projector(path: Path) -> None:
         "v.patch_embd.weight.1": noise(0.1, width, 3, MROPE_PATCH, MROPE_PATCH).astype(np.float32),
         "mm.0.weight": noise(0.3, 4 * width, 4 * width).astype(np.float32),
         "mm.0.bias": np.zeros(4 * width),
-        "mm.2.weight": noise(0.2, llama.WIDTH, 4 * width).astype(np.float32),
+        "mm.2.weight": noise(0.01, llama.WIDTH, 4 * width).astype(np.float32),
         "mm.2.bias": np.zeros(llama.WIDTH),
     }
     sizes = _sizes(blocks, width, 8 * MROPE_PATCH, MROPE_PATCH, llama.WIDTH)

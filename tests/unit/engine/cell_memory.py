@@ -39,13 +39,13 @@ class CellMemory:
             if isinstance(operation, Copy):
                 assert not self._slots.get(operation.target), "a copy onto cells"
                 source = self._slots[operation.source]
-                assert len(source) >= operation.num_tokens, "a copy of cells that are not there"
-                assert not self.is_whole or len(source) == operation.num_tokens, "a copy of a part"
-                self._slots[operation.target] = source[: operation.num_tokens]
+                assert len(source) >= operation.end, "a copy of cells that are not there"
+                assert not self.is_whole or len(source) == operation.end, "a copy of a part"
+                self._slots[operation.target] = source[: operation.end]
             elif isinstance(operation, Trim):
-                assert len(self._slots[operation.slot]) > operation.num_tokens, "a cut beyond the end"
+                assert len(self._slots[operation.slot]) > operation.end, "a cut beyond the end"
                 assert not self.is_whole, "a part is cut off"
-                del self._slots[operation.slot][operation.num_tokens :]
+                del self._slots[operation.slot][operation.end :]
             elif isinstance(operation, (Save, Restore)):
                 self._transfer(operation)
             else:

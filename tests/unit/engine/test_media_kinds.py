@@ -15,6 +15,7 @@ from tiny_models import SCRIPT_COLOURS, WINDOW_PLACES, model_file
 from unit.engine.media_bench import MediaBench, picture, place
 from unit.engine.native_bench import SETTINGS, assert_same_distribution
 
+from dmr.config import AttentionSettings
 from dmr.engine.engine import Request
 from dmr.errors import ModelLoadFailed, Unsupported
 from dmr.types import TokenLogprob
@@ -131,6 +132,50 @@ def test_positions_go_on_where_a_wide_picture_ends(folder: Path) -> None:
     assert sequence.position_of(span.end) == span.start + 10
     bench.run()
     told(bench, request)
+    bench.close()
+
+
+def test_the_same_picture_is_shared_whatever_its_positions(folder: Path) -> None:
+    bench = MediaBench("tiny-mrope", folder, ROOMY)
+    text, media = f"{'a' * 40}{place(0)}{'b' * 40}", picture("RED", 280, 56)
+    first = bench.ask(text, media)
+    bench.run()
+    num_tokens = first.sequences[0].num_prompt_tokens
+    again, turn = bench.ask(text, media), bench.ask(f"{text}c d{place(1)}?", media, picture("BLUE"))
+    bench.run()
+    assert bench.num_cached(again) == num_tokens - 1
+    assert bench.num_cached(turn) >= num_tokens
+    assert_same_distribution(told(bench, first), told(bench, again))
+    expected = ask_alone(bench, f"{text}c d{place(1)}?", media, picture("BLUE"))
+    assert_same_distribution(expected, told(bench, turn))
+    bench.close()
+
+
+def test_evictions_in_the_middle_of_pictures_leave_right_answers(folder: Path) -> None:
+    # 16 bits of a cell, added up in another order, are not the same to a model of noise.
+    exact = AttentionSettings(flash_attention="off", key_type="f32", value_type="f32")
+    bench = MediaBench("tiny-mrope", folder, msgspec.structs.replace(SETTINGS, context_size=768, attention=exact))
+    dice = random.Random(3)
+    prompts = []
+    for _ in range(6):
+        media = [picture(colour, dice.choice([140, 280]), 224) for colour in dice.choices(SCRIPT_COLOURS, k=2)]
+        prompts.append((f"{'a' * dice.randrange(9, 30)}{place(0)}bc{place(1)}d", media))
+    alone = [ask_alone(bench, text, *media) for text, media in prompts]
+    bench.forget()
+    num_cached = 0
+    for _ in range(60):
+        number = dice.randrange(len(prompts))
+        text, media = prompts[number]
+        request = bench.ask(text, *media)
+        if dice.random() < 0.3:
+            doomed = bench.ask(f"{text} e", *media)
+            for _ in range(dice.randrange(1, 5)):
+                bench.engine.step()
+            bench.engine.abort(doomed)
+        bench.run()
+        assert_same_distribution(alone[number], told(bench, request))
+        num_cached += bench.num_cached(request)
+    assert num_cached > 1000
     bench.close()
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dmr.engine.media_spans import MediaSpan, MediaSpans
+from dmr.engine.media_spans import MediaSpan, MediaSpans, place_ids, position_behind, whole_pieces
 
 
 def span(start: int, num_places: int, num_positions: int | None = None, *, is_divisible: bool = True) -> MediaSpan:
@@ -30,6 +30,22 @@ def test_positions_fall_behind_places_where_a_piece_has_fewer() -> None:
     assert not spans.keeps_positions
     assert [spans.position_of(place) for place in (0, 3, 15, 20, 29)] == [0, 3, 7, 12, 15]
     assert MediaSpans([span(3, 12)]).keeps_positions
+
+
+def test_a_piece_with_fewer_positions_is_begun_at_its_start() -> None:
+    spans = MediaSpans([span(3, 12, 4)])
+    assert [spans.snapped(count) for count in (2, 3, 4, 14, 15, 16)] == [2, 3, 3, 3, 15, 16]
+
+
+def test_who_knows_the_tokens_knows_the_positions() -> None:
+    tokens = [5, 6, 7, *place_ids(99, 12, 4), 8, *place_ids(98, 9, 3), *place_ids(97, 5, 5), 9]
+    spans = MediaSpans([span(3, 12, 4), span(16, 9, 3), span(25, 5)])
+    assert len(set(tokens)) == len(tokens)
+    assert all(token < 0 for token in tokens[3:15])
+    for count in range(len(tokens) + 1):
+        whole = whole_pieces(tokens, count)
+        assert whole == spans.snapped(count)
+        assert position_behind(tokens, whole) == spans.position_of(whole)
 
 
 @pytest.mark.parametrize(("place", "start"), [(2, None), (3, 3), (6, 3), (7, 7), (8, 7), (9, None)])

@@ -14,7 +14,7 @@ from unit.engine.guessing import Eager, guessing
 from unit.engine.native_bench import SETTINGS, NativeBench, assert_same_distribution, make_spec
 
 from dmr.config import DraftSettings
-from dmr.engine import worker
+from dmr.engine import machinery
 from dmr.engine.draft_model import DraftModel
 from dmr.engine.intake import Intake
 from dmr.engine.model_runner import ModelRunner
@@ -253,12 +253,12 @@ def test_a_draft_model_that_does_not_fit(
 def test_an_engine_counts_its_guesses(
     load: Callable[..., ModelRunner], folder: Path, monkeypatch: pytest.MonkeyPatch, speculation: str
 ) -> None:
-    """As a worker makes it; the answer stands in the prompt already."""
-    monkeypatch.setattr(worker, "SpeculationPolicy", lambda target: Eager())
+    """As a process makes it; the answer stands in the prompt already."""
+    monkeypatch.setattr(machinery, "SpeculationPolicy", lambda target: Eager())
     path = str(model_file("tiny-script", folder))
     runner = load("tiny-script", speculation=speculation, draft_model=path)
     settings = msgspec.structs.replace(SETTINGS, speculation=speculation)
-    engine = worker.make_engine(runner, runner, settings, lambda request, message: None)
+    engine = machinery.make_engine(runner, runner, settings, lambda request, message: None)
     prompt = CHAT + SCRIPT_ANSWER + "<|im_end|>\n" + CHAT
     engine.add(Intake(runner).prepare(EngineRequest((prompt,), SamplingParams(temperature=0.0), max_tokens=40)))
     while engine.has_work:
