@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from .bert import EMBED_CONTEXT, EMBED_SIZE, write_embed_model, write_rerank_model
+from .ear import NOISE, SILENCE, write_script_ear
 from .llama import (
     RANDOM_CONTEXT,
     SCRIPT_CONTEXT,
@@ -41,6 +42,7 @@ __all__ = [
     "EMBED_SIZE",
     "MEMORY_CONTEXT",
     "MODELS",
+    "NOISE",
     "PROJECTORS",
     "RANDOM_CONTEXT",
     "SCRIPT_ANSWER",
@@ -52,6 +54,7 @@ __all__ = [
     "SCRIPT_TOOL_ANSWER",
     "SCRIPT_TOOL_ARGUMENTS",
     "SCRIPT_TOOL_CALL",
+    "SILENCE",
     "THINK_REASONING",
     "WINDOW",
     "WINDOW_PLACES",
@@ -96,6 +99,7 @@ PROJECTORS: dict[str, Callable[[Path], None]] = {}
 # What makes the model of the same name see.
 PROJECTORS: dict[str, Callable[[Path], None]] = {
     "tiny-script-mmproj": write_script_projector,
+    "tiny-script-ear": write_script_ear,
     "tiny-random-mmproj": write_random_projector,
     "tiny-hybrid-mmproj": write_hybrid_projector,
     "tiny-mrope-mmproj": write_mrope_projector,

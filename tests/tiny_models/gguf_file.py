@@ -14,7 +14,10 @@ Array = npt.NDArray[Any]
 
 
 def write_gguf(path: Path, architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
-    """Write one file; keys that begin with "." are the architecture's. Float64 matrices become F16, all else F32."""
+    """Write one file; keys that begin with "." are the architecture's.
+
+    Float64 matrices become F16 and float16 stays it; all else becomes F32.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     add: dict[type, Callable[[str, Any], None]] = {
         bool: writer.add_bool,
@@ -27,7 +30,7 @@ def write_gguf(path: Path, architecture: str, metadata: Mapping[str, Any], tenso
     for key, value in {**fixed, **metadata}.items():
         add[type(value)](architecture + key if key.startswith(".") else key, value)
     for key, tensor in tensors.items():
-        half = tensor.ndim == 2 and tensor.dtype == np.float64
+        half = tensor.dtype == np.float16 or (tensor.ndim == 2 and tensor.dtype == np.float64)
         writer.add_tensor(key, np.ascontiguousarray(tensor, np.float16 if half else np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
