@@ -1,6 +1,7 @@
 #include "core/grammar.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <unordered_map>
@@ -131,8 +132,39 @@ class Selection {
 
 GrammarStacks stacks_of(const llama_grammar & grammar) { return {grammar.stacks.begin(), grammar.stacks.end()}; }
 
+const char * skip_blanks(const char * text) {
+    while (*text != '\0' && std::strchr(" \t\r\n#", *text) != nullptr) {
+        text += *text == '#' ? std::strcspn(text, "\r\n") : 1;
+    }
+    return text;
+}
+
+// llama.cpp writes a grammar that it cannot parse to stderr, and grammars are what users send: so it never gets one.
+void check_syntax(const Model & model, const std::string & text) {
+    llama_grammar_parser parser(model.vocab());
+    try {
+        const char * rest = skip_blanks(text.c_str());
+        while (*rest != '\0') {
+            rest = parser.parse_rule(rest);
+        }
+    } catch (const std::exception &) {  // its message has the text too
+        throw GrammarError("the grammar cannot be parsed");
+    }
+    const auto is_undefined = [&](const llama_grammar_element & element) {
+        return element.type == LLAMA_GRETYPE_RULE_REF &&
+               (element.value >= parser.rules.size() || parser.rules[element.value].empty());
+    };
+    for (const auto & rule : parser.rules) {
+        if (rule.empty() || std::any_of(rule.begin(), rule.end(), is_undefined)) {
+            throw GrammarError("the grammar names a rule that it does not define");
+        }
+    }
+}
+
 llama_grammar * read(const Model & model, const std::string & text, const GrammarTriggers * triggers) {
     static const GrammarTriggers none;
+
+    check_syntax(model, text);
 
     const auto &              given = triggers == nullptr ? none : *triggers;
     std::vector<const char *> patterns;

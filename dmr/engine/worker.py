@@ -40,6 +40,7 @@ from dmr.wire import (
 )
 
 logger = logging.getLogger("dmr.engine")
+_QUOTING = ("Grammar triggered on", "Grammar still awaiting")  # begin lines with pieces of answers
 
 
 class StatusPipe:
@@ -124,11 +125,13 @@ def run_beside(worker: Embedder | MediaEncoder) -> None:
 
 
 def pump_log() -> None:
-    """Hand ggml's and llama.cpp's lines to Python's logging, from a thread of its own."""
+    """Hand ggml's and llama.cpp's lines to Python's logging, but for those that quote answers, from its own thread."""
     native = logging.getLogger("dmr.native")
     levels = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNING}
     while True:
         for level, line in _core.take_log(3600.0):
+            if line.startswith(_QUOTING):
+                continue
             native.log(levels.get(level, logging.INFO), "%s", line)
 
 
