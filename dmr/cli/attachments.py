@@ -21,7 +21,7 @@ _MENTION = r'(?<!\S)@(?:"(?P<quoted>[^"\n]+)"|(?P<plain>\S+))'
 # What a terminal types for a file that is dropped on it: an absolute path as a shell would quote it, or a URL.
 _DRAGGED = r"""(?<!\S)(?=['"]?(?:/|file:/))(?P<dragged>(?:'[^'\n]*'|"[^"\n]*"|\\.|[^\s'"\\])+)"""
 _IMAGES = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"), (b"BM", "bmp"))
-_SOUNDS = ((b"ID3", "mp3"), (b"\xff\xfb", "mp3"), (b"\xff\xf3", "mp3"), (b"\xff\xf2", "mp3"))
+_SOUNDS = ((b"ID3", "mp3"), (b"\xff\xfb", "mp3"), (b"\xff\xf3", "mp3"), (b"\xff\xf2", "mp3"), (b"fLaC", "flac"))
 _MAGIC_BYTES = 12
 
 
@@ -177,7 +177,7 @@ def _quoted(path: Path, data: bytes) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidRequest(f"{path} is neither an image, nor a sound (WAV, MP3), nor UTF-8 text.") from None
+        raise InvalidRequest(f"{path} is neither an image, nor a sound (WAV, MP3, FLAC), nor UTF-8 text.") from None
     ticks = max((len(run) for run in re.findall("`{3,}", text)), default=2) + 1
     fence = "`" * max(3, ticks)
     return f"{path}:\n{fence}\n{text.rstrip()}\n{fence}"

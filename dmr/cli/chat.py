@@ -36,8 +36,8 @@ _HELP_TOPICS = {
   @notes.txt         the file's text is part of the message
   @"my notes.txt"    a name with blanks
   @photo.png         an image (PNG, JPEG, GIF, WebP, BMP) stands here, for models that see
-  @voice.wav         a sound (WAV, MP3), for models that hear
-  /home/me/photo.png images and sounds that are dragged here need no @""",
+  @voice.wav         a sound (WAV, MP3, FLAC), for models that hear
+  dragged files      images and sounds need no @, only their absolute path""",
     "set": """\
   /set               show the settings
   /set NAME VALUE    set temperature, top_p, top_k, min_p, repeat_penalty, max_tokens or seed
