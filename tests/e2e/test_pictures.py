@@ -21,10 +21,11 @@ from e2e.examples import Block, blocks
 from e2e.pictures import coded, data_uri, picture
 from ollama import Client
 from ollama import ResponseError as OllamaError
-from tiny_models import SCRIPT_COLOURS, SCRIPT_TOOL, model_file, write_projector_for
+from tiny_models import SCRIPT_COLOURS, SCRIPT_TOOL, THINK_REASONING, model_file, write_projector_for
 
 from dmr.store.store import ModelStore
 
+THINKS = "test/thinks-and-sees"
 SEES, TEXT_ONLY, REAL = "test/sees", "test/tiny-script", "test/smollm2-sees"
 WHAT = "What is this?"
 
@@ -60,6 +61,8 @@ def seeing(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, site: st
     script = model_file("tiny-script", tiny_folder)
     store.import_gguf(script, TEXT_ONLY)
     store.import_gguf(script, SEES, mmproj=model_file("tiny-script-mmproj", tiny_folder))
+    thinking = model_file("tiny-think", tiny_folder)
+    store.import_gguf(thinking, THINKS, mmproj=model_file("tiny-script-mmproj", tiny_folder))
     if STARTER_MODEL.exists():
         projector = folder / "smollm2-mmproj.gguf"
         write_projector_for(STARTER_MODEL, projector)
@@ -136,6 +139,13 @@ def test_tools_beside_a_projector(seeing: Server) -> None:
     assert reply.choices[0].message.tool_calls[0].function.name == SCRIPT_TOOL
 
 
+def test_thinking_beside_a_projector(seeing: Server) -> None:
+    turns: Any = [{"role": "user", "content": [image_url("RED"), text(WHAT)]}]
+    reply: Any = seeing.client().chat.completions.create(model=THINKS, messages=turns, temperature=0)
+    assert reply.choices[0].message.reasoning_content == THINK_REASONING
+    assert reply.choices[0].message.content
+
+
 def test_counts_and_prompts(seeing: Server) -> None:
     body = {"model": SEES, "messages": [{"role": "user", "content": [image_url("RED"), text(WHAT)]}]}
     bare = {"model": SEES, "messages": [{"role": "user", "content": WHAT}]}
@@ -147,7 +157,8 @@ def test_counts_and_prompts(seeing: Server) -> None:
     prompt = seeing.post("/apply-template", body).json()["prompt"]
     assert f"[media 1]\n{WHAT}" in prompt
     tokens = seeing.post("/tokenize", body)
-    assert tokens.status == 200
+    assert tokens.status == 400
+    assert "input_tokens" in tokens.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("colour", SCRIPT_COLOURS)

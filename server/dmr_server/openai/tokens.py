@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from dmr.errors import InvalidRequest
-from dmr.types import DetokenizeRequest, GenerateRequest, Tick, TokenCount, TokenizeRequest, Tokens
+from dmr.errors import InvalidRequest, Unsupported
+from dmr.types import ChatInput, DetokenizeRequest, GenerateRequest, TextPart, Tick, TokenCount, TokenizeRequest, Tokens
 from dmr_server.fields import Count, checked, normalised
 from dmr_server.generation import Stamp
 from dmr_server.openai.chat import read_chat
@@ -177,7 +177,18 @@ def read_tokenize(body: Mapping[str, Any], stamp: Stamp) -> TokenizeExchange | C
     if fields.messages is UNSET:
         return CountedExchange(request, None)
     chat = {name: value for name, value in body.items() if name != "add_special_tokens"}
-    return CountedExchange(request, read_chat(chat, stamp).request)
+    return CountedExchange(request, _of_text(read_chat(chat, stamp).request))
+
+
+def _of_text(request: GenerateRequest) -> GenerateRequest:
+    """Raises Unsupported: what stands for an image or a sound in a prompt are no tokens of the vocabulary."""
+    chat = request.input
+    if isinstance(chat, ChatInput) and not all(isinstance(p, TextPart) for turn in chat.messages for p in turn.parts):
+        raise Unsupported(
+            "The tokens of images and sounds cannot be listed; /v1/chat/completions/input_tokens counts them.",
+            param="messages",
+        )
+    return request
 
 
 def read_detokenize(body: Mapping[str, Any], stamp: Stamp) -> DetokenizeExchange:
