@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from urllib3.util.ssl_ import create_urllib3_context
 
 from dmr.config import AUTO_CERTIFICATES
 from dmr.errors import InvalidRequest
@@ -34,6 +32,10 @@ class Tls(msgspec.Struct, frozen=True, omit_defaults=True):
         own = Path(AUTO_CERTIFICATES).expanduser() / "ca.crt"
         if not self.ca_cert and not (is_local and own.exists()):
             return {}
+        import ssl
+
+        from urllib3.util.ssl_ import create_urllib3_context
+
         context = create_urllib3_context()
         try:
             if self.ca_cert:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import urllib3
-from urllib3.connection import HTTPConnection
-from urllib3.exceptions import NewConnectionError
+if TYPE_CHECKING:
+    import urllib3
 
 SCHEME = "unix"
 
@@ -26,6 +25,9 @@ def connect_unix(path: str, timeout: float | None) -> socket.socket:
 
 def unix_pool(path: str, **options: Any) -> urllib3.HTTPConnectionPool:
     """Connections to the server that listens on `path`; it is asked as "localhost"."""
+    import urllib3
+    from urllib3.connection import HTTPConnection
+    from urllib3.exceptions import NewConnectionError
 
     class Connection(HTTPConnection):
         default_socket_options = []  # noqa: RUF012  # those of TCP mean nothing here
