@@ -80,10 +80,15 @@ def document(table: Mapping[str, object], version: str) -> Schema:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
+        "security": [{}, {"bearer": []}, {"key": []}],  # none, unless the server has a file of keys
         "tags": [{"name": surface.name, "description": surface.description} for surface in SURFACES],
         "paths": paths,
         "components": {
             "schemas": schemas,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
             "responses": {f"{writer.surface.name}.Error": writer.error for writer in writers},
         },
     }

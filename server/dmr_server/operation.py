@@ -26,7 +26,7 @@ from dmr.errors import (
     Unavailable,
 )
 from dmr_server.dialect import Dialect
-from dmr_server.errors import InvalidBody, RequestTimeout, UnsupportedMediaType
+from dmr_server.errors import InvalidBody, KeyRefused, RequestTimeout, ScopeMissing, UnsupportedMediaType
 from dmr_server.handling import Route
 
 JSON = "application/json"
@@ -34,7 +34,13 @@ TEXT = "text/plain"
 OCTETS = "application/octet-stream"
 
 # What can go wrong, by examples: a dialect's status codes are found by asking it for each.
-ANYWHERE: tuple[DmrError, ...] = (InternalError(""), StoreError(""), Unavailable(""))
+ANYWHERE: tuple[DmrError, ...] = (
+    KeyRefused(""),
+    ScopeMissing(""),
+    InternalError(""),
+    StoreError(""),
+    Unavailable(""),
+)
 IN_BODY: tuple[DmrError, ...] = (
     InvalidBody(""),
     InvalidRequest(""),

@@ -101,8 +101,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         here = listening.current
         if here is None or here.tls is None or conn.initialized or isinstance(conn, TlsConnection):
             return conn
-        places = [place for place, listener in enumerate(self.sockets) if listener.getsockname() == conn.server]
-        return TlsConnection(conn, here.tls) if here.is_tls(places[0], conn.server) else conn
+        names = [listener.getsockname() for listener in self.sockets]
+        place = names.index(conn.server) if conn.server in names else -1
+        return TlsConnection(conn, here.tls) if here.is_tls(place, conn.server) else conn
 
     def murder_pending(self) -> None:
         """Called at least once a second."""
