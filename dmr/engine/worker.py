@@ -2,7 +2,7 @@
 
 It loads one model, listens on a Unix socket, and tells the manager through the status pipe how far it is. One
 connection is one request; a connection that closes is an abort. Standard input is its life line: when it closes, the
-manager is gone and the process ends.
+manager is gone and the process ends. One that hangs or is stopped does not see that: the kernel ends it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import faulthandler
 import logging
 import os
@@ -38,6 +39,8 @@ from dmr.wire import (
     read_frame,
     until_closed,
 )
+
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 logger = logging.getLogger("dmr.engine")
 _QUOTING = ("Grammar triggered on", "Grammar still awaiting")  # begin lines with pieces of answers
@@ -155,7 +158,17 @@ async def main(status: StatusPipe) -> int:
     return 0
 
 
+def end_with_parent() -> None:
+    """From now on the kernel kills this process when its parent dies. Elsewhere than on Linux the life line must do."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has died before
+            os._exit(1)
+
+
 if __name__ == "__main__":
+    end_with_parent()
     parser = argparse.ArgumentParser()
     parser.add_argument("--status-fd", type=int, required=True)
     code = asyncio.run(main(StatusPipe(parser.parse_args().status_fd)))

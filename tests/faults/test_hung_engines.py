@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from e2e.conftest import Server, wait_until
-from e2e.test_faults import CHAT, ENDLESS, MODEL, opened
+from e2e.conftest import Server, children_of, is_alive, wait_until
+from e2e.test_faults import CHAT, ENDLESS, MODEL, cmdline, opened
 
 Start = Callable[..., Server]
 
@@ -73,3 +73,20 @@ asyncio.run(main())
     assert ended.returncode == 1
     assert "the engine hangs: the generator has computed nothing" in ended.stderr.splitlines()[-1]
     assert "Current thread" in ended.stderr, "where it hangs is to be seen in the log"
+
+
+def test_a_stopped_engine_does_not_outlive_its_manager(own_server: Start) -> None:
+    """It cannot see that its life line has closed, and its requests would wait for it for ever."""
+    server = own_server(DMR_CONTEXT_SIZE="8192")
+    server.chat(MODEL, max_tokens=1)
+    [hung] = server.engine_pids()
+    [manager] = [pid for pid in children_of(server.process.pid) if b"dmr.manager" in cmdline(pid)]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(server.post, CHAT, {**ENDLESS, "stream": False})
+        wait_until(lambda: num_running(server) == 1)
+        os.kill(hung, signal.SIGSTOP)
+        os.kill(manager, signal.SIGKILL)
+        assert whole.result(30).status == 503
+    wait_until(lambda: not is_alive(hung))
+    wait_until(lambda: server.get("/ready").status == 200)
+    assert server.chat(MODEL, max_tokens=2)["usage"]["completion_tokens"] == 2
