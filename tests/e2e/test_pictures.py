@@ -245,6 +245,15 @@ def test_ollama_names_each_colour(llama: Client, colour: str, tmp_path: Path) ->
     assert min(reply.context) >= 0
 
 
+def test_ollama_shows_the_prompt(seeing: Server) -> None:
+    body = {"model": SEES, "prompt": WHAT, "images": [coded("RED"), coded("BLUE")], "_debug_render_only": True}
+    info = seeing.post("/api/generate", body).json()["_debug_info"]
+    assert info["image_count"] == 2
+    assert "[media 1]\n[media 2]\nWhat is this?" in info["rendered_template"]
+    bare = seeing.post("/api/generate", {**body, "images": []}).json()["_debug_info"]
+    assert "image_count" not in bare
+
+
 @pytest.mark.parametrize("block", blocks("docs/multimodal.md"), ids=Block.name)
 def test_the_pages_examples(seeing: Server, block: Block, tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(picture("MAGENTA"))

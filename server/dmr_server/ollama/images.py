@@ -35,14 +35,22 @@ def place_images(text: str, images: tuple[Media, ...]) -> tuple[Part, ...]:
 
 def needs_of(request: GenerateRequest) -> tuple[Need, ...]:
     """The senses that a model must have for what is in a conversation."""
-    if not isinstance(request.input, ChatInput):
-        return ()
-    parts = [part for message in request.input.messages for part in message.parts if not isinstance(part, TextPart)]
-    senses = dict.fromkeys(_SENSES[part.kind] for part in parts)
+    senses = dict.fromkeys(_SENSES[part.kind] for part in _media_of(request))
     return tuple(
         Need(sense, f"\"{request.model}\" does not take {name}: it lacks the capability '{sense}'")
         for sense, name in senses
     )
+
+
+def count_images(request: GenerateRequest) -> int:
+    """And sounds, which travel as such."""
+    return len(_media_of(request))
+
+
+def _media_of(request: GenerateRequest) -> list[Media]:
+    if not isinstance(request.input, ChatInput):
+        return []
+    return [part for message in request.input.messages for part in message.parts if not isinstance(part, TextPart)]
 
 
 def _read(text: str, path: str) -> Media:

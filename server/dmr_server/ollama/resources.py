@@ -19,6 +19,7 @@ from dmr_server.ollama.chat import read_chat
 from dmr_server.ollama.embed import read_embed, read_embeddings, to_embed, to_embeddings
 from dmr_server.ollama.fields import Need, model_of, required_model, text_of
 from dmr_server.ollama.generate import read_generate
+from dmr_server.ollama.images import count_images
 from dmr_server.ollama.models import expiry, newest_first, to_listed, to_loaded
 from dmr_server.ollama.resource import Resource
 from dmr_server.ollama.show import read_show, to_shown
@@ -100,13 +101,12 @@ class Generating(Resource):
                 raise Unsupported(need.refusal, param="model")
 
     def _rendered(self, req: falcon.Request, exchange: OllamaExchange) -> bytes:
-        text: str = wait_for(req, self._service.render(exchange.request))
+        info: dict[str, Any] = {"rendered_template": wait_for(req, self._service.render(exchange.request))}
+        num_images = count_images(exchange.request)
+        if num_images:
+            info["image_count"] = num_images
         return encode(
-            {
-                "model": exchange.request.model,
-                "created_at": timestamp(self._stamps.now()),
-                "_debug_info": {"rendered_template": text},
-            }
+            {"model": exchange.request.model, "created_at": timestamp(self._stamps.now()), "_debug_info": info}
         )
 
     def _unload(self, req: falcon.Request, model: str) -> None:
