@@ -172,7 +172,10 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def latency(gaps: Sequence[float]) -> dict[str, float]:
+    """Without chunks if no stream got two: so busy was the server."""
     ordered = sorted(gaps)
+    if not ordered:
+        return {"chunks": 0}
     return {
         "p50": round(ordered[len(ordered) // 2], 4),
         "p99": round(ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)], 4),
