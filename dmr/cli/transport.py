@@ -24,6 +24,7 @@ _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 60.0
 _SLOW_READ_TIMEOUT = 900.0
 _MAX_ERROR_BYTES = 64 * 1024
+_PIECE = 64 * 1024  # bytes
 
 
 class ServerNotRunning(Unavailable):
@@ -104,8 +105,12 @@ class Transport:
 
     def _pieces(self, response: BaseHTTPResponse) -> Iterator[bytes]:
         with self.failures():
-            # stream(n) waits for n bytes unless the body is chunked
-            yield from response.stream(64 * 1024 if getattr(response, "chunked", False) else 1)
+            if getattr(response, "chunked", False):
+                yield from response.stream(_PIECE)
+                return
+            # stream(n) would wait for n bytes, and read1() does at the end for what nobody sends
+            while getattr(response, "length_remaining", None) != 0 and (piece := response.read1(_PIECE)):
+                yield piece
 
     def call(
         self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None, slow: bool = False

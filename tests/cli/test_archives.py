@@ -12,6 +12,9 @@ from cli.conftest import Run
 from cli.scripted_server import Reply, ScriptedServer
 from unit.store.gguf_bytes import gguf_bytes
 
+from dmr.cli.address import Address
+from dmr.cli.transport import Transport
+
 LOADED = {"type": "success", "message": "Model loaded successfully", "id": "sha256:1", "tags": ["docker.io/ai/m:v1"]}
 NAME = "docker.io/ai/m:v1"
 
@@ -57,6 +60,17 @@ def test_export_writes_a_file_when_all_has_come(dmr: Run, server: ScriptedServer
     assert dmr("export", "ai/m", "-o", str(target)).exit_code == 0
     assert target.read_bytes() == whole.body
     assert dmr("export", "ai/m").stdout_bytes == whole.body
+
+
+def test_an_archive_comes_in_large_pieces(server: ScriptedServer) -> None:
+    """Byte by byte, a gigabyte would take hours."""
+    server.on("GET /models/m/export", Reply(b"x" * 4_000_000, content_type="application/x-tar"))
+    transport = Transport(Address(server.url, is_local=True))
+    with transport.stream("GET", "/models/m/export") as pieces:
+        sizes = [len(piece) for piece in pieces]
+    transport.close()
+    assert sum(sizes) == 4_000_000
+    assert len(sizes) < 4_000
 
 
 def test_half_an_archive_is_not_kept(dmr: Run, server: ScriptedServer, tmp_path: Path) -> None:
