@@ -119,6 +119,16 @@ def test_other_paths_are_only_spoken_of(here: Path, text: str) -> None:
     assert not begins_with_file(text)
 
 
+@pytest.mark.parametrize(
+    ("start", "form"), [(b"RIFF0000WAVEfmt ", "wav"), (b"ID3\x04", "mp3"), (b"\xff\xfb\x90", "mp3"), (b"fLaC", "flac")]
+)
+def test_sounds_are_known_by_their_first_bytes(here: Path, start: bytes, form: str) -> None:
+    (here / "voice").write_bytes(start)
+    (sound,) = read_question("@voice")
+    assert isinstance(sound, dict)
+    assert sound["input_audio"]["format"] == form
+
+
 def test_an_image_alone_has_no_text(here: Path) -> None:
     (here / "x.png").write_bytes(PNG)
     assert [part["type"] for part in read_question("", [here / "x.png"]) if isinstance(part, dict)] == ["image_url"]
