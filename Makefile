@@ -29,10 +29,12 @@ COMPILE = trap 'exit 130' INT; mkdir -p build && { $(1) 2>&1 | tee build/pip.log
 	|| { tail -n 40 build/pip.log; echo "make: the build failed; everything it said is in build/pip.log" >&2; exit 1; }; }
 EDITABLE = $(BIN)/python -m pip install -v --no-build-isolation --no-deps -C build-dir=$(BUILD) -e .
 
-.PHONY: help dev build model serve clients test test-agents test-litellm soak bench-peer bench bench-full lint format wheel test-wheel docs clean
+.PHONY: help dev build model serve clients test test-agents test-litellm test-asan test-tsan sbom lock soak bench-peer bench bench-full lint format wheel test-wheel docs clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+comma := ,
 
 # Each stamp is written last: what Ctrl-C left half done is done again.
 
@@ -101,6 +103,25 @@ $(LITELLM)/complete: pyproject.toml
 test-litellm: dev model $(LITELLM)/complete ## bring LiteLLM and Instructor (350 MB) and run them against a real server
 	@$(BIN)/python -m pytest -m litellm
 
+# Our C++ alone is instrumented, over the llama.cpp of the normal build: two minutes to build, some more to run.
+SANITIZED = $(BIN)/cmake -S tests/sanitizers -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" \
+	  -DLLAMA_CPP_DIR="$${LLAMA_CPP_DIR:-$$($(BIN)/python third_party/llama_cpp.py "$(CURDIR)/build/third_party")}" \
+	  -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" \
+	  -DDMR_SANITIZE=$(2) > /dev/null && $(BIN)/cmake --build build/$(1)
+# Python links neither library, so both come first; what Python itself never frees is no leak of ours.
+PRELOAD = $$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)
+
+test-asan: dev ## run the native tests over address and undefined behaviour sanitizers
+	@$(call SANITIZED,asan,address$(comma)undefined)
+	@LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  DMR_CORE="$$(ls $(CURDIR)/build/asan/_core.*.so)" PYTHONPATH=tests/sanitizers \
+	  $(BIN)/python -m pytest --timeout 900 tests/native
+
+test-tsan: dev ## run what the core does on several threads over the thread sanitizer
+	@$(call SANITIZED,tsan,thread)
+	@cd tests && ../$(BIN)/python -c 'import pathlib, tiny_models; tiny_models.model_file("tiny-random", pathlib.Path("../build/tsan"))'
+	@TSAN_OPTIONS=halt_on_error=1 build/tsan/threads build/tsan/tiny-random.gguf
+
 # llama-server of the sources that the extension is built from. Ninja finds out by itself what has changed.
 $(PEER)/build.ninja: benchmarks/peer/CMakeLists.txt third_party/llama_cpp.txt | $(VENV)/tools
 	@echo "==> llama-server, to measure against (the first time this takes minutes)"
@@ -141,6 +162,13 @@ wheel: $(VENV)/tools ## build the portable wheel into dist/
 
 test-wheel: dev wheel ## test the portable wheel in a clean environment
 	@DMR_TEST_WHEEL="$$(ls dist/*.whl)" $(BIN)/python -m pytest tests/wheel
+
+sbom: $(VENV)/tools ## write the bill of materials into build/dmr.cdx.json; a wheel has its own
+	@$(BIN)/python third_party/sbom.py build/dmr.cdx.json "$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
+	@ls -l build/dmr.cdx.json
+
+lock: $(VENV)/tools ## pin what a release needs at run time anew, by hash (third_party/requirements.txt)
+	@$(BIN)/python third_party/lock.py
 
 docs: dev ## write docs/cli.md and docs/dialects anew
 	$(BIN)/python docs/generate_cli.py

@@ -16,7 +16,7 @@ from dmr.config import Settings
 from dmr.doctor.finding import Finding, failure, ok, warning
 from dmr.errors import RegistryError, StoreError
 from dmr.store.hugging_face.access import find_endpoint
-from dmr.store.registry.client import HUB_HOST
+from dmr.store.registry.client import api_host
 from dmr.store.registry.scheme import find_scheme
 from dmr.store.registry.transport import Patience, Transport
 
@@ -96,7 +96,7 @@ def check_reachable(settings: Settings, environ: Mapping[str, str] = os.environ)
 def _registries(settings: Settings, transport: Transport) -> Iterator[_Place]:
     for registry in (settings.registry.default, *settings.registry.mirrors):
         given, _, host = registry.rpartition("://")
-        address = HUB_HOST if host == "docker.io" else host.rstrip("/")
+        address = api_host(host)
         scheme = given or find_scheme(transport, address, settings.registry.insecure)
         yield _Place("registry", f"{scheme}://{address}/v2/", f"models of {host}")
 

@@ -11,11 +11,11 @@ import falcon.testing
 import pytest
 from fakes import FakeService, FakeStream, model_record
 from mutations import mutated
+from server.conftest import ANSWER
 
 from dmr.config import Settings
 from dmr.types import Embeddings, EmbedRequest, Event, GenerateRequest, Started, Tick, TokenCount, Tokens
 from dmr_server.app import create_app
-from server.conftest import ANSWER
 
 MODEL = "ai/smollm2"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import urllib3
 
@@ -26,6 +26,7 @@ from dmr.store.registry.transport import (
     Transport,
     check_host,
     is_private_host,
+    join_address,
 )
 
 HUB_HOST = "registry-1.docker.io"
@@ -36,6 +37,11 @@ INDEX_TYPES = (
 )
 MAX_TOKEN_BYTES = 1 << 20
 MAX_ERROR_BYTES = 1 << 16
+
+
+def api_host(registry: str) -> str:
+    """Where the registry of a name is asked."""
+    return HUB_HOST if registry == "docker.io" else registry.rstrip("/")
 
 
 class Repository:
@@ -56,7 +62,7 @@ class Repository:
         """
         self._transport = transport
         self._given_scheme, _, host = registry.rpartition("://")
-        self._host = HUB_HOST if host == "docker.io" else host.rstrip("/")
+        self._host = api_host(host)
         self._name = name
         self._insecure = insecure
         self._credentials = credentials
@@ -119,7 +125,7 @@ class Repository:
 
     def _upload_address(self, location: str) -> str:
         """Registries behind a proxy that ends TLS often do not know that they are spoken to over https."""
-        own, parts = urlsplit(self._url("")), urlsplit(urljoin(self._url("blobs/uploads/"), location))
+        own, parts = urlsplit(self._url("")), urlsplit(join_address(self._url("blobs/uploads/"), location))
         if parts.netloc == own.netloc:
             return parts._replace(scheme=own.scheme).geturl()
         if parts.scheme not in ("http", "https") or (own.scheme == "https" and parts.scheme == "http"):
@@ -201,6 +207,7 @@ class Repository:
 
     def _check_realm(self, realm: str) -> None:
         """A registry must not make us send credentials to wherever it likes."""
+        join_address(self._url(""), realm)
         parts = urlsplit(realm)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RegistryError(f"{self._host} names no usable token service.")

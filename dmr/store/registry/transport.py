@@ -154,7 +154,7 @@ class Transport:
             if not follow or response.status not in _REDIRECTS or not target:
                 return response
             response.close()
-            target = urljoin(url, target)
+            target = join_address(url, target)
             _check_redirect(origin, url, target)
             if _origin(target) != _origin(url):
                 headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
@@ -218,6 +218,17 @@ def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     # An IPv4 address that is written as one of IPv6 is what it is.
     return [getattr(address, "ipv4_mapped", None) or address for address in addresses]
+
+
+def join_address(base: str, target: str) -> str:
+    """The address that a server has named, as seen from `base`. Raises RegistryError: it is none."""
+    try:
+        joined = urljoin(base, target)
+        parts = urlsplit(joined)
+        _ = parts.hostname, parts.port
+    except ValueError:
+        raise RegistryError(f"{_host(base)} names an address that cannot be read: {target[:200]!r}.") from None
+    return joined
 
 
 def _check_redirect(origin: str, source: str, target: str) -> None:
