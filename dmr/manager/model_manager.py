@@ -281,7 +281,9 @@ class ModelManager:
         if model.num_leases > 0:
             settings = self._choices.engine_settings(model.record, plan, None)
             beside = LoadedModel(model.record, model.reference, plan, settings, model.keep_alive)
-            if not await self._loader.has_room_beside(beside):
+            # Two engines of one model are enough: whoever changes it again waits until one is idle.
+            has_two = any(each.model_id == model.model_id for each in self._retired)
+            if has_two or not await self._loader.has_room_beside(beside):
                 model.is_outdated = True
                 return False
         if model.num_leases > 0:

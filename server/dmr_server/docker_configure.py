@@ -26,18 +26,18 @@ _DURATION = re.compile(rf"[+-]?(?:(?:{_PART.pattern})+|0)", re.ASCII)
 _LONGEST = (2**63 - 1) * 1e-9  # seconds that Go can count
 
 
-class Speculation(msgspec.Struct, frozen=True, omit_defaults=True):
+class Speculation(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     draft_model: Union[str, UnsetType, None] = UNSET
     num_tokens: Union[int, UnsetType, None] = UNSET
     min_acceptance_rate: Union[float, UnsetType, None] = UNSET
 
 
-class LlamaCpp(msgspec.Struct, frozen=True, omit_defaults=True):
+class LlamaCpp(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     reasoning_budget: Union[int, UnsetType, None] = field(default=UNSET, name="reasoning-budget")
 
 
-class ConfigureRequest(msgspec.Struct, frozen=True):
-    """A field that is left out stays as it is; null takes it back."""
+class ConfigureRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A field that is left out stays as it is; null takes it back. One that nobody knows is refused, not ignored."""
 
     model: str = ""
     mode: Union[str, None] = None

@@ -62,7 +62,7 @@ def sent(client: Client, service: FakeService, **body: Any) -> ConfigurationChan
         ({"llamacpp": {"reasoning-budget": 0}}, {"reasoning_budget": 0}),
         ({"llamacpp": {"reasoning-budget": None}}, {"reasoning_budget": None}),
         ({"llamacpp": None}, {"reasoning_budget": None}),
-        ({"llamacpp": {}, "speculative": {}, "vllm": {}, "unknown": 1}, {}),
+        ({"llamacpp": {}, "speculative": {}, "vllm": {}}, {}),
     ],
     ids=str,
 )
@@ -92,6 +92,7 @@ def test_the_mode(client: Client, service: FakeService, path: str, mode: str | N
     [
         ({"model": ""}, "invalid request: model is missing"),
         ({"mode": "dancing"}, 'invalid request: unknown mode "dancing"'),
+        ({"context_size": 512}, "invalid request: Object contains unknown field `context_size`"),
         ({"mode": "image-generation"}, "invalid request: no model makes pictures here"),
         ({"mode": 3}, "invalid request: Expected `str | null`"),
         ({"keep_alive": 300}, "invalid request: "),
