@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a file for the report as JSON")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server ends too
     with tempfile.TemporaryDirectory(prefix="dmr-soak-") as name:
         folder = Path(name)
         store = ModelStore(folder / "models")

@@ -72,10 +72,12 @@ class Soak:
         threads.append(threading.Thread(target=self._killer))
         for thread in threads:
             thread.start()
-        self._over.wait(seconds / 4)
-        report.warm = self._server.holding()
-        self._over.wait(seconds * 3 / 4)
-        self._over.set()
+        try:
+            self._over.wait(seconds / 4)
+            report.warm = self._server.holding()
+            self._over.wait(seconds * 3 / 4)
+        finally:  # it may be interrupted
+            self._over.set()
         for thread in threads:
             thread.join()
         self._recover(report)
