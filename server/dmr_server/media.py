@@ -67,10 +67,13 @@ def decode(text: str, param: str) -> bytes:
         raise PayloadTooLarge(
             f"'{param}' is larger than {MAX_BYTES} bytes, which is the limit of one file.", param=param
         )
+    plain = text.replace("\r", "").replace("\n", "")
     try:
-        data = base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
+        data = base64.b64decode(plain, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidRequest(f"Invalid value for '{param}': it is not valid base64.", param=param) from None
+        data = None
+    if data is None or len(plain) % 4:  # older Pythons take any padding
+        raise InvalidRequest(f"Invalid value for '{param}': it is not valid base64.", param=param)
     if not data:
         raise InvalidRequest(f"Invalid value for '{param}': the file is empty.", param=param)
     return data

@@ -222,7 +222,8 @@ def outcome(read: Callable[[], T]) -> T | InvalidRequest:
 def test_any_text_is_decoded_or_refused(text: str) -> None:
     found = outcome(lambda: decode(text, "here"))
     if isinstance(found, bytes):
-        assert coded(found) == text.replace("\n", "")
+        sent, canonical = text.replace("\n", ""), coded(found)
+        assert (len(sent), sent[:-4]) == (len(canonical), canonical[:-4])  # unused bits at the end may be anything
     else:
         assert found.param == "here"
 
@@ -267,6 +268,7 @@ def test_spellings_of_data_uris(source: str) -> None:
         ("data:audio/wav;base64,AAAA", "'audio/wav' is no image"),
         ("data:image/png;base64,AAA", "not valid base64"),
         ("data:image/png;base64,AA-_", "not valid base64"),
+        ("data:image/png;base64,AAA==", "not valid base64"),
         ("data:image/png;base64, AAAA", "not valid base64"),
         ("javascript:alert(1)", "'javascript:' is not read"),
         ("/etc/passwd", "expected a data URI"),
