@@ -91,7 +91,7 @@ void abort_decodes(const std::string & path) {
             std::this_thread::sleep_for(1ms);
         }
     });
-    dmr::Batch batch;
+    dmr::Batch        batch;
     batch.add(0, std::vector<dmr::Token>(200, 5), 0, false, true, {});
     for (int round = 0; round < 30; ++round) {
         context.decode(batch);
