@@ -51,6 +51,7 @@ def main() -> int:
         try:
             report = Soak(server, models, options.clients, options.kill_every, options.seed).run(options.seconds)
         finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ending it takes a moment
             status, left = server.stop()
         if status != 0 or left:
             report.problems.append(f"the server ended with {status} and left {left}")
