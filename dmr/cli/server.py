@@ -95,9 +95,13 @@ def pass_models(command: Callable[Concatenate[Models, P], R]) -> Callable[P, R]:
 
 
 def find_models(ctx: click.Context) -> Models:
-    """The server's models; where none answers on this machine, those of the store on disk, which is told on stderr."""
+    """The server's models; where none answers on this machine, those of the store on disk, which is told on stderr.
+
+    Who has typed an address means that server and no other.
+    """
     server = connect(ctx)
-    if not server.address.is_local or server.address.accepts():
+    is_typed = ctx.find_root().get_parameter_source("server") is ParameterSource.COMMANDLINE
+    if is_typed or not server.address.is_local or server.address.accepts():
         return server
     from dmr.cli.local_models import LocalModels
     from dmr.config import read_settings

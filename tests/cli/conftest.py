@@ -63,6 +63,6 @@ def lonely_dmr(nowhere: str) -> Run:
     """Run `dmr ARGUMENTS` where no server answers."""
 
     def run(*arguments: str, **settings: Any) -> Result:
-        return CliRunner().invoke(cli, ["--server", nowhere, *arguments], **settings)
+        return CliRunner(env={"MODEL_RUNNER_HOST": nowhere}).invoke(cli, [*arguments], **settings)
 
     return run

@@ -33,6 +33,12 @@ def test_list_reads_the_store_and_says_so(lonely_dmr: Run, mine: str, nowhere: s
     assert (model["tags"], model["config"]["format"]) == ([TAG], "gguf")
 
 
+def test_whoever_types_an_address_means_that_server(mine: str, nowhere: str) -> None:
+    result = CliRunner().invoke(cli, ["--server", nowhere, "list"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert nowhere in result.stderr
+
+
 def test_a_model_is_shown_tagged_and_removed(lonely_dmr: Run, mine: str) -> None:
     assert "general.architecture: llama" in lonely_dmr("show", mine).stdout
     assert json.loads(lonely_dmr("inspect", mine).stdout)["tags"] == [TAG]
