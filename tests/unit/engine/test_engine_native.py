@@ -124,6 +124,17 @@ def test_a_grammar_is_kept_beside_free_neighbours(runner: ModelRunner) -> None:
     bench.answer(free)
 
 
+def test_a_grammar_that_explodes_fails_alone(runner: ModelRunner) -> None:
+    bench = NativeBench(runner)
+    grammar = GrammarSpec('root ::= "a" root "b" | "a" root "c"')
+    request = bench.add(EngineRequest(("abc",), SamplingParams(seed=1), max_tokens=200, grammar=grammar))
+    free = bench.add(EngineRequest(("abc",), SamplingParams(seed=1), max_tokens=40))
+    bench.run()
+    failed = bench.messages[request][-1]
+    assert "too ambiguous" in str(failed)
+    bench.answer(free)
+
+
 @pytest.mark.parametrize(
     ("sampling", "others"),
     [
