@@ -6,6 +6,7 @@ it should, or "! name: what came of it".
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from native import hostile_chats, hostile_grammars, hostile_memory, hostile_samp
 from native.hostile_bench import Bench, Case
 
 MEMORY_LIMIT = 12 << 30  # bytes of address space: what asks for all memory must not take the machine with it
+
+WITHOUT_MEMORY = ("template: endless indent",)  # refused by a bad_alloc, which ends a process with a sanitizer
 
 
 def all_cases(bench: Bench) -> Iterator[Case]:
@@ -35,8 +38,12 @@ def verdict(case: Case) -> str:
 
 
 def main(folder: Path) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    is_sanitized = "DMR_CORE" in os.environ
+    if not is_sanitized:  # a sanitizer takes address space without end for itself
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     for case in all_cases(Bench(folder)):
+        if is_sanitized and case.name in WITHOUT_MEMORY:
+            continue
         print(f"> {case.name}", flush=True)
         said = verdict(case)
         print(f"! {case.name}: {said}" if said else f"= {case.name}", flush=True)

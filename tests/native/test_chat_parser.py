@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from native.objects import with_fields
 from native.test_chat_template import TOOLS, USER
@@ -182,6 +182,7 @@ FRAGMENTS = [
 FRAGMENTS += ['{"city": "Paris"}', "}", "x", "🌞", "<", "\\", '"', "<|im_end|>", "\0", " "]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=14), st.sampled_from(["with_tools", "without_tools", "schema"]))
 @example(["<think>", "x", "</think>", "<tool_call>"], "with_tools")
 def test_nonsense_never_fails(

@@ -33,7 +33,8 @@ def read_lines(child: subprocess.Popen[bytes]) -> tuple[list[str], bool]:
 
 
 def test_every_hostile_call_is_refused_or_survived(models_folder: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONPATH": path}
     with (tmp_path / "stderr").open("w+") as stderr:
         with subprocess.Popen(
             [*COMMAND, str(models_folder)], stdout=subprocess.PIPE, stderr=stderr, env=environment
