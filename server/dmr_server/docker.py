@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Union
 
 import falcon
 import msgspec
@@ -308,5 +308,5 @@ def go_duration(seconds: float) -> str:
 
 def _is_set(req: falcon.Request, name: str) -> bool:
     """Present and empty, or one of Go's words for true."""
-    value: Any = req.params.get(name)
+    value = req.get_param(name)
     return value is not None and value in ("", "1", "t", "T", "true", "TRUE", "True")

@@ -12,7 +12,7 @@ _FALSE = frozenset(["0", "f", "F", "false", "FALSE", "False"])
 
 def flag(req: falcon.Request, name: str) -> bool:
     """Raises InvalidRequest, in upstream's words, if it is neither."""
-    value = req.params.get(name)
+    value = req.get_param(name)  # of several the last
     if value is None or value == "" or value in _FALSE:
         return False
     if value in _TRUE:

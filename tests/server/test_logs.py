@@ -101,6 +101,7 @@ def test_a_wrong_word_for_true(client: falcon.testing.TestClient, tmp_path: Path
     write(tmp_path / SERVICE_LOG, line(1, "s1"))
     told = client.simulate_get("/logs", query_string=f"{name}=maybe")
     assert (told.status_code, told.text) == (400, f'invalid {name} parameter: "maybe" is not a valid boolean\n')
+    assert client.simulate_get("/logs", query_string=f"{name}=1&{name}=maybe").status_code == 400
 
 
 def test_no_log_yet(client: falcon.testing.TestClient) -> None:
