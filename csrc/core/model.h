@@ -48,7 +48,7 @@ class Model {
     bool                               has_encoder() const;
     bool                               has_decoder() const;
     bool                               has_classifier() const;  // a head that scores; reads the files' headers
-    bool                               uses_mrope() const;  // positions have several parts
+    bool                               uses_mrope() const;      // positions have several parts
     bool                               is_recurrent() const;
     bool                               is_hybrid() const;
     int32_t                            sliding_window() const;  // 0 = none

@@ -46,6 +46,8 @@ class ServerError(DmrError):
 class ConnectionLost(ServerError):
     """There was a connection, but no whole answer: the same request may succeed."""
 
+    code = "connection_lost"
+
 
 class Pieces:
     """The bytes of an answer in the order they come. `size` of them, None when the server does not tell."""

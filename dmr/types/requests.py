@@ -81,8 +81,8 @@ class GenerateRequest(Value, frozen=True):
     model: str
     input: Union[ChatInput, TextInput]
     sampling: SamplingParams = SamplingParams()
-    # What the client itself has said: fields of `sampling`, "max_tokens", "stop", "shift", "context_size" and "thinking"
-    # (whether, or how much, the model is to think).
+    # What the client itself has said: fields of `sampling`, "max_tokens", "stop", "shift", "context_size"
+    # and "thinking" (whether, or how much, the model is to think).
     given: frozenset[str] = frozenset()
     num_choices: int = 1
     best_of: int | None = None  # compute this many choices and give the `num_choices` likeliest

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 from faults.live_servers import Start, start, until, worker_pids
 from server.test_live import open_chat, request
@@ -90,11 +91,14 @@ def test_requests_go_on_while_workers_come_and_go(start: Start) -> None:
     assert until(lambda: len(worker_pids(server)) == 2 and not worker_pids(server) & before, 10)
 
 
-def test_reload_changes_workers_and_cuts_no_stream(start: Start) -> None:
-    server, port = start(DMR_GRACE_PERIOD="20")
+def test_reload_changes_workers_and_cuts_no_stream(start: Start, tmp_path: Path) -> None:
+    settings = tmp_path / "config.toml"
+    settings.write_text("[server]\nwrite_timeout = 60\n")
+    server, port = start(DMR_GRACE_PERIOD="20", DMR_CONFIG=str(settings))
     [old] = worker_pids(server)
     with open_chat(port, "busy", True) as stream:
         assert is_streaming(stream)
+        settings.write_text("[server]\nwrite_timeout = 61\n")
         server.process.send_signal(signal.SIGHUP)
         assert until(lambda: len(worker_pids(server)) == 2, 10)
         assert request(port, "POST", "/v1/chat/completions", CHAT)[0] == 200

@@ -162,7 +162,10 @@ def test_the_wheel_holds_the_packages_the_licences_and_nothing_else(wheel: Path)
     names = {member.filename for member in members(wheel)}
     roots = {name.partition("/")[0].removesuffix(".dist-info").partition("-")[0] for name in names}
     assert roots == {"dmr", "dmr_server"}
-    assert {name.rpartition("/")[2] for name in names if "/licenses/" in name} == {"LICENSE", "llama_cpp.LICENSE"}
+    bundled = {path.name for path in (ROOT / "third_party" / "licences").iterdir()}
+    licences = {name.rpartition("/")[2] for name in names if "/licenses/" in name}
+    assert licences == {"LICENSE", "llama_cpp.LICENSE", *bundled}
+    assert [name for name in names if "/sboms/" in name], "it has no bill of materials"
     assert not [name for name in names if name.endswith((".a", ".h", ".cpp", ".pyc", ".cmake"))]
     assert wheel.stat().st_size < MAX_WHEEL_SIZE
 
