@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ from typing import NamedTuple
 import msgspec
 
 from versus.machine import read_versions
+from versus.telling import tell
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
@@ -144,10 +144,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     arguments = parser.parse_args()
     figures = measure(max(5, arguments.cycles))
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    tell(figures, arguments.out)
     return 0 if figures["passed"] else 1
 
 

@@ -40,6 +40,7 @@ from PIL import Image
 from versus.dmr_server import start_dmr
 from versus.machine import load_average, read_machine, read_versions
 from versus.processes import Process, answers, free_port
+from versus.telling import tell
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
@@ -253,10 +254,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     arguments = parser.parse_args()
     figures = run(arguments)
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    tell(figures, arguments.out)
     return 0
 
 

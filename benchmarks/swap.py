@@ -28,6 +28,7 @@ import urllib3
 from versus.dmr_server import copy_under_another_name, import_model, start_dmr
 from versus.machine import load_average, read_machine, read_versions
 from versus.processes import Process, answers, free_port
+from versus.telling import tell
 
 ROOT = Path(__file__).parents[1]
 STARTER_MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -153,10 +154,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     arguments = parser.parse_args()
     figures = run(arguments)
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    tell(figures, arguments.out)
     return 0
 
 

@@ -173,7 +173,6 @@ class MediaEncoder:
         began = time.monotonic()
         try:
             with self._cores.at_work("projector"):
-                self._cores.num_threads(began)
                 return self._reader.encode(medium)
         finally:
             with self._condition:
