@@ -145,6 +145,8 @@ class Chat:
         elif name == "num_ctx":
             self._set_context(text)
         elif name == "verbose":
+            if text not in ("", "on", "off"):
+                raise InvalidRequest("verbose: give on or off.")
             self._verbose = text in ("", "on")
         else:
             self._conversation.set(name, text)

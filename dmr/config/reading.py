@@ -47,6 +47,7 @@ def read_effective(environ: Mapping[str, str] = os.environ) -> Effective:
     effective = Effective(_settings_of(values), file, variables)
     _check_draft(effective)
     _check_listening(effective.settings)
+    _check_fetching(effective.settings)
     return effective
 
 
@@ -60,6 +61,11 @@ def _settings_of(values: Mapping[str, Any]) -> Settings:
         top[part] = msgspec.structs.replace(getattr(_DEFAULTS, part), **fields)
     settings = Settings(**top)
     return msgspec.structs.replace(settings, models_path=settings.models_path.expanduser())
+
+
+def _check_fetching(settings: Settings) -> None:
+    if len(settings.fetch_media) > 1 and any(each.lower() == "off" for each in settings.fetch_media):
+        raise InvalidRequest("DMR_FETCH_MEDIA: 'off' stands alone.", param="DMR_FETCH_MEDIA")
 
 
 def _check_listening(settings: Settings) -> None:

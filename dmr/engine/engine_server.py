@@ -150,7 +150,7 @@ class Server:
         finally:
             encoder.abort(order)
         if is_done is None:
-            raise Overloaded(f"The images of this request have waited for {self._media_timeout:g} seconds.")
+            raise Overloaded(f"The images and sounds of this request have waited for {self._media_timeout:g} seconds.")
         if not is_done:
             return None
         answer = order.result.result()

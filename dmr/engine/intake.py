@@ -131,6 +131,8 @@ class Intake:
             raise InvalidRequest("A suffix cannot follow the tokens of an earlier answer.", param="suffix")
 
     def _tokens_of(self, message: EngineRequest, prompt: Prompt, media: Media) -> PromptTokens:
+        if media and not isinstance(prompt, str):
+            raise Unsupported("Prompts of tokens have no images or sounds.", param="prompt")
         if media and isinstance(prompt, str):
             return self._tokens_with_media(message, prompt, media)
         if message.suffix is not None:

@@ -31,7 +31,9 @@ class EncodingCancelled(Exception):
 
 
 def digest_of(media: EngineMedia) -> bytes:
-    return hashlib.sha256(f"{media.kind}:".encode() + media.data).digest()
+    digest = hashlib.sha256(f"{media.kind}:".encode())
+    digest.update(media.data)
+    return digest.digest()
 
 
 class MediaReader:

@@ -8,7 +8,7 @@ knows the positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -39,12 +39,8 @@ class MediaSpans:
         # Else a cell's position is not its place in the sequence.
         self.keeps_positions = all(span.num_places == span.num_positions for span in spans)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[MediaSpan]:
         return iter(self._spans)
-
-    @property
-    def first(self) -> int:
-        return self._spans[0].start
 
     def at(self, place: int) -> MediaSpan | None:
         """The span that has this place; None = a token of text is there."""

@@ -43,6 +43,7 @@ LEAST_PARKED_ON_CPU = 1024
 # ggml's CPU attention goes over tiles of so many rows from there on, and computes whatever one row of a tile sees for
 # all of them. Below, each row passes over the cells of others.
 NARROW_BATCH_ON_CPU = 64
+NO_DECODE = -1  # a number that no decode has
 LEAST_MEASURED = 32  # tokens of a step whose cost is theirs, not that of reading the weights
 
 logger = logging.getLogger(__name__)
@@ -238,7 +239,8 @@ class ModelRunner(ModelVocabulary):
                 rows.append((index, generator.sampler, generator.detokenizer))
                 sequences.append(sequence)
         self._adapt_threads()
-        self._current_decode = self._context.next_decode + len(media)
+        # That of the text; pictures alone are short, and stopping none of them stops none that comes later.
+        self._current_decode = self._context.next_decode + len(media) if batch else NO_DECODE
         try:
             self._memory.perform(schedule.operations)
             if not schedule.chunks:
@@ -265,6 +267,7 @@ class ModelRunner(ModelVocabulary):
     ) -> SequenceOf[_core.RowResult]:
         """The batch, after what pictures there are. Raises NoRoom, Interrupted, and as the native side does."""
         if media and self._media.run(media) != _core.DecodeStatus.DONE:
+            self._current_decode = NO_DECODE
             raise NoRoom
         if not self._batch:
             return ()

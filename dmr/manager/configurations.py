@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Sequence
 
@@ -11,7 +10,6 @@ from dmr.errors import InvalidReference, InvalidRequest, ModelLoadFailed, ModelN
 from dmr.manager.configuration_rules import changed, check_together, mode_of
 from dmr.manager.engine_plan import EnginePlan, longest_keep_alive, plan_engine
 from dmr.store.configurations import ConfigurationFile, find_configuration
-from dmr.store.reference import parse_reference
 from dmr.store.store import ModelStore
 from dmr.types import ConfigurationChange, ConfiguredModel, Mode, ModelConfiguration, ModelRecord
 
@@ -61,7 +59,7 @@ class Configurations:
             others = self.of(record)
             new = changed(others.get(mode, ModelConfiguration()), change, mode)
             check_together({**others, mode: new})
-            configured = ConfiguredModel(_name(record, reference), record.id, mode, new)
+            configured = ConfiguredModel(self._store.name_of(record, reference) or reference, record.id, mode, new)
             models = [each for each in self._models if each.model_id != record.id or each.mode is not mode]
             # Nothing is kept as such where something would be found under the name otherwise.
             if new != ModelConfiguration() or find_configuration(models, record, mode):
@@ -99,11 +97,3 @@ class Configurations:
                 f"The draft model '{reference}' has several files; it must have one.", param="speculative"
             )
         return str(weights[0])
-
-
-def _name(record: ModelRecord, reference: str) -> str:
-    """The tag that was meant, fully qualified; any tag where a model was named by its digest."""
-    meant = [tag for tag in record.tags if tag == reference]
-    with contextlib.suppress(InvalidReference):
-        meant += [tag for tag in record.tags if tag == str(parse_reference(reference))]
-    return next(iter([*meant, *record.tags]), reference)

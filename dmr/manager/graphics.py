@@ -19,8 +19,8 @@ logger = logging.getLogger("dmr.manager")
 class Graphics:
     """Asks once, and only where there is something that could be a GPU."""
 
-    def __init__(self, settings: EngineSettings, root: Path = Path("/"), command: tuple[str, ...] = COMMAND) -> None:
-        self._may_compute = settings.num_gpu_layers != 0 and _has_device(root)
+    def __init__(self, root: Path = Path("/"), command: tuple[str, ...] = COMMAND) -> None:
+        self._may_compute = _has_device(root)
         self._command = command
         self._answer: bool | None = None
 
@@ -33,10 +33,15 @@ class Graphics:
         return self._answer
 
     async def _ask(self) -> bool:
+        process = None
         try:
             process = await asyncio.create_subprocess_exec(*self._command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL)
             output, _ = await asyncio.wait_for(process.communicate(), TIMEOUT)
         except (OSError, asyncio.TimeoutError):
+            if process is not None and process.returncode is None:
+                process.kill()
+            output = b""
+        if process is None or process.returncode != 0:
             logger.warning("it could not be found out whether there is a GPU: the host's memory is not counted")
             return True
         return bool({b"gpu", b"igpu"} & set(output.split()))

@@ -45,7 +45,7 @@ class Loader:
         self._engine_command = engine_command
         self._admission = admission
         self._ending = ending
-        self._graphics = Graphics(settings.engine)
+        self._graphics = Graphics()
         self._limits: dict[str, ContextLimit] = {}  # by model id
         self._socket_numbers = itertools.count(1)
 

@@ -251,7 +251,8 @@ class ModelManager:
         record = None if reference is None else await asyncio.to_thread(self._store.get, reference)
         count = await asyncio.to_thread(self.configurations.reset, record, mode)
         for model in list(self._loaded.values()) if count else ():
-            await self._apply(model.record, model.reference, True, preloads=False)
+            is_meant = record is None or model.model_id == record.id  # others only if they ran as the meant one did
+            await self._apply(model.record, model.reference, is_meant, preloads=False)
         return count
 
     async def _apply(self, record: ModelRecord, reference: str, sets_keep_alive: bool, *, preloads: bool) -> None:

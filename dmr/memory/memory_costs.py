@@ -1,6 +1,7 @@
 """What a context over a model takes: KV cells, recurrent states, buffers to compute in. From the file's own numbers.
 
-The formulas follow how llama.cpp lays out its memories; what they miss is small beside what `memory.py` leaves free.
+The formulas follow how llama.cpp lays out its memories; what they miss is small beside what
+`context_planner.py` leaves free.
 """
 
 from __future__ import annotations

@@ -32,7 +32,6 @@ from dmr.service.uploads import uploaded_file
 from dmr.service.upstreams import Upstreams
 from dmr.service.vectors import check_dimensions, cut
 from dmr.store.record_cache import RecordCache
-from dmr.store.reference import parse_reference
 from dmr.store.store import ModelStore
 from dmr.types import (
     ChatInput,
@@ -226,7 +225,7 @@ class Service:
         Raises:
             InvalidReference, InvalidModelFile, InvalidRequest, StoreError
         """
-        parse_reference(reference)
+        self._store.parse_tag(reference)
         with uploaded_file(source, size, self._store.root) as path:
             return self._manager.import_model(path, reference)
 

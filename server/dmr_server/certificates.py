@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import ipaddress
+import logging
 import os
 import re
 import secrets
@@ -32,6 +33,8 @@ _NAMES = ("localhost", "host.docker.internal", "model-runner.docker.internal", "
 _TIMEOUT = 30.0  # seconds for one run of openssl
 _AUTHORITY = "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\n"
 _SERVER = "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth\n"
+
+log = logging.getLogger("dmr.server")
 
 
 class CertificateFailed(RuntimeError):
@@ -66,11 +69,11 @@ class TlsContext:
         state = _state_of(self._files)
         if state == self._state:
             return
+        self._state = state  # where one of the two is not there yet, it changes again
         try:
             self._context = _load(self._files)
-            self._state = state
-        except CertificateFailed:  # one of the two is not yet there: next time
-            return
+        except CertificateFailed as error:
+            log.error("The certificate stays as it was: %s", error)
 
 
 def files_of(settings: Settings) -> Files:

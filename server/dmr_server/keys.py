@@ -121,11 +121,6 @@ class KeyCheck:
         raise KeyRefused(f"This server asks for an API key: {_PLEASE}.")
 
 
-def key_of(req: falcon.Request) -> ApiKey | None:
-    """The key that let the request in; None where none is asked for."""
-    return getattr(req.context, "key", None)
-
-
 class _Counted:
     """A streamed body, at whose end a request is counted out."""
 

@@ -40,4 +40,4 @@ def scope_of(req: falcon.Request, resource: object) -> str | None:
 
 def _goes_far(req: falcon.Request, template: str) -> bool:
     """Whole models that are carried away, and registries that are asked."""
-    return template == _MODEL and (req.path.endswith("/export") or bool(req.get_param("remote")))
+    return template == _MODEL and (req.path.endswith("/export") or req.get_param("remote") is not None)

@@ -100,8 +100,11 @@ class Requests:
         self._recorder.flush()
         journal = self._recorder.journal
         last = journal.last_sequence()
-        existing = [record for records in journal.records(model_id).values() for record in records]
-        begun = [self._event("existing_request", record) for record in existing if includes_existing]
+        stored = journal.records(model_id).values() if includes_existing else ()
+        existing = [
+            record for records in stored for record in records if record.sequence <= last
+        ]  # later ones are news
+        begun = [self._event("existing_request", record) for record in existing]
         begun.append(b'event: connected\ndata: {"status": "connected"}\n\n')
         resp.content_type = EVENT_STREAM
         resp.set_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})

@@ -76,15 +76,12 @@ def test_a_long_challenge_is_read_at_once() -> None:
         parse_challenge("Bearer " + part * 100_000)
 
 
-@pytest.mark.parametrize(
-    "realm", ["", "file:///etc/passwd", "http://[", "ftp://host/x", "//", "http://169.254.169.254/"]
-)
+@pytest.mark.parametrize("realm", ["file:///etc/passwd", "http://[", "ftp://host/x", "//", "http://169.254.169.254/"])
 def test_a_realm_that_is_no_place_for_tokens(
     realm: str, name: str, registry: LoopbackRegistry, target: ModelStore
 ) -> None:
     registry.user, registry.realm = "nobody:nothing", realm
-    if realm:
-        assert not tried(target, name)
+    assert not tried(target, name)
 
 
 @pytest.mark.parametrize("address", ["http://[", "http://a:b/", "http://[::1", "//[/"])
