@@ -340,3 +340,11 @@ def test_a_keys_file_that_is_wrong_ends_the_start(keys_file: Path) -> None:
     os.unlink(keys_file)  # noqa: PTH108
     with pytest.raises(InvalidRequest, match="cannot be read"):
         create_app(cast(Any, FakeService([])), Settings(keys=keys_file))
+
+
+@pytest.mark.parametrize("query", ["remote", "remote=", "remote=true", "remote=1"])
+def test_a_registry_is_asked_for_administrators_only(query: str, make: Make) -> None:
+    client = make()
+    path = "/models/ai/smollm2"
+    assert client.simulate_get(path, query_string=query, headers=bearer(USER)).status_code == 403
+    assert client.simulate_get(path, headers=bearer(USER)).status_code == 200
