@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import BinaryIO, cast
 
 import msgspec
@@ -112,42 +112,46 @@ def receive_archive(store: ModelStore, source: BinaryIO, report: Report | None =
         InvalidModelFile: it is damaged or no archive of a model. StoreError. What reading raises goes through.
     """
     layout, uploads, texts, done = Layout(store.root), Uploads(store.root), dict[str, bytes](), 0
+    brought: set[Digest] = set()
     layout.read_index()  # a store that is damaged or too new is found before gigabytes have come
     for member in read_members(source):
         path = member.member_name
         if path in ("manifest.json", "index.json"):
             texts[path] = member.content(MAX_MANIFEST_BYTES)
         elif path.startswith("blobs/"):
-            _receive_blob(layout, uploads, member)
+            brought.add(_receive_blob(layout, uploads, member))
         done += member.size
         if report is not None:
             report(done)
-    return _received(layout, uploads, texts)
+    return _received(layout, uploads, texts, brought)
 
 
-def _receive_blob(layout: Layout, uploads: Uploads, member: TarMember) -> None:
+def _receive_blob(layout: Layout, uploads: Uploads, member: TarMember) -> Digest:
     try:
         digest = parse_digest(member.member_name.removeprefix("blobs/").replace("/", ":", 1))
     except StoreError:
         raise InvalidModelFile(f"{ascii(member.member_name)[:100]} in the archive is not named by a digest.") from None
     if layout.blobs.has(digest) or uploads.has(digest):
-        return
+        return digest
     try:
         uploads.receive(cast(BinaryIO, member), member.size, digest)
     except InvalidModelFile:
         raise
     except InvalidRequest as error:
         raise InvalidModelFile(f"A blob of the archive is damaged: {error.message}.") from error
+    return digest
 
 
-def _received(layout: Layout, uploads: Uploads, texts: dict[str, bytes]) -> ReceivedArchive:
+def _received(
+    layout: Layout, uploads: Uploads, texts: dict[str, bytes], brought: Collection[Digest]
+) -> ReceivedArchive:
     name, digest = _read_index(texts["index.json"]) if "index.json" in texts else ("", None)
     raw = texts.get("manifest.json")
     if raw is None and digest is not None:
         raw = _read_either(layout, uploads, digest, MAX_MANIFEST_BYTES)
     if raw is None:
         raise InvalidModelFile("The archive has no manifest.json, so it is not that of a model, or it is cut off.")
-    _check(_parse(raw), layout, uploads)
+    _check(_parse(raw), layout, uploads, brought)
     return ReceivedArchive(raw, name if digest in (None, digest_of(raw)) else "")
 
 
@@ -160,26 +164,42 @@ def _parse(raw: bytes) -> Manifest:
         raise InvalidModelFile(f"The archive cannot be used: {error.message}") from error
 
 
-def _check(manifest: Manifest, layout: Layout, uploads: Uploads) -> None:
-    """Raises InvalidModelFile: blobs are missing or have other sizes."""
+def _check(manifest: Manifest, layout: Layout, uploads: Uploads, brought: Collection[Digest]) -> None:
+    """Raises InvalidModelFile: blobs are missing or have other sizes. StoreError: what was brought is gone again."""
     if manifest.config.media_type not in CONFIG_TYPES:
         raise InvalidModelFile(
             f"This is no model that can be loaded: its config has the type '{manifest.config.media_type[:200]}'; "
             f"supported are {', '.join(CONFIG_TYPES)}."
         )
     for blob in manifest.blobs:
-        path = layout.blobs.path_of(blob.digest)
-        if not layout.blobs.has(blob.digest):
-            if not uploads.has(blob.digest):
-                raise InvalidModelFile(f"The archive lacks the blob {blob.digest}, which its manifest names.")
-            path = uploads.path_of(blob.digest)
-        if path.stat().st_size != blob.size:
+        size = _size_of(blob.digest, layout, uploads)
+        if size is None and blob.digest in brought:
+            raise _gone(blob.digest)
+        if size is None:
+            raise InvalidModelFile(f"The archive lacks the blob {blob.digest}, which its manifest names.")
+        if size != blob.size:
             raise InvalidModelFile(f"The blob {blob.digest} has another size than the manifest says.")
     try:
         config = _read_either(layout, uploads, manifest.config.digest, MAX_CONFIG_BYTES)
         parse_config(config or b"", manifest)
     except StoreError as error:
+        if manifest.config.digest in brought and _size_of(manifest.config.digest, layout, uploads) is None:
+            raise _gone(manifest.config.digest) from error
         raise InvalidModelFile(f"The archive cannot be used: {error.message}") from error
+
+
+def _gone(digest: Digest) -> StoreError:
+    return StoreError(f"The blob {digest} was removed by another process meanwhile; try again.")
+
+
+def _size_of(digest: Digest, layout: Layout, uploads: Uploads) -> int | None:
+    """Bytes of a blob, wherever it lies; others may remove it, or make a blob of an upload, at any moment."""
+    uploads.has(digest)  # it is wanted for a while yet
+    blob = layout.blobs.path_of(digest)
+    for path in (blob, uploads.path_of(digest), blob):
+        with contextlib.suppress(OSError):
+            return path.stat().st_size
+    return None
 
 
 def _read_index(raw: bytes) -> tuple[str, Digest | None]:

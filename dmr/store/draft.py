@@ -122,7 +122,8 @@ def quantized(
             f"quantization is only supported for {', '.join(FULL_TYPES)} models, this one is {kind}", param="quantize"
         )
     message = f"quantizing {kind} model to {file_type}"
-    total = sum(path.stat().st_size for path in draft.weights.values())
+    with store_errors("read the weights"):  # they may have been removed since they were found
+        total = sum(path.stat().st_size for path in draft.weights.values())
     report(TransferProgress(message))
     target = temporary_path(layout.blobs.folder)
     cleanup.callback(lambda: target.unlink(missing_ok=True))

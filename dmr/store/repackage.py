@@ -11,6 +11,7 @@ import msgspec
 from dmr.errors import InvalidModelFile, InvalidRequest, StoreError
 from dmr.store.blobs import StagedBlob
 from dmr.store.digest import parse_digest
+from dmr.store.disk import store_errors
 from dmr.store.gguf import read_gguf_header
 from dmr.store.gguf_config import describe_gguf
 from dmr.store.import_plan import MAX_TEXT_BYTES, is_projector
@@ -160,7 +161,8 @@ class _Repackaged:
             raise InvalidRequest(f"the projector ({digest}) was not uploaded", param="mmproj")
         if not is_projector(read_gguf_header(path)):
             raise InvalidModelFile("The file that was uploaded is not a vision projector.", param="mmproj")
-        size = path.stat().st_size
+        with store_errors(f"read the projector {digest}"):  # it may have been removed since it was found
+            size = path.stat().st_size
         if not is_blob:
             self.staged.append(uploads.stage(self._layout.blobs, digest, size, self._cleanup))
         while (layer := mmproj_layer(self._now())) is not None:

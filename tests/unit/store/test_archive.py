@@ -14,6 +14,7 @@ from unit.store.gguf_bytes import gguf_bytes
 
 from dmr.errors import DmrError, InvalidModelFile, InvalidReference, ModelNotFound, StoreError
 from dmr.store.archive import load_archive, open_archive
+from dmr.store.blobs import BlobStore
 from dmr.store.store import ModelStore
 
 WEIGHTS = gguf_bytes()
@@ -88,6 +89,25 @@ def test_what_is_there_already_is_not_written_again(store: ModelStore) -> None:
     before = path.stat().st_ino
     assert load(store, data) == model_id
     assert path.stat().st_ino == before
+
+
+def test_what_was_there_and_is_removed_while_the_archive_comes_is_no_fault_of_the_archive(store: ModelStore) -> None:
+    model_id = load(store, data := tar_of(upstream_archive(WEIGHTS)))
+
+    def remove(_: int) -> None:
+        if store.models():
+            store.remove(model_id)
+
+    with pytest.raises(StoreError, match="removed by another process meanwhile; try again"):
+        load_archive(store, io.BytesIO(data), report=remove)
+    assert load(store, data) == model_id
+
+
+def test_a_blob_that_goes_between_two_looks_is_no_crash(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(store, data := tar_of(upstream_archive(WEIGHTS)))
+    monkeypatch.setattr(BlobStore, "has", lambda self, digest: self.delete(digest) or True)
+    with pytest.raises(StoreError, match="try again"):
+        load(store, data)
 
 
 def test_an_image_layout_without_manifest_json_is_loaded_by_its_index(store: ModelStore) -> None:
