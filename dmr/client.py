@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -65,6 +66,7 @@ from dmr.wire import (
 )
 
 POST_MORTEM_TIMEOUT = 2.0  # seconds in which a manager tells why an engine is gone
+PING_TIMEOUT = 5.0  # seconds after which a manager that does not answer counts as not there
 TICK = 0.5  # seconds of silence after which a caller gets the chance to look for its own client
 
 Reply = TypeVar("Reply", bound=ManagerReply)
@@ -188,10 +190,11 @@ class ManagerClient:
         return self._ask(ResetConfiguration(reference, mode), ConfigurationReset).count
 
     def ping(self) -> None:
-        """Raises Unavailable when the manager does not answer."""
-        self._ask(Ping(), Pong)
+        """Raises Unavailable when the manager does not answer within `PING_TIMEOUT`."""
+        self._ask(Ping(), Pong, PING_TIMEOUT)
 
-    def _ask(self, command: ManagerCommand, expected: type[Reply]) -> Reply:
+    def _ask(self, command: ManagerCommand, expected: type[Reply], timeout: float = math.inf) -> Reply:
+        deadline = time.monotonic() + timeout
         connection = self._connect()
         try:
             for reply in _replies(connection, command):
@@ -199,6 +202,8 @@ class ManagerClient:
                     raise reply.to_error()
                 if isinstance(reply, expected):
                     return reply
+                if time.monotonic() >= deadline:
+                    raise Unavailable("The model manager does not answer.")
         finally:
             connection.close()
         raise InternalError("The model manager gave no answer.")

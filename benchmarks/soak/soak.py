@@ -21,6 +21,8 @@ RECOVERY = 5.0  # seconds after the load in which the server must be as before
 PAUSE = 0.2  # seconds that a client waits after an error; it is told to wait longer
 SETTINGS = {"DMR_HANG_TIMEOUT": "5", "DMR_CONTEXT_SIZE": "4096"}
 
+Way = tuple[str, Callable[[], list[int]], int]  # what it is called, whom it may hit, by which signal
+
 
 class Report(msgspec.Struct):
     seconds: float
@@ -108,14 +110,18 @@ class Soak:
 
     def _killer(self) -> None:
         dice = random.Random(self._seed - 1)
-        ways: list[tuple[str, Callable[[], list[int]], int]] = [
+        usual: list[Way] = [
             ("engine", self._server.engines, signal.SIGKILL),
             ("engine", self._server.engines, signal.SIGSEGV),
             ("engine", self._server.engines, signal.SIGABRT),
             ("stopped engine", self._server.engines, signal.SIGSTOP),
             ("worker", self._server.workers, signal.SIGKILL),
-            ("manager", self._server.managers, signal.SIGKILL),
         ]
+        seldom: list[Way] = [  # a manager that ends all the time is started again later and later
+            ("manager", self._server.managers, signal.SIGKILL),
+            ("stopped manager", self._server.managers, signal.SIGSTOP),
+        ]
+        ways = [*usual, *usual, *seldom]
         unload = json.dumps({"models": self._models})
         while self._kill_interval and not self._over.wait(dice.expovariate(1 / self._kill_interval)):
             what, victims, number = dice.choice(ways)

@@ -35,7 +35,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     queue_share: float = 0.5  # of the places to wait, that one client may take
     queue_timeout: float = 600.0  # seconds that a request may wait for its first step; 0 = for ever
     request_timeout: float = 0.0  # seconds that a request may take in the engine; 0 = any time
-    hang_timeout: float = 120.0  # seconds in which an engine at work must compute or say something; 0 = any time
+    hang_timeout: float = 120.0  # seconds in which an engine at work must get on, the manager say something; 0 = any
     host_cache_bytes: int = -1  # bytes of memory for saved KV cells; 0 = none, negative = a share of what is free
     num_gpu_layers: int = -1  # negative = all
     context_bytes: int = 0  # that a context may take, cells and buffers; 0 = what is free

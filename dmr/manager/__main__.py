@@ -1,7 +1,11 @@
-"""`python -m dmr.manager`: listens on `DMR_RUNTIME_DIR`/manager.sock until its standard input closes."""
+"""`python -m dmr.manager --beat-fd N`: listens on `DMR_RUNTIME_DIR`/manager.sock until its standard input closes.
+
+Meanwhile it says once a second, through the pipe that it was given, that it lives.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import logging
@@ -15,6 +19,7 @@ from typing import Any
 from dmr.config import Settings, read_settings
 from dmr.errors import DmrError, InternalError
 from dmr.log_file import ENGINE_LOG, SERVICE_LOG, add_log_file, engine_output
+from dmr.manager.beats import beat_for_ever
 from dmr.manager.engine_process import COMMAND
 from dmr.manager.loaded_model import LoadedModel
 from dmr.manager.model_manager import ModelManager
@@ -203,7 +208,9 @@ class ManagerServer:
                 writer.write(pack(LoadProgress(model.progress)))
 
 
-async def run_manager(settings: Settings, runtime_dir: Path, engine_command: Sequence[str] = COMMAND) -> None:
+async def run_manager(
+    settings: Settings, runtime_dir: Path, engine_command: Sequence[str] = COMMAND, beat_pipe: int | None = None
+) -> None:
     """Serve until SIGTERM, or until standard input closes: then whoever started us is gone."""
     prepare_types()
     loop = asyncio.get_running_loop()
@@ -223,6 +230,8 @@ async def run_manager(settings: Settings, runtime_dir: Path, engine_command: Seq
     collection = asyncio.ensure_future(changes.collect_for_ever())
     cut = asyncio.ensure_future(until_closed(life_line))
     cut.add_done_callback(lambda _: stopped.set())
+    # Until the loop itself ends: also while engines are ended, it is not to be taken for one that hangs.
+    beating = None if beat_pipe is None else asyncio.ensure_future(beat_for_ever(beat_pipe))
     await stopped.wait()
     eviction.cancel()
     collection.cancel()
@@ -230,9 +239,11 @@ async def run_manager(settings: Settings, runtime_dir: Path, engine_command: Seq
     await transfers.stop()
     await manager.stop()
     path.unlink(missing_ok=True)
+    if beating is not None:
+        beating.cancel()
 
 
-def main() -> int:
+def main(beat_pipe: int | None = None) -> int:
     settings = read_settings()
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     if settings.log_dir is not None:
@@ -247,9 +258,11 @@ def main() -> int:
     if settings.runtime_dir is None:
         logger.error("DMR_RUNTIME_DIR is not set; the manager is started by the server, not by hand.")
         return 2
-    asyncio.run(run_manager(settings, settings.runtime_dir))
+    asyncio.run(run_manager(settings, settings.runtime_dir, beat_pipe=beat_pipe))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--beat-fd", type=int)
+    sys.exit(main(parser.parse_args().beat_fd))

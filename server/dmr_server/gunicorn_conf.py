@@ -63,7 +63,9 @@ def on_starting(server: Any) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     listening.current = Listening(settings)
     listening.current.prepare()
-    manager_process.current = ManagerProcess(settings.runtime_dir, settings.grace_period)
+    manager_process.current = ManagerProcess(
+        settings.runtime_dir, settings.grace_period, hang_timeout=settings.engine.hang_timeout
+    )
     _keep_settings(server, manager_process.current.runtime_dir)
     manager_process.current.start()
     journal.forget(manager_process.current.runtime_dir)

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from dmr_server.manager_beats import LOOK_INTERVAL, ManagerBeats
+
 log = logging.getLogger("gunicorn.error")
 
 COMMAND = (sys.executable, "-m", "dmr.manager")
@@ -45,16 +47,22 @@ class ManagerProcess:
         command: Sequence[str] | None = None,
         start_timeout: float = START_TIMEOUT,
         first_backoff: float = FIRST_BACKOFF,
+        hang_timeout: float = 0.0,
+        look_interval: float = LOOK_INTERVAL,
     ) -> None:
+        """`hang_timeout`: seconds of silence after which it is killed, and started again; 0 = never."""
         self._owns_runtime_dir = runtime_dir is None
         self.runtime_dir = runtime_dir or Path(tempfile.mkdtemp(prefix="dmr-"))
         self._grace_period = grace_period
         self._command = command or COMMAND
         self._start_timeout = start_timeout
         self._first_backoff = first_backoff
+        self._hang_timeout = hang_timeout
+        self._look_interval = look_interval
         self._lock = threading.Lock()  # held while the life line changes, so that no fork falls in between
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._beats: ManagerBeats | None = None  # of that process
         self._owner = os.getpid()
 
     @property
@@ -81,6 +89,8 @@ class ManagerProcess:
             self._wait_until_accepting(process)
         except BaseException:
             self.stop()
+            if self._beats is not None:
+                self._beats.close()
             raise
         threading.Thread(target=self._watch, name="manager-watch", daemon=True).start()
 
@@ -100,8 +110,21 @@ class ManagerProcess:
         with self._lock:
             if self._stopping.is_set():
                 raise StartFailed("The manager is stopping.")
-            # A session of its own: Ctrl-C at the terminal must reach the master only.
-            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)
+            beats = ManagerBeats(self._hang_timeout, self._start_timeout, self._look_interval)
+            try:
+                # A session of its own: Ctrl-C at the terminal must reach the master only.
+                self._process = subprocess.Popen(
+                    [*self._command, "--beat-fd", str(beats.writing_end)],
+                    stdin=subprocess.PIPE,
+                    start_new_session=True,
+                    pass_fds=(beats.writing_end,),
+                )
+            except BaseException:
+                beats.close()
+                raise
+            finally:
+                beats.close_writing_end()
+            self._beats = beats
             return self._process
 
     def _wait_until_accepting(self, process: subprocess.Popen[bytes]) -> None:
@@ -126,6 +149,7 @@ class ManagerProcess:
         backoff = self._first_backoff
         while (process := self._process) is not None:
             started = time.monotonic()
+            self._end_silence(process)
             # gunicorn's master reaps every child, so the status may be lost; that it ended never is.
             process.wait()
             if time.monotonic() - started > STABLE_AFTER:
@@ -137,6 +161,19 @@ class ManagerProcess:
                 return
             backoff = min(2 * backoff, MAX_BACKOFF)
             self._respawn(process)
+
+    def _end_silence(self, process: subprocess.Popen[bytes]) -> None:
+        """Returns when the process ends, and sees to it that it does so when it is stopped or hangs.
+
+        Whoever waits for its answers then gets an error at once: its end closes their connections.
+        """
+        if self._beats is None:  # the last attempt to start one has failed
+            return
+        if self._beats.wait_for_silence():
+            log.error("The manager (pid %d) has said nothing for %g s: it is killed.", process.pid, self._hang_timeout)
+            process.kill()
+        self._beats.close()
+        self._beats = None
 
     def _respawn(self, dead: subprocess.Popen[bytes]) -> None:
         if dead.stdin is not None:
@@ -160,6 +197,8 @@ class ManagerProcess:
     def _drop_life_line(self) -> None:
         self._lock.release()
         process, self._process = self._process, None
+        if self._beats is not None:
+            self._beats.close()
         if process is not None and process.stdin is not None:
             process.stdin.close()
             process.returncode = 0  # not ours in this process: nothing to reap, nothing to warn about

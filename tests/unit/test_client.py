@@ -107,6 +107,13 @@ def test_a_slow_answer_is_waited_for(manager: ScriptedPeer) -> None:
     ManagerClient(Path(manager.path)).ping()
 
 
+def test_a_ping_does_not_wait_for_ever(manager: ScriptedPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PING_TIMEOUT", 0.1)
+    manager.plays(0.5, Pong())
+    with pytest.raises(Unavailable, match="does not answer"):
+        ManagerClient(Path(manager.path)).ping()
+
+
 def test_a_refusal_comes_as_its_own_error(manager: ScriptedPeer) -> None:
     manager.plays(WireError.of(Conflict("in use")))
     with pytest.raises(Conflict, match="in use"):
