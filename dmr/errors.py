@@ -125,6 +125,12 @@ class RegistryError(DmrError):
     code = "registry_error"
 
 
+class RegistryNotAllowed(DmrError):
+    """A registry at a private address, where requests may not have this server ask."""
+
+    code = "registry_not_allowed"
+
+
 class ModelLoadFailed(DmrError):
     """The engine could not load the model.
 
@@ -155,15 +161,19 @@ class Unavailable(DmrError):
 
 
 class Overloaded(Unavailable):
-    """A bounded queue is full."""
+    """A bounded queue is full. `lasts_ms`: if it is an engine's, milliseconds for which nobody need ask again."""
 
     code = "overloaded"
+    detail_names = ("lasts_ms",)
+    lasts_ms = 0
 
 
 class TooManyRequests(DmrError):
-    """One client has as much in the queue as one may have. Others are served."""
+    """One client has as much in the queue as one may have. Others are served. `lasts_ms`: as of `Overloaded`."""
 
     code = "too_many_requests"
+    detail_names = ("lasts_ms",)
+    lasts_ms = 0
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message, retry_after=retry_after)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dmr.config.file import SettingsFile, read_file
-from dmr.config.settings import Settings
+from dmr.config.settings import ANY_REGISTRY, NO_REGISTRY, Settings
 from dmr.config.values import Said, from_text
 from dmr.config.variables import VARIABLES
 from dmr.errors import InvalidRequest
@@ -48,6 +48,7 @@ def read_effective(environ: Mapping[str, str] = os.environ) -> Effective:
     _check_draft(effective)
     _check_listening(effective.settings)
     _check_fetching(effective.settings)
+    _check_private(effective.settings)
     return effective
 
 
@@ -66,6 +67,13 @@ def _settings_of(values: Mapping[str, Any]) -> Settings:
 def _check_fetching(settings: Settings) -> None:
     if len(settings.fetch_media) > 1 and any(each.lower() == "off" for each in settings.fetch_media):
         raise InvalidRequest("DMR_FETCH_MEDIA: 'off' stands alone.", param="DMR_FETCH_MEDIA")
+
+
+def _check_private(settings: Settings) -> None:
+    said = settings.registry.private
+    alone = next((each for each in said if each.lower() in (ANY_REGISTRY, NO_REGISTRY)), None)
+    if alone is not None and len(said) > 1:
+        raise InvalidRequest(f"DMR_PRIVATE_REGISTRIES: '{alone}' stands alone.", param="DMR_PRIVATE_REGISTRIES")
 
 
 def _check_listening(settings: Settings) -> None:

@@ -22,6 +22,9 @@ SPECULATIONS = ("auto", "off", "ngram", "draft")
 
 RECORDS = ("off", "metadata", "bodies")
 
+# Of registries at private addresses: those that the server's surroundings let requests name, all, and none.
+AUTOMATIC, ANY_REGISTRY, NO_REGISTRY = "auto", "all", "off"
+
 
 class EngineSettings(msgspec.Struct, frozen=True):
     """What an engine process is started with. 0 means "choose"."""
@@ -74,6 +77,7 @@ class RegistrySettings(msgspec.Struct, frozen=True):
     insecure: bool = False  # plain http to every registry
     mirrors: tuple[str, ...] = ()  # hosts that are asked before the default one when pulling
     certificates: str = ""  # a file of authorities to trust beside the system's
+    private: tuple[str, ...] = (AUTOMATIC,)  # at private addresses, that requests may name: see `private_registries`
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from dmr.config.aliases import Alias
 from dmr.config.settings import RECORDS, SOCKET_MODES, SPECULATIONS
 
 ORIGIN = re.compile(r"\*|[^\s/]+://[^\s/]+/?")  # as browsers send it, or with "*"
-HOST = re.compile(r"off|public|[A-Za-z0-9_.-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")  # media may come from
+HOST = re.compile(r"[A-Za-z0-9_.-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")  # or a word that means some
 LOG_LEVELS = ("debug", "info", "warn", "warning", "error")
 
 
@@ -89,6 +89,9 @@ VARIABLES: Mapping[str, Variable] = {
     "INSECURE_REGISTRY": Variable("registry.insecure", bool),
     "MODEL_RUNNER_REGISTRY_MIRRORS": Variable("registry.mirrors", tuple),
     "DMR_CA_FILE": Variable("registry.certificates", FileName),
+    "DMR_PRIVATE_REGISTRIES": Variable(
+        "registry.private", tuple, form=HOST, like="auto, all, off, registry.example.com or 10.0.0.7:5000"
+    ),
     "MODEL_RUNNER_TLS_ENABLED": Variable("tls.enabled", bool),
     "MODEL_RUNNER_TLS_PORT": Variable("tls.port", int, 0, 65535),
     "MODEL_RUNNER_TLS_CERT": Variable("tls.cert", FileName),

@@ -135,9 +135,11 @@ class ManagerServer:
         if isinstance(command, CreateModel):
             steps = self._transfers.create(command.new)
         elif isinstance(command, PullModel):
-            steps = self._transfers.pull(command.reference, command.token, command.insecure)
+            steps = self._transfers.pull(command.reference, command.token, command.insecure, command.private)
         else:
-            steps = self._transfers.push(command.reference, command.target, command.token, command.insecure)
+            steps = self._transfers.push(
+                command.reference, command.target, command.token, command.insecure, command.private
+            )
         gone = asyncio.ensure_future(until_closed(reader))
         try:
             async with contextlib.aclosing(steps):

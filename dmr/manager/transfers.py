@@ -45,6 +45,7 @@ class _Key(NamedTuple):
     target: str
     token: str | None
     insecure: bool
+    private: tuple[str, ...] | None
 
 
 class _Follower:
@@ -122,29 +123,38 @@ class Transfers:
         Uploads(store.root).sweep()
         self._is_stopping = False
 
-    def pull(self, reference: str, token: str | None, insecure: bool) -> AsyncGenerator[TransferProgress, None]:
+    def pull(
+        self, reference: str, token: str | None, insecure: bool, private: tuple[str, ...] | None = None
+    ) -> AsyncGenerator[TransferProgress, None]:
         """Ends when the model is in the store. Leaving early cancels, unless others follow.
+
+        `private`: the registries at private addresses that may be asked; None = any.
 
         Raises: as `dmr.store.transfers.pull`
         """
-        options = self._options(token, insecure)
+        options = self._options(token, insecure, private)
 
         def work(report: Report, cancelled: Cancelled) -> None:
             converter = Converter(self._quantize)
             pull(self._store, reference, options, report, cancelled, self._road.one(cancelled), converter)
 
-        return self._follow(_Key("pull", self._same(reference), "", token, insecure), work)
+        return self._follow(_Key("pull", self._same(reference), "", token, insecure, private), work)
 
     def push(
-        self, reference: str, target: str, token: str | None, insecure: bool
+        self,
+        reference: str,
+        target: str,
+        token: str | None,
+        insecure: bool,
+        private: tuple[str, ...] | None = None,
     ) -> AsyncGenerator[TransferProgress, None]:
-        options = self._options(token, insecure)
+        options = self._options(token, insecure, private)
 
         def work(report: Report, cancelled: Cancelled) -> None:
             with self._road.one(cancelled):
                 push(self._store, reference, target, options, report, cancelled)
 
-        return self._follow(_Key("push", self._same(reference), self._same(target), token, insecure), work)
+        return self._follow(_Key("push", self._same(reference), self._same(target), token, insecure, private), work)
 
     def create(self, new: NewModel) -> AsyncGenerator[TransferProgress, None]:
         """Ends when the model is in the store. Leaving early cancels, unless others follow.
@@ -156,7 +166,7 @@ class Transfers:
             with self._workshop.one(cancelled):
                 create_model(self._store, new, self._quantize, report, cancelled)
 
-        return self._follow(_Key("create", msgspec.json.encode(new).decode(), "", None, False), work)
+        return self._follow(_Key("create", msgspec.json.encode(new).decode(), "", None, False, ()), work)
 
     async def stop(self) -> None:
         """Cancel what is under way; what has come so far stays on the disk."""
@@ -167,10 +177,10 @@ class Transfers:
         await asyncio.gather(*(transfer.task for transfer in running if transfer.task), return_exceptions=True)
         self._threads.shutdown(wait=False)
 
-    def _options(self, token: str | None, insecure: bool) -> RegistryOptions:
+    def _options(self, token: str | None, insecure: bool, private: tuple[str, ...] | None) -> RegistryOptions:
         registry = self._settings.registry
         return RegistryOptions(
-            insecure or registry.insecure, registry.mirrors, token, self._environ, registry.certificates
+            insecure or registry.insecure, registry.mirrors, token, self._environ, registry.certificates, private
         )
 
     def _same(self, name: str) -> str:

@@ -14,8 +14,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Union
+from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
+
+from dmr.store.registry.addresses import is_public, unwrapped
 
 MAX_URL = 8192  # characters
 MAX_REDIRECTS = 3
@@ -27,10 +29,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _PUBLIC_PORTS = (80, 443)
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_.])?")
 _UNSEEN = re.compile(r"[\x00-\x20\x7f\\]")
-# Its last four bytes are an address of the older kind (RFC 6052).
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 
-Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Resolve = Callable[[str, int], Sequence[str]]  # a name and a port to addresses; raises OSError
 
 
@@ -93,10 +92,10 @@ class Hosts:
 
 def may_connect(address: str, is_named: bool) -> bool:
     """Whether an address may be connected to: a public one, or any but the machine's own link for a named host."""
-    ip = _unwrapped(address)
+    ip = unwrapped(address)
     if ip.is_multicast or ip.is_unspecified or ip.is_link_local:
         return False
-    return is_named or (ip.is_global and not getattr(ip, "is_site_local", False))
+    return is_named or is_public(ip)
 
 
 def _is_address(host: str) -> bool:
@@ -105,17 +104,6 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return "%" not in host
-
-
-def _unwrapped(address: str) -> Address:
-    """An address of the newer kind that carries one of the older is that one."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inner is None and ip in _TRANSLATED:
-            inner = ipaddress.IPv4Address(ip.packed[-4:])
-        return inner or ip
-    return ip
 
 
 def resolve(host: str, port: int) -> list[str]:

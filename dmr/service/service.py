@@ -14,6 +14,7 @@ from dmr import _core
 from dmr.chat.template_processes import processes
 from dmr.client import EngineClient, Lease, ManagerClient, Readiness
 from dmr.config import RegistrySettings, Settings
+from dmr.config.reachability import private_registries
 from dmr.errors import DmrError, InternalError, InvalidReference, ModelNotFound
 from dmr.service.answer import Answer
 from dmr.service.answering import Answering
@@ -92,6 +93,7 @@ class Service:
         self.names = Names(self._records)
         self.configurations = Configurations(manager, store, lambda name: self.names.resolve(name))
         self.remote_models = RemoteModels(RegistrySettings(), {})
+        self._private_registries: tuple[str, ...] | None = None  # that requests may name; None = any
         self._media_links = MediaLinks()
 
     @classmethod
@@ -106,7 +108,8 @@ class Service:
         service.upstreams = Upstreams(settings.upstreams, os.environ, settings.registry.certificates)
         service.names = Names(service._records, settings.aliases)
         threading.Thread(target=processes.warm_up, name="template-process", daemon=True).start()
-        service.remote_models = RemoteModels(settings.registry, os.environ)
+        service._private_registries = private_registries(settings)
+        service.remote_models = RemoteModels(settings.registry, os.environ, service._private_registries)
         service._media_links = MediaLinks.of_settings(settings.fetch_media, settings.registry.certificates)
         return service
 
@@ -240,14 +243,15 @@ class Service:
 
         Raises:
             InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError, StoreError
+            RegistryNotAllowed: it is at a private address, and the settings do not let requests name one there.
         """
-        return self._transfer(PullModel(reference, token, insecure))
+        return self._transfer(PullModel(reference, token, insecure, self._private_registries))
 
     def push(
         self, source: str, target: str | None = None, token: str | None = None, insecure: bool = False
     ) -> Generator[Union[Tick, TransferProgress], None, None]:
         """Send a model to the registry of `target` (its own name by default). Otherwise as `pull`."""
-        return self._transfer(PushModel(source, target or source, token, insecure))
+        return self._transfer(PushModel(source, target or source, token, insecure, self._private_registries))
 
     def has_file(self, digest: str) -> bool:
         """Whether a file is here, brought by `add_file` or as a part of a model. Raises InvalidRequest."""

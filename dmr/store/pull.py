@@ -53,6 +53,7 @@ class RegistryOptions(msgspec.Struct, frozen=True):
     token: str | None = None  # of this request
     environ: Mapping[str, str] = {}
     certificates: str = ""  # a file of authorities to trust beside the system's
+    private: tuple[str, ...] | None = None  # hosts of registries that may be at private addresses; None = any
 
 
 class BlobRemoved(StoreError):

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 from dmr.errors import DmrError, RegistryError
 from dmr.store.conversion import Converter
+from dmr.store.hugging_face.access import find_endpoint
 from dmr.store.hugging_face.names import parse_hub_name
 from dmr.store.hugging_face.pull import pull_from_hub
 from dmr.store.hugging_face.push import push_to_hub
@@ -14,6 +15,8 @@ from dmr.store.layout import Layout
 from dmr.store.pull import RegistryOptions, Report, parse_remote, pull_model
 from dmr.store.push import push_model
 from dmr.store.reference import parse_reference
+from dmr.store.registry.client import HUB_HOST
+from dmr.store.registry.reach import PrivateHosts
 from dmr.store.registry.transport import Cancelled, Transport
 from dmr.store.remote import inspect_model
 from dmr.store.store import ModelStore
@@ -34,9 +37,10 @@ def pull(
     `place` is entered before anything large is fetched: it may wait for its turn. `converter` is for safetensors.
 
     Raises:
-        InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError, StoreError, TransferCancelled
+        InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError, RegistryNotAllowed, StoreError,
+        TransferCancelled
     """
-    transport = _transport(options, cancelled)
+    transport = _transport(options, store.default_registry, cancelled)
     hub_model = parse_hub_name(text)
     if hub_model is not None:
         with place:
@@ -50,9 +54,10 @@ def inspect(text: str, default_registry: str, options: RegistryOptions) -> Model
     """A model as its registry has it; nothing is kept of it. Blocks.
 
     Raises:
-        InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError, StoreError
+        InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError, RegistryNotAllowed, StoreError
     """
-    return inspect_model(parse_remote(text, default_registry), options, _transport(options, lambda: False))
+    transport = _transport(options, default_registry, lambda: False)
+    return inspect_model(parse_remote(text, default_registry), options, transport)
 
 
 def push(
@@ -66,8 +71,8 @@ def push(
     """Send the model `source` to the registry under the name `target`. Blocks.
 
     Raises:
-        ModelNotFound, InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError, StoreError,
-        TransferCancelled
+        ModelNotFound, InvalidReference, RemoteModelNotFound, Unauthorized, Unsupported, RegistryError,
+        RegistryNotAllowed, StoreError, TransferCancelled
     """
     record = store.get(source)
     layout = Layout(store.root)
@@ -75,7 +80,7 @@ def push(
     if entry is None:
         record = store.get(source)  # it was removed a moment ago: this tells so
         raise RegistryError(f"The model {record.id} changed while it was read; try again.")
-    transport, hub_model = _transport(options, cancelled), parse_hub_name(target)
+    transport, hub_model = _transport(options, store.default_registry, cancelled), parse_hub_name(target)
     if hub_model is not None:
         push_to_hub(layout, entry, hub_model, options, transport, report)
         return
@@ -90,5 +95,7 @@ def same_model(text: str, default_registry: str) -> str:
     return text.strip()
 
 
-def _transport(options: RegistryOptions, cancelled: Cancelled) -> Transport:
-    return Transport(cancelled, options.certificates, options.environ)
+def _transport(options: RegistryOptions, default_registry: str, cancelled: Cancelled) -> Transport:
+    """What the configuration names itself may be anywhere."""
+    own = (default_registry, HUB_HOST, *options.mirrors, find_endpoint(options.environ))
+    return Transport(cancelled, options.certificates, options.environ, PrivateHosts(options.private, own))

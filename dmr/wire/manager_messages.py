@@ -66,11 +66,15 @@ class PurgeModels(Frame, frozen=True, tag="purge"):
 
 
 class PullModel(Frame, frozen=True, tag="pull"):
-    """Bring a model into the store. Steps follow, then the end; leaving early cancels."""
+    """Bring a model into the store. Steps follow, then the end; leaving early cancels.
+
+    `private`: the registries at private addresses that may be asked for it; None = any.
+    """
 
     reference: str
     token: str | None = None
     insecure: bool = False
+    private: tuple[str, ...] | None = ()
 
 
 class PushModel(Frame, frozen=True, tag="push"):
@@ -78,6 +82,7 @@ class PushModel(Frame, frozen=True, tag="push"):
     target: str
     token: str | None = None
     insecure: bool = False
+    private: tuple[str, ...] | None = ()
 
 
 class CreateModel(Frame, frozen=True, tag="create"):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import falcon
 
+from dmr.config.reachability import is_loopback
 from dmr_server.errors import HostNotAllowed, OriginNotAllowed
 
 # Pages of this machine, as Docker Model Runner allows them, on any port.
@@ -60,14 +61,6 @@ class Access:
 
     def _allows(self, origin: str) -> bool:
         return any(pattern.fullmatch(origin.lower()) for pattern in self._origins)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether who listens on this address can only be reached from the same machine."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _answer_preflight(req: falcon.Request, resp: falcon.Response) -> None:

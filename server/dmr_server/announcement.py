@@ -10,15 +10,9 @@ from wsgiref.util import setup_testing_defaults
 
 import msgspec
 
+from dmr.config.reachability import is_loopback
+
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`; a name other than localhost counts as reachable."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def base_url(host: str, port: int, scheme: str = "http") -> str:

@@ -12,7 +12,7 @@ from server.conftest import ANSWER
 
 from dmr.config import Settings, read_settings
 from dmr.errors import InvalidRequest
-from dmr_server.access import is_loopback
+from dmr.config.reachability import is_loopback
 from dmr_server.app import create_app
 
 Client = falcon.testing.TestClient

@@ -8,8 +8,9 @@ import pytest
 from fakes import FakeService
 
 from dmr.config import Settings
+from dmr.config.reachability import is_loopback
 from dmr.errors import StoreError
-from dmr_server.announcement import base_url, example, first_model, greeting, is_loopback
+from dmr_server.announcement import base_url, example, first_model, greeting
 from dmr_server.app import create_app
 
 

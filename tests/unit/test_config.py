@@ -35,8 +35,8 @@ def test_each_variable_sets_its_field_and_no_other(variable: str) -> None:
     sample, expected = (row.choices[-1], row.choices[-1]) if row.choices else SAMPLES[kind]
     if variable == "DMR_SPECULATION":  # its last choice needs another setting
         sample = expected = "ngram"
-    if variable == "DMR_FETCH_MEDIA":  # hosts, not origins
-        sample, expected = "public, a.example:8080", ("public", "a.example:8080")
+    if variable in ("DMR_FETCH_MEDIA", "DMR_PRIVATE_REGISTRIES"):  # hosts, not origins
+        sample, expected = "b.example, a.example:8080", ("b.example", "a.example:8080")
     settings = read_settings({variable: sample})
     part, _, field = path.rpartition(".")
     holder = getattr(settings, part) if part else settings
@@ -80,6 +80,7 @@ def test_an_empty_value_is_none(text: str) -> None:
         ("DMR_MAX_SEQUENCES", "0"),
         ("LOG_LEVEL", "loud"),
         ("DMR_FETCH_MEDIA", "http://a.example"),
+        ("DMR_PRIVATE_REGISTRIES", "https://a.example"),
         ("DMR_ALIASES", "gpt-*"),
         ("DMR_ALIASES", "gpt-4=ai/x,gpt-4=ai/y"),
         ("DMR_ALIASES", "a=b,b=a"),

@@ -73,7 +73,7 @@ def test_each_setting_has_a_key(name: str, tmp_path: Path) -> None:
     value = f'"{row.choices[0]}"' if row.choices else SAMPLES[kind]
     if kind == "float" and row.least >= 1:
         value = "7.5"
-    if name == "DMR_FETCH_MEDIA":
+    if name in ("DMR_FETCH_MEDIA", "DMR_PRIVATE_REGISTRIES"):
         value = '["files.example"]'
     changed = read_settings(file_of(tmp_path, f"[{row.section}]\n{row.key} = {value}\n"))
     variable = value.strip('[]"')

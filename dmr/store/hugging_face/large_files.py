@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from io import FileIO
 from typing import Any
 from urllib.parse import urlsplit
+
+import urllib3
 
 from dmr.errors import RegistryError
 from dmr.store.blobs import BlobStore
 from dmr.store.digest import hex_of
 from dmr.store.hugging_face.client import Hub
 from dmr.store.manifest import Layer
-from dmr.store.registry.transport import MAX_ATTEMPTS, PASSING_STATUSES, RETRY_AFTER, Transport, is_private_host
+from dmr.store.registry.addresses import is_private_host
+from dmr.store.registry.transport import MAX_ATTEMPTS, PASSING_STATUSES, RETRY_AFTER, Transport
 
 LFS_JSON = "application/vnd.git-lfs+json"
 PIECE = 1 << 20  # bytes
@@ -65,7 +69,7 @@ class LargeFileSender:
                 with self._blobs.open(layer.digest) as file:
                     file.seek(begin)
                     body, headers = _Stretch(file, size, self._transport, tell), {"Content-Length": str(size)}
-                    with self._transport.open("PUT", url, headers, body, follow=False) as response:
+                    with self._open("PUT", url, headers, body) as response:
                         if 200 <= response.status < 300:
                             return str(response.headers.get("ETag", ""))
                         raise _refusal(layer, response.status)
@@ -82,16 +86,22 @@ class LargeFileSender:
                 return
         self._check_address(url)
         headers = {"Accept": LFS_JSON, "Content-Type": LFS_JSON}
-        with self._transport.open("POST", url, headers, json.dumps(document).encode()) as response:
+        with self._open("POST", url, headers, json.dumps(document).encode()) as response:
             if not 200 <= response.status < 300:
                 raise _refusal(layer, response.status)
+
+    def _open(
+        self, method: str, url: str, headers: Mapping[str, str], body: Any
+    ) -> AbstractContextManager[urllib3.BaseHTTPResponse]:
+        """Where the hub has sent us."""
+        return self._transport.open(method, url, headers, body, follow=False, named_by=self._hub.endpoint)
 
     def _check_address(self, url: str) -> None:
         """The hub says where files go, but not into the network that this machine is in."""
         parts, own = urlsplit(url), urlsplit(self._hub.endpoint)
         if parts.scheme not in ("http", "https") or (own.scheme == "https" and parts.scheme != "https"):
             raise RegistryError("The hub wants files sent to something that is no safe web address.")
-        if is_private_host(parts.hostname or "") and not is_private_host(own.hostname or ""):
+        if is_private_host(parts.hostname or "") and not self._transport.is_private(self._hub.endpoint):
             raise RegistryError("The hub wants files sent to a private address.")
 
 

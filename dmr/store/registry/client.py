@@ -15,6 +15,7 @@ import urllib3
 from dmr.errors import RegistryError, RemoteModelNotFound, StoreError, Unauthorized, Unsupported
 from dmr.store.digest import Digest, digest_of
 from dmr.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Descriptor
+from dmr.store.registry.addresses import check_host, is_private_host
 from dmr.store.registry.challenge import Challenge, parse_challenge
 from dmr.store.registry.credentials import Credentials
 from dmr.store.registry.scheme import find_scheme
@@ -24,8 +25,6 @@ from dmr.store.registry.transport import (
     STEADY,
     Patience,
     Transport,
-    check_host,
-    is_private_host,
     join_address,
 )
 
@@ -72,7 +71,6 @@ class Repository:
 
     @functools.cached_property
     def _scheme(self) -> str:
-        check_host(urlsplit(f"//{self._host}").hostname or "")
         return self._given_scheme or find_scheme(self._transport, self._host, self._insecure)
 
     def manifest(self, reference: str, patience: Patience = STEADY) -> bytes:
@@ -120,7 +118,7 @@ class Repository:
         url = f"{location}{mark}{urlencode({'digest': descriptor.digest})}"
         if urlsplit(url)[:2] == urlsplit(self._url(""))[:2]:
             headers |= self._headers("pull,push")
-        with self._transport.open("PUT", url, headers, body, follow=False) as response:
+        with self._transport.open("PUT", url, headers, body, follow=False, named_by=self._url("")) as response:
             self._check(response, (201, 204))
 
     def _upload_address(self, location: str) -> str:
@@ -131,7 +129,7 @@ class Repository:
         if parts.scheme not in ("http", "https") or (own.scheme == "https" and parts.scheme == "http"):
             raise RegistryError(f"{self._host} wants the model sent to an address that is not safe: {parts.netloc}.")
         check_host(parts.hostname or "")
-        if is_private_host(parts.hostname or "") and not is_private_host(own.hostname or ""):
+        if is_private_host(parts.hostname or "") and not self._transport.is_private(own.geturl()):
             raise RegistryError(f"{self._host} wants the model sent to the private address {parts.netloc}.")
         return parts.geturl()
 
@@ -196,7 +194,9 @@ class Repository:
             form = {**query, "grant_type": "refresh_token", "client_id": "dmr"}
             body = urlencode({**form, "refresh_token": self._credentials.password}).encode()
             method, url, headers = "POST", realm, {"Content-Type": "application/x-www-form-urlencoded"}
-        with self._transport.open(method, url, headers, body, follow=False, patience=patience) as response:
+        with self._transport.open(
+            method, url, headers, body, follow=False, patience=patience, named_by=self._url("")
+        ) as response:
             self._check(response)
             answer = _read_bounded(response, MAX_TOKEN_BYTES)
         try:
@@ -214,8 +214,9 @@ class Repository:
         if parts.scheme == "http" and self._scheme == "https":
             raise RegistryError(f"{self._host} wants credentials sent over plain http to {parts.netloc}.")
         check_host(parts.hostname)
-        own = urlsplit(self._url("")).hostname or ""
-        if parts.hostname != own and is_private_host(parts.hostname) and not is_private_host(own):
+        own = self._url("")
+        is_other = parts.hostname != urlsplit(own).hostname
+        if is_other and is_private_host(parts.hostname) and not self._transport.is_private(own):
             raise RegistryError(f"{self._host} names a token service at the private address {parts.netloc}.")
 
     def _check(self, response: urllib3.BaseHTTPResponse, expected: tuple[int, ...] = (200, 206)) -> None:

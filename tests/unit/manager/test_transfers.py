@@ -263,7 +263,7 @@ def manager_process(folder: Path, store: ModelStore) -> Iterator[tuple[subproces
 
 
 def pull_all(client: ManagerClient, name: str) -> list[TransferProgress]:
-    return [step for step in client.transfer(PullModel(name)) if step is not None]
+    return [step for step in client.transfer(PullModel(name, private=None)) if step is not None]
 
 
 def test_a_pull_goes_on_after_a_kill_where_each_layer_was(
@@ -272,7 +272,7 @@ def test_a_pull_goes_on_after_a_kill_where_each_layer_was(
     registry.seconds_per_mib = 0.3
     heavy = {digest for digest, data in registry.blobs.items() if len(data) > MIB}
     with manager_process(tmp_path, target) as (process, client):
-        steps = client.transfer(PullModel(name))
+        steps = client.transfer(PullModel(name, private=None))
         done = dict.fromkeys(heavy, 0)
         while min(done.values()) < MIB:  # both shards are under way
             step = next(steps)

@@ -196,7 +196,9 @@ def test_what_is_public_does_not_lead_to_a_private_address(monkeypatch: pytest.M
     with pytest.raises(RegistryError, match=r"private address inside\.example"):
         repository._check_realm("https://inside.example/token")
     with pytest.raises(RegistryError, match=r"private address inside\.example"):
-        _check_redirect("https://registry.example/v2/", "https://registry.example/v2/", "https://inside.example/blob")
+        _check_redirect(
+            "https://registry.example/v2/", "https://registry.example/v2/", "https://inside.example/blob", False
+        )
     assert repository._upload_address("https://other.example/take") == "https://other.example/take"
     repository._check_realm("https://other.example/token")
 
