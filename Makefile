@@ -17,7 +17,7 @@ NODE_AGENTS := tests/node/agents/node_modules/.package-lock.json
 NODE_PACKAGES := $(NODE_CLIENTS) $(NODE_AGENTS)
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 CXX_FILES := $(wildcard csrc/*/*.h csrc/*/*.cpp)
-BUILD_FILES := $(CXX_FILES) CMakeLists.txt pyproject.toml $(wildcard third_party/llama_cpp.* third_party/amx_tile_config.*)
+BUILD_FILES := $(CXX_FILES) CMakeLists.txt pyproject.toml $(wildcard third_party/llama_cpp.* third_party/amx_tile_config.* third_party/cpu_kernels.*)
 
 CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN)
 export CMAKE_BUILD_PARALLEL_LEVEL

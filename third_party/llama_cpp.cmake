@@ -61,10 +61,10 @@ add_subdirectory("${llama_cpp_source}" "${CMAKE_BINARY_DIR}/llama.cpp" EXCLUDE_F
 
 dmr_all_targets(llama_cpp_targets "${llama_cpp_source}")
 
-include("${CMAKE_CURRENT_LIST_DIR}/amx_tile_config.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/cpu_kernels.cmake")
 set(cpu_targets ${llama_cpp_targets})
 list(FILTER cpu_targets INCLUDE REGEX "^ggml-cpu")
-dmr_name_whole_tile_config(${cpu_targets})
+dmr_compile_cpu_kernels(${cpu_targets})
 
 # A wheel holds no symbolic links, so the libraries carry no version in their names.
 if(DMR_PORTABLE)
