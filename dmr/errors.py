@@ -161,19 +161,19 @@ class Unavailable(DmrError):
 
 
 class Overloaded(Unavailable):
-    """A bounded queue is full. `lasts_ms`: if it is an engine's, milliseconds for which nobody need ask again."""
+    """A bounded queue is full. `interval_ms`: if an engine's is, between two places that become free; else 0."""
 
     code = "overloaded"
-    detail_names = ("lasts_ms",)
-    lasts_ms = 0
+    detail_names = ("interval_ms",)
+    interval_ms = 0
 
 
 class TooManyRequests(DmrError):
-    """One client has as much in the queue as one may have. Others are served. `lasts_ms`: as of `Overloaded`."""
+    """One client has as much in the queue as one may have. Others are served. `interval_ms`: as of `Overloaded`."""
 
     code = "too_many_requests"
-    detail_names = ("lasts_ms",)
-    lasts_ms = 0
+    detail_names = ("interval_ms",)
+    interval_ms = 0
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message, retry_after=retry_after)

@@ -99,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True):
     grace_period: float = 30.0  # seconds that requests in flight may take after SIGTERM
     max_body_bytes: int = 256 * 1024 * 1024
     num_workers: int = 2  # gunicorn worker processes
-    num_threads: int = 512  # requests that one worker serves at the same time
+    num_threads: int = 640  # requests that one worker serves at the same time
     write_timeout: float = 60.0  # seconds in which a client must take something of what is sent to it
     record: str = "metadata"  # what is kept of the last requests: see `RECORDS`
     log_dir: Path | None = None  # log files are written here; None = none

@@ -10,6 +10,7 @@ from dmr.config import EngineSettings
 from dmr.errors import Overloaded, TooManyRequests
 
 NUM_REMEMBERED = 64  # ends of sequences that the pace is measured by
+MAX_INTERVAL = 0.25  # seconds after which it is worth asking again, however slow it goes
 
 
 class QueueLimits:
@@ -44,16 +45,20 @@ class QueueLimits:
         excess = held + num_sequences - self._most_of_client
         if client and held and excess > 0:
             # Of the places that become free, this client's are as many as it has of all.
-            raise TooManyRequests(
+            has_share = TooManyRequests(
                 f"You have {held} sequences in progress already, and one client may have {self._most_of_client}.",
                 retry_after=self._seconds_for(excess * self._num / held),
             )
+            has_share.interval_ms = self._interval_ms(held / self._num) if held >= self._most_of_client else 0
+            raise has_share
         excess = self._num + num_sequences - self._most
         if self._num and excess > 0:
-            raise Overloaded(
+            is_full = Overloaded(
                 f"{self._num} sequences are in progress already; try again in a moment.",
                 retry_after=self._seconds_for(excess),
             )
+            is_full.interval_ms = self._interval_ms() if self._num >= self._most else 0
+            raise is_full
         if not self._num:
             self._busy_since = self._clock()
             self._ends.clear()
@@ -72,10 +77,21 @@ class QueueLimits:
         """How long it takes until nobody waits, if nobody comes."""
         return self._seconds_for(self._num - self._num_running)
 
+    def _interval_ms(self, share: float = 1.0) -> int:
+        """Between two places that become free, of which who asks gets this share: no use in asking more often."""
+        interval = self._seconds_for_one() / share
+        return max(1, round(1000 * min(MAX_INTERVAL, interval or MAX_INTERVAL)))
+
     def _seconds_for(self, num_places: float) -> float:
         """How long it takes, as things went of late, until so many places have become free; at least a second."""
-        now = self._clock()
-        if not self._ends:  # nothing is known but that nothing has ended for so long
-            return max(1.0, now - self._busy_since)
+        interval = self._seconds_for_one()
+        if not interval:  # nothing is known but that nothing has ended for so long
+            return max(1.0, self._clock() - self._busy_since)
+        return max(1.0, num_places * interval)
+
+    def _seconds_for_one(self) -> float:
+        """Between two ends, of late; 0 if there were none."""
+        if not self._ends:
+            return 0.0
         began = self._ends[0] if len(self._ends) == NUM_REMEMBERED else self._busy_since
-        return max(1.0, num_places * (now - began) / len(self._ends))
+        return (self._clock() - began) / len(self._ends)

@@ -11,11 +11,12 @@ import falcon
 from dmr.config import Settings
 from dmr.errors import DmrError, InternalError, InvalidRequest
 from dmr.types.preparation import prepare_types
-from dmr_server import docker, docker_configure, engines
+from dmr_server import docker, docker_configure, door, engines
 from dmr_server.access import Access
 from dmr_server.anthropic import resources as anthropic
 from dmr_server.anthropic.wire import AnthropicDialect
 from dmr_server.dialect import Dialect, send_error
+from dmr_server.door import Remembering
 from dmr_server.errors import ClientGone, MethodNotAllowed, RouteNotFound
 from dmr_server.generation import Stamps
 from dmr_server.key_limits import KeyLimits
@@ -64,6 +65,7 @@ def create_app(service: Service, settings: Settings, stamps: Stamps | None = Non
     passing_on = PassOn(service, settings.max_body_bytes)
     app: App = falcon.App(
         middleware=[
+            Remembering(door.current, checks_keys=settings.keys is not None, num_workers=settings.num_workers),
             recorder,
             RequestId(),
             CleanPath(),

@@ -65,12 +65,16 @@ class ModelName(BaseConverter):
         return unquote("/".join(value))
 
 
+def fresh_request_id() -> str:
+    return f"req_{uuid.uuid4().hex}"
+
+
 class RequestId:
     """`x-request-id` on every answer: the client's own if it is sane, else a fresh one."""
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         asked = req.get_header("x-request-id") or ""
-        req.context.request_id = asked if _SANE_ID.fullmatch(asked) else f"req_{uuid.uuid4().hex}"
+        req.context.request_id = asked if _SANE_ID.fullmatch(asked) else fresh_request_id()
         # "request-id" is the name in Anthropic's API.
         resp.set_headers({"x-request-id": req.context.request_id, "request-id": req.context.request_id})
 

@@ -25,23 +25,28 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from gunicorn.util import http_date  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import (  # type: ignore[import-untyped]
     STOP_KEEPALIVE_LINGER,
     TConn,
     ThreadWorker,
 )
 
-from dmr_server import ending, listening
+from dmr_server import door, ending, listening
+from dmr_server.asked import MAX_BYTES, num_missing, read_asked
+from dmr_server.awaiting import Awaiting
+from dmr_server.lingering import Lingering
 from dmr_server.refusal import LOOKING, refusing
 from dmr_server.tls_connection import TlsConnection
 
 MAX_WAIT = 10.0  # seconds that a request waits for a thread
 MAX_SILENCE = 60  # seconds that a thread waits for the next bytes of a request
+MAX_REST = 1.0  # seconds in which the rest of a request must have come, if it might be refused at the door
 MAX_HEAD = 20.0  # seconds in which the whole head of a request must have come
 PRECEDENCE = 0.02  # seconds that other processes have to accept what comes to a full one
 NUM_LOOKING = 8  # threads for requests that only look
 NUM_REFUSING = 4  # threads that say no
-NUM_CLOSING = 8  # threads that wait for the other end of a connection to close
+NUM_CLOSING = 8  # threads that end connections of TLS
 NUM_REMEMBERED = 64  # ends of requests that the pace is measured by
 
 log = logging.getLogger("gunicorn.error")
@@ -68,6 +73,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._waiting: deque[Waiting] = deque()
         self._ends: deque[float] = deque(maxlen=NUM_REMEMBERED)
 
+    def run(self) -> None:
+        self._awaiting = Awaiting(self.poller)
+        self._lingering = Lingering(self.poller, self._has_closed)
+        super().run()
+
     def get_thread_pool(self) -> ThreadPoolExecutor:
         self._lookers = ThreadPoolExecutor(NUM_LOOKING, thread_name_prefix=LOOKING)
         self._closers = ThreadPoolExecutor(NUM_CLOSING, thread_name_prefix="closing")
@@ -88,6 +98,27 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def enqueue_req(self, conn: TConn) -> None:
         """A connection that has, or will have, a request."""
         conn = self._with_tls(conn)
+        if conn.initialized or conn.data_ready or _has_data(conn):
+            self._receive(conn)
+        else:  # it takes no thread before it says something
+            self._awaiting.bytes_of(conn, 1, self.cfg.keepalive, self._receive, self._drop)
+
+    def _receive(self, conn: TConn) -> None:
+        """A request has begun to come."""
+        conn.data_ready = True
+        data = self._seen_at_door(conn)
+        missing = num_missing(data)
+        if missing:
+            self._awaiting.bytes_of(conn, len(data) + missing, MAX_REST, self._receive_rest, self._admit)
+        elif not self._refuse(conn, data):
+            self._admit(conn)
+
+    def _receive_rest(self, conn: TConn) -> None:
+        """More of it has come; whether that is all is looked at by who serves it."""
+        if not self._refuse(conn, self._seen_at_door(conn)):
+            self._admit(conn)
+
+    def _admit(self, conn: TConn) -> None:
         if not self._is_full:
             self._serve(conn)
         elif self._num_looking < NUM_LOOKING and _only_looks(conn):
@@ -95,6 +126,35 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._run(self._lookers, self.handle, conn, self._has_looked)
         else:
             self._waiting.append(Waiting(conn, time.monotonic()))
+
+    def _seen_at_door(self, conn: TConn) -> bytes:
+        """What has come of a request, if it might be refused; it is still there to be read."""
+        if not door.current.is_watched or isinstance(conn, TlsConnection) or not isinstance(conn.client, tuple):
+            return b""
+        if conn.initialized and conn.parser.unreader.buf.getvalue():  # it was sent behind one that is read already
+            return b""
+        try:
+            return bytes(conn.sock.recv(MAX_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return b""
+
+    def _refuse(self, conn: TConn, data: bytes) -> bool:
+        """Answer what would only be refused inside; False = let it in."""
+        asked = read_asked(data)
+        refused = door.current.refusal(asked, conn.client[0]) if asked is not None else None
+        if refused is None:
+            return False
+        self.nr += 1
+        with suppress(OSError):  # it has left
+            conn.sock.recv(len(data), socket.MSG_DONTWAIT)
+            conn.sock.send(refused.again(http_date()), socket.MSG_DONTWAIT)
+        self._lingering.close(conn.sock)
+        return True
+
+    def _drop(self, conn: TConn) -> None:
+        """It never said anything."""
+        conn.close()
+        self._has_closed()
 
     def _with_tls(self, conn: TConn) -> TConn:
         """A fresh connection to the port of TLS speaks it."""
@@ -119,6 +179,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
             self._run(self._refusers, refuse, conn, self.finish_request)
         self._cut_slow_heads(now)
+        self._awaiting.look(now)
+        self._lingering.cut_late(now)
+        door.current.tidy()
         if self.nr >= self._most_requests:
             self._leave(now)
 
@@ -147,6 +210,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 conn.sock.shutdown(socket.SHUT_RDWR)
             raise BrokenPipeError(errno.EPIPE, "the client takes nothing") from None
 
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Those that have said nothing yet are treated as those that say nothing any more."""
+        super()._cap_keepalive(deadline)
+        self._awaiting.hurry(deadline)
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         ending.begin()
         super().handle_exit(sig, frame)
@@ -160,7 +228,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if done.cancelled() or done.exception() is not None or done.result() is not False:
             super().finish_request(conn, done)
             return
-        self._run(self._closers, lambda conn: conn.close(graceful=True), conn, self._has_closed)
+        if isinstance(conn, TlsConnection):
+            self._run(
+                self._closers, lambda conn: conn.close(graceful=True), conn, lambda conn, done: self._has_closed()
+            )
+        else:
+            self._lingering.close(conn.sock)
 
     @property
     def _is_full(self) -> bool:
@@ -211,7 +284,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._num_looking -= 1
         self.finish_request(conn, done)
 
-    def _has_closed(self, conn: TConn, done: Future[Any]) -> None:
+    def _has_closed(self) -> None:
         self.nr_conns -= 1
 
     def _seconds_to_wait(self, now: float) -> float:
@@ -219,6 +292,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not self._ends or now <= self._ends[0]:
             return MAX_WAIT
         return len(self._waiting) * (now - self._ends[0]) / len(self._ends)
+
+
+def _has_data(conn: TConn) -> bool:
+    """Whether anything has come, be it the end."""
+    try:
+        conn.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    conn.data_ready = True
+    return True
 
 
 def _only_looks(conn: TConn) -> bool:

@@ -10,6 +10,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import falcon
@@ -49,6 +50,7 @@ class Done(NamedTuple):
     draft: Draft | None
     answer: bytes
     error_code: str
+    num_repeats: int = 0  # that it stands for; such a one is only counted
 
 
 class Recorder:
@@ -113,6 +115,14 @@ class Recorder:
             resp.data or b"" if draft is not None and draft.keeps_bodies else b"",
             error.code if error is not None else "",
         )
+        req.context.count_again = partial(self._count_again, done)
+        self._take(done)
+
+    def _count_again(self, done: Done, num_repeats: int) -> None:
+        """So many more were answered alike, in no time."""
+        self._take(done._replace(num_repeats=num_repeats, seconds=0.0))
+
+    def _take(self, done: Done) -> None:
         self._waiting.append(done)
         if self._thread is None:
             self._start()
@@ -166,17 +176,18 @@ class Recorder:
 
     def _add(self, done: Done, counts: dict[Count, float], records: list[NewRecord]) -> None:
         """A defect here must not stop the thread, nor may it cost others their counts."""
+        times = done.num_repeats or 1
         try:
             for count, value in _http_counts(done):
-                counts[count] = counts.get(count, 0.0) + value
+                counts[count] = counts.get(count, 0.0) + times * value
             draft = done.draft
             model = self._model_of(draft) if draft is not None else None
             if draft is None or model is None:
                 return
             label, model_id = model
             for count, value in _model_counts(label, done.status, draft):
-                counts[count] = counts.get(count, 0.0) + value
-            if self.is_on:
+                counts[count] = counts.get(count, 0.0) + times * value
+            if self.is_on and not done.num_repeats:
                 data = msgspec.json.encode(_to_record(done, draft, model_id))
                 records.append(NewRecord(model_id, done.at, data))
         except Exception:

@@ -11,6 +11,7 @@ import msgspec
 from fakes import FakeService, FakeStream, model_record
 
 from dmr.config import read_settings
+from dmr.errors import Overloaded
 from dmr.service.upstreams import Upstreams
 from dmr.types import (
     Completed,
@@ -41,6 +42,14 @@ def drip(num_deltas: int, seconds: float) -> Iterator[Event]:
         yield TextDelta(0, f"{number} ")
 
 
+def refused() -> Iterator[Event]:
+    """By an engine with a full queue, of which a place becomes free five times a second."""
+    error = Overloaded("There is no place.", retry_after=1.5)
+    error.interval_ms = 200
+    yield Tick()
+    raise error
+
+
 class LiveService(FakeService):
     def generate(self, request: GenerateRequest) -> Iterator[Event]:
         steps = {
@@ -49,6 +58,7 @@ class LiveService(FakeService):
             "drip": lambda: itertools.chain([Started(5)], drip(4, 0.2), END),
             "busy": lambda: itertools.chain([Started(5)], drip(10_000, 0.05), END),
             "flood": lambda: itertools.chain([Started(5)], (TextDelta(0, "x" * 100_000) for _ in range(400)), END),
+            "full": refused,
             "queued": ticks,
             "ticks": lambda: itertools.chain([Started(5)], ticks()),
         }

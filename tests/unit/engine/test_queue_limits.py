@@ -132,3 +132,50 @@ def test_an_idle_time_is_no_part_of_the_pace() -> None:
     held.leave("a", 1)
     held.enter("a", 1)
     assert refusal(held, "b") == pytest.approx(2.0)
+
+
+# --- how often a place becomes free ----------------------------------------------------------------------------------
+
+
+def refusal_of(held: QueueLimits, client: str, num_sequences: int = 1) -> Overloaded | TooManyRequests:
+    with pytest.raises((Overloaded, TooManyRequests)) as caught:
+        held.enter(client, num_sequences)
+    assert isinstance(caught.value, (Overloaded, TooManyRequests))
+    return caught.value
+
+
+def test_a_refusal_says_how_often_a_place_becomes_free() -> None:
+    clock = Clock()
+    held = limits(clock)
+    for number in range(20):
+        held.enter(f"c{number}", 1)
+    assert refusal_of(held, "x").interval_ms == 250  # nothing is known
+    for number in range(10):
+        clock.now += 0.02
+        held.leave(f"c{number}", 1)
+        held.enter(f"d{number}", 1)
+    assert refusal_of(held, "x").interval_ms == 20
+    clock.now += 60
+    assert refusal_of(held, "x").interval_ms == 250
+
+
+def test_of_the_places_that_become_free_a_client_gets_those_it_has() -> None:
+    clock = Clock()
+    held = limits(clock)
+    held.enter("heavy", 11)
+    held.enter("heavy", 1)
+    for number in range(6):
+        held.enter(f"c{number}", 1)
+    for number in range(4):
+        clock.now += 0.02
+        held.leave(f"c{number}", 1)
+        held.enter(f"c{number}", 1)
+    assert refusal_of(held, "heavy").interval_ms == 30  # 12 of 18
+
+
+def test_a_large_request_that_is_refused_says_nothing_of_small_ones() -> None:
+    held = limits(Clock())
+    held.enter("heavy", 11)
+    assert refusal_of(held, "heavy", 3).interval_ms == 0
+    held.enter("other", 8)
+    assert refusal_of(held, "third", 2).interval_ms == 0
