@@ -7,8 +7,9 @@ of which 14 x 14 are one place in the prompt. What is said of an image is nonsen
 
 - "first" and "repeated": time to the first token (TTFT) of an image that is new, and of the same image with another
   question. "elsewhere": of an image that is known, behind other text, so that its places are new in the prompt.
-- "quiet" and "images": time between two chunks of text (ITL) of four streams, alone and while an image arrives every
-  five seconds.
+- "quiet" and "images": time between two chunks of text (ITL) of four streams, alone and while images arrive: from the
+  moment that one is sent until its first token. One is sent every five seconds; "whole" is of all that time, also when
+  none is under way.
 
 Both servers run at the same time, idle while the other is measured, and take turns. Without --peer only dmr is
 measured. Servers listen on loopback ports of their own and are ended in the end.
@@ -63,6 +64,20 @@ WORDS = ("river", "stone", "window", "garden", "letter", "music", "winter", "sil
 class Side(NamedTuple):
     name: str
     url: str
+
+
+class Span(NamedTuple):
+    """Of time: between two chunks of a stream, or between an image and its first token."""
+
+    begin: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
+
+    def overlaps(self, other: Span) -> bool:
+        return self.begin < other.end and other.begin < self.end
 
 
 def new_image(dice: random.Random, side: int) -> dict[str, Any]:
@@ -125,9 +140,11 @@ def measure_first(side: Side, dice: random.Random, pixels: int) -> dict[str, flo
     }
 
 
-def measure_streams(side: Side, dice: random.Random, seconds: float, pixels: int | None) -> list[float]:
-    """Seconds between chunks of all streams; `pixels` of the images that arrive meanwhile, None = none do."""
-    gaps: list[float] = []
+def measure_streams(
+    side: Side, dice: random.Random, seconds: float, pixels: int | None
+) -> tuple[list[Span], list[Span]]:
+    """Between the chunks of all streams, and of the images; `pixels` of an image, None = none arrives."""
+    gaps: list[Span] = []
     end = time.perf_counter() + seconds
     prompts = [words(dice, 20) for _ in range(NUM_STREAMS)]
 
@@ -136,21 +153,26 @@ def measure_streams(side: Side, dice: random.Random, seconds: float, pixels: int
         while time.perf_counter() < end:
             number += 1
             times = chunk_times(side, f"{prompt} {number}", STREAM_TOKENS, until=end)[1:]
-            gaps.extend(later - earlier for earlier, later in pairwise(times))
+            gaps.extend(Span(earlier, later) for earlier, later in pairwise(times))
 
     threads = [threading.Thread(target=stream, args=(prompt,)) for prompt in prompts]
     for thread in threads:
         thread.start()
     time.sleep(1.0)  # prompts are computed
-    shown = []
+    shown, images = list[threading.Thread](), list[Span]()
+
+    def show(content: Any) -> None:
+        times = chunk_times(side, content, 4)
+        images.append(Span(times[0], times[1]))
+
     while pixels is not None and time.perf_counter() < end - IMAGE_INTERVAL / 2:
         content = [new_image(dice, pixels), {"type": "text", "text": "What is this?"}]
-        shown.append(threading.Thread(target=first_token, args=(side, content)))
+        shown.append(threading.Thread(target=show, args=(content,)))
         shown[-1].start()
         time.sleep(IMAGE_INTERVAL)
     for thread in [*threads, *shown]:
         thread.join()
-    return gaps
+    return gaps, images
 
 
 def start_peer(binary: Path, weights: Path, projector: Path, log: Path) -> tuple[Process, str]:
@@ -187,7 +209,7 @@ def latency(gaps: Sequence[float]) -> dict[str, float]:
 
 def measure(sides: Sequence[Side], arguments: argparse.Namespace) -> dict[str, Any]:
     first: dict[str, dict[str, list[float]]] = {side.name: {} for side in sides}
-    gaps: dict[str, dict[str, list[float]]] = {side.name: {"quiet": [], "images": []} for side in sides}
+    gaps: dict[str, dict[str, list[float]]] = {side.name: {"quiet": [], "images": [], "whole": []} for side in sides}
     for side in sides:  # the model is loaded, and all has been done once
         measure_first(side, random.Random("warm"), arguments.side)
     for number in range(arguments.rounds):
@@ -195,8 +217,11 @@ def measure(sides: Sequence[Side], arguments: argparse.Namespace) -> dict[str, A
             for kind, seconds in measure_first(side, random.Random(f"first {number}"), arguments.side).items():
                 first[side.name].setdefault(kind, []).append(seconds)
             dice = random.Random(f"streams {number}")
-            gaps[side.name]["quiet"] += measure_streams(side, dice, arguments.seconds / 2, None)
-            gaps[side.name]["images"] += measure_streams(side, dice, arguments.seconds, arguments.side)
+            quiet, _ = measure_streams(side, dice, arguments.seconds / 2, None)
+            whole, images = measure_streams(side, dice, arguments.seconds, arguments.side)
+            gaps[side.name]["quiet"] += [gap.seconds for gap in quiet]
+            gaps[side.name]["whole"] += [gap.seconds for gap in whole]
+            gaps[side.name]["images"] += [gap.seconds for gap in whole if any(map(gap.overlaps, images))]
             print(f"round {number + 1} {side.name}: {latency(gaps[side.name]['images'])}", file=sys.stderr)
     return {
         "ttft_seconds": {side: {kind: summary(each) for kind, each in kinds.items()} for side, kinds in first.items()},

@@ -324,8 +324,11 @@ class Projector:
     def prepare_sound(self, file: bytes, max_seconds: int) -> list[MediaPiece]:
         """Pieces of a prompt for a WAV, MP3 or FLAC file. Raises MediaError."""
 
-    def encode(self, piece: MediaPiece) -> MediaVectors:
-        """Raises ValueError (a piece of text), Cancelled after `abort`, DecodeError."""
+    def encode(self, piece: MediaPiece, between: Callable[[], object] | None = None) -> MediaVectors:
+        """`between` is called whenever some hundredths of a second were computed: others may compute meanwhile.
+
+        Raises ValueError (a piece of text), Cancelled after `abort`, DecodeError, and what `between` raises.
+        """
 
     @property
     def next_encode(self) -> int: ...
@@ -747,9 +750,16 @@ class StepResult:
         """One for each row, in order; empty unless DONE."""
 
 def step(
-    context: Context, batch: Batch, rows: Sequence[tuple[int, Sampler, Detokenizer]], pool: ThreadPool
+    context: Context,
+    batch: Batch,
+    rows: Sequence[tuple[int, Sampler, Detokenizer]],
+    pool: ThreadPool,
+    parts: Sequence[int] = (),
 ) -> StepResult:
     """Decode; then sample, detokenize and stop-search each row (index in the batch, sampler, detokenizer).
+
+    `parts`: how many places of the batch each of several decodes takes, in order; a sequence is in one part only, and
+    the step is done as a whole or not at all. None = one decode.
 
     A row whose place is followed by guesses goes on for as long as they are right: it gets the tokens that it would
     have got in as many steps. Afterwards the memory holds what is certain, but for each row's last new token.

@@ -1,17 +1,17 @@
 #include "core/projector.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/log_queue.h"
 #include "core/progress.h"
+#include "ggml.h"
 #include "llama.h"
 #include "mtmd-helper.h"
 #include "mtmd.h"
 
 namespace dmr {
 namespace {
-
-constexpr int64_t watched_every = 16;  // tensors of an encode between two looks at whether it is still wanted
 
 using Bitmap = std::unique_ptr<mtmd_bitmap, decltype(&mtmd_bitmap_free)>;
 
@@ -49,6 +49,16 @@ MediaPiece places_piece(const mtmd_context * context, const mtmd_input_chunk * c
     piece.is_causal     = !mtmd_decode_use_non_causal(context, chunk);
     piece.chunk         = owned(mtmd_input_chunk_copy(chunk));
     return piece;
+}
+
+// Roughly how many operations a tensor takes; products of matrices are all that counts.
+double work_of(const ggml_tensor & tensor) {
+    const auto num_elements = static_cast<double>(ggml_nelements(&tensor));
+    const bool is_product   = tensor.op == GGML_OP_MUL_MAT || tensor.op == GGML_OP_MUL_MAT_ID;
+    if (tensor.op == GGML_OP_FLASH_ATTN_EXT) {
+        return 4.0 * num_elements * static_cast<double>(tensor.src[1]->ne[1]);
+    }
+    return is_product ? 2.0 * num_elements * static_cast<double>(tensor.src[0]->ne[0]) : num_elements;
 }
 
 }  // namespace
@@ -145,14 +155,20 @@ MediaPiece without_content(const MediaPiece & piece) {
     return light;
 }
 
-MediaVectors Projector::encode(const MediaPiece & piece) {
+MediaVectors Projector::encode(const MediaPiece & piece, const std::function<void()> & between) {
     require(piece.chunk != nullptr, "a piece of text has no vectors");
     const int64_t number = next_++;
     running_             = number;
-    num_asked_           = 0;
+    between_             = between ? &between : nullptr;
+    failure_             = nullptr;
+    begin_slice();
     forget_last_errors();
     const int32_t status = unwanted_ == number ? 1 : mtmd_encode_chunk(handle_, piece.chunk.get());
     running_             = no_encode;
+    between_             = nullptr;
+    if (failure_ != nullptr) {
+        std::rethrow_exception(std::exchange(failure_, nullptr));
+    }
     if (unwanted_ == number) {  // what came out of the part that was computed means nothing
         throw Cancelled("the encoding was cancelled");
     }
@@ -172,13 +188,42 @@ void Projector::abort(int64_t encode) {
 }
 
 // Asked before each tensor whether it is worth stopping after it; then, after it, whether to go on.
-bool Projector::watch(ggml_tensor *, bool asks, void * projector) {
+bool Projector::watch(ggml_tensor * tensor, bool asks, void * projector) {
     auto & self = *static_cast<Projector *>(projector);
     count_operation();
     if (asks) {
-        return ++self.num_asked_ % watched_every == 0;
+        self.work_ += work_of(*tensor);
+        return self.work_ >= self.slice_work_;
     }
-    return self.unwanted_ != self.running_ || self.running_ == no_encode;
+    return self.end_slice();
+}
+
+void Projector::begin_slice() {
+    work_        = 0;
+    slice_began_ = std::chrono::steady_clock::now();
+}
+
+// Whether to go on.
+bool Projector::end_slice() {
+    constexpr double                    least_seconds = 1e-4;  // below, nothing is learnt
+    constexpr double                    least_work    = 1e6;
+    const std::chrono::duration<double> took          = std::chrono::steady_clock::now() - slice_began_;
+    if (took.count() > least_seconds) {
+        slice_work_ = std::max(least_work, (slice_work_ + work_ / took.count() * slice_seconds) / 2);
+    }
+    if (running_ == no_encode) {  // llama.cpp tries itself out while it loads
+        return true;
+    }
+    if (between_ != nullptr && unwanted_ != running_) {
+        try {
+            (*between_)();
+        } catch (...) {  // nothing may be thrown through llama.cpp
+            failure_ = std::current_exception();
+            return false;
+        }
+    }
+    begin_slice();
+    return unwanted_ != running_;
 }
 
 std::vector<int32_t> positions_of(const MediaPiece & piece, bool uses_mrope, int32_t first_position, int32_t begin,

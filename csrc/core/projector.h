@@ -5,7 +5,10 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -66,8 +69,10 @@ class Projector {
     // `file`: WAV, MP3 or FLAC; longer than `max_seconds` is refused. Throws MediaError.
     std::vector<MediaPiece> prepare_sound(const std::string & file, int32_t max_seconds) const;
 
-    // Throws std::invalid_argument for a piece of text, Cancelled after abort(), DecodeError.
-    MediaVectors encode(const MediaPiece & piece);
+    // `between` is called on this thread whenever about `slice_seconds` were computed: nothing computes meanwhile, so
+    // others may. Throws std::invalid_argument for a piece of text, Cancelled after abort(), DecodeError, and what
+    // `between` throws.
+    MediaVectors encode(const MediaPiece & piece, const std::function<void()> & between = {});
     // The number that the next call of `encode` will have. Any thread.
     int64_t next_encode() const { return next_; }
     // Stops the encode with this number, also one that has not begun yet. Any thread.
@@ -78,15 +83,24 @@ class Projector {
 
     std::vector<MediaPiece> pieces_of(const mtmd_bitmap * bitmap) const;
     static bool             watch(ggml_tensor * tensor, bool asks, void * projector);
+    void                    begin_slice();
+    bool                    end_slice();
 
-    static constexpr int64_t no_encode = -1;
+    static constexpr int64_t no_encode     = -1;
+    static constexpr double  slice_seconds = 0.02;  // what a step of others may come later
 
     std::shared_ptr<Model> model_;  // outlives the handle
     mtmd_context *         handle_ = nullptr;
     std::atomic<int64_t>   next_{0};
     std::atomic<int64_t>   running_{no_encode};
     std::atomic<int64_t>   unwanted_{no_encode};
-    int64_t                num_asked_ = 0;  // tensors of the running encode
+
+    // Of the running encode, on its thread. What work takes is measured all the time.
+    const std::function<void()> *         between_ = nullptr;
+    std::exception_ptr                    failure_;           // of `between`
+    double                                slice_work_ = 1e8;  // operations that take `slice_seconds`
+    double                                work_       = 0;    // operations of the running slice
+    std::chrono::steady_clock::time_point slice_began_;
 };
 
 // The positions of places [begin, end) of a piece that begins at `first_position`, as llama.cpp wants them beside

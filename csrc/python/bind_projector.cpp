@@ -1,3 +1,5 @@
+#include <functional>
+
 #include "python/handles.h"
 
 namespace dmr::python {
@@ -26,10 +28,16 @@ std::vector<MediaPiece> prepare_sound(const ProjectorHandle & handle, const py::
     return shared->prepare_sound(copied, max_seconds);
 }
 
-std::shared_ptr<MediaVectors> encode(ProjectorHandle & handle, const MediaPiece & piece) {
-    const MediaPiece       mine = piece;
+std::shared_ptr<MediaVectors> encode(ProjectorHandle & handle, const MediaPiece & piece, const py::object & between) {
+    const MediaPiece            mine = piece;
+    const std::function<void()> call = [&between] {
+        py::gil_scoped_acquire acquired;
+        between();
+    };
     py::gil_scoped_release released;
-    return std::make_shared<MediaVectors>(handle.alone([&](Projector & projector) { return projector.encode(mine); }));
+    return std::make_shared<MediaVectors>(handle.alone([&](Projector & projector) {
+        return between.is_none() ? projector.encode(mine) : projector.encode(mine, call);
+    }));
 }
 
 template <typename Result> auto getter(Result (Projector::*method)() const) {
@@ -69,7 +77,9 @@ void register_projector(py::module_ & module) {
              "Pieces of a prompt for RGB pixels. Any thread. Raises ValueError and MediaError.")
         .def("prepare_sound", prepare_sound, py::arg("file"), py::arg("max_seconds"),
              "Pieces of a prompt for a WAV, MP3 or FLAC file. Any thread. Raises MediaError.")
-        .def("encode", encode, py::arg("piece"), "Raises ValueError (text), Cancelled and DecodeError.")
+        .def("encode", encode, py::arg("piece"), py::arg("between") = py::none(),
+             "`between` is called between slices, in which others may compute. Raises ValueError (text), Cancelled and "
+             "DecodeError, and what `between` raises.")
         .def_property_readonly("next_encode", getter(&Projector::next_encode))
         .def(
             "abort", [](const ProjectorHandle & handle, int64_t encode) { handle.shared()->abort(encode); },

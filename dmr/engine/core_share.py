@@ -1,7 +1,8 @@
-"""One core budget for all that computes in this process at the same time: generation and embeddings.
+"""One core budget for all that computes in this process: generation, embeddings, pictures.
 
 Each of two contexts that took every core would wait for the other's threads many times in a step. So while both are at
-work, each gets its part.
+work, each gets its part. The encoder of pictures cannot be told how many threads to use from step to step: it takes
+every core, and turns with the others.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from dmr.engine.core_budget import CoreBudget, CpuTimes, read_cpu_times
+from dmr.engine.core_turns import CoreTurns
 from dmr.engine.watchdog import Watchdog
 
 LINGER = 0.25  # seconds after its last step in which somebody still counts as being at work
@@ -35,23 +37,39 @@ class CoreShare(CoreBudget):
         self._watchdog = watchdog
         self._clock = clock
         self._lock = threading.Lock()
+        self._turns = CoreTurns()
         self._at_work: set[str] = set()
         self._left: dict[str, float] = {}  # when somebody's last step ended
 
     @contextlib.contextmanager
     def at_work(self, who: str) -> Iterator[None]:
-        with self._lock:
-            self._at_work.add(who)
-        try:
-            with self._watchdog.watching(who) if self._watchdog else contextlib.nullcontext():
-                yield
-        finally:
+        """Waits while somebody is `alone`."""
+        with self._turns.sharing():
             with self._lock:
-                self._at_work.remove(who)
-                self._left[who] = self._clock()
+                self._at_work.add(who)
+            try:
+                with self._watching(who):
+                    yield
+            finally:
+                with self._lock:
+                    self._at_work.remove(who)
+                    self._left[who] = self._clock()
+
+    @contextlib.contextmanager
+    def alone(self, who: str) -> Iterator[None]:
+        """With every core, whatever other processes do; waits for those who are `at_work`. To `give_way` often."""
+        with self._turns.alone(), self._watching(who):
+            yield
+
+    def give_way(self) -> None:
+        """For who is alone: those who wait to be at work are now, once."""
+        self._turns.give_way()
 
     def num_threads(self, now: float) -> int:
         """For the step that begins `now`, of one of those who are at work: an equal part of what is free."""
         with self._lock:
             lingering = {who for who, left in self._left.items() if now - left < LINGER}
             return max(1, super().num_threads(now) // max(1, len(self._at_work | lingering)))
+
+    def _watching(self, who: str) -> contextlib.AbstractContextManager[None]:
+        return self._watchdog.watching(who) if self._watchdog else contextlib.nullcontext()

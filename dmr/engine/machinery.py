@@ -16,7 +16,14 @@ from dmr.engine.embedder import Embedder
 from dmr.engine.engine import Deliver, Engine, Runner
 from dmr.engine.engine_server import Embedding, Server
 from dmr.engine.intake import Intake
-from dmr.engine.loading import LoadedModel, ModelTokenizer, cannot_generate, describe, load_model
+from dmr.engine.loading import (
+    LoadedModel,
+    ModelTokenizer,
+    cannot_generate,
+    computes_on_device,
+    describe,
+    load_model,
+)
 from dmr.engine.media_encoder import MediaEncoder
 from dmr.engine.media_reader import MediaReader
 from dmr.engine.model_runner import Generator, ModelRunner, StepOutput
@@ -95,7 +102,11 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
     steps = StepLoop(
         lambda deliver: make_engine(shared, runner, settings, deliver, shared, counts_positions=uses_mrope), settings
     )
-    media = MediaEncoder(reader, cores) if reader is not None else None
+    media = None
+    if reader is not None:
+        # What a device encodes takes none of the cores.
+        is_offloaded = settings.projector.use_gpu and computes_on_device()
+        media = MediaEncoder(reader, CoreShare(num_cores, lambda: None, watchdog=watchdog) if is_offloaded else cores)
     server = Server(Intake(runner), steps, embedding, media=media, media_timeout=settings.queue_timeout)
     return Machinery(server, steps, embedder, _with_senses(runner.info(), reader), watchdog, media)
 
@@ -105,9 +116,7 @@ def _load_projector(spec: EngineSpec, loaded: LoadedModel, num_cores: int) -> Me
     settings = spec.settings
     if spec.projector is None or not settings.projector.is_used:
         return None
-    # The other threads are for those whose answers are under way.
-    num_threads = max(1, num_cores // 2)
-    return MediaReader.load(spec.projector, loaded.model, settings.projector, num_threads, settings.max_batch_tokens)
+    return MediaReader.load(spec.projector, loaded.model, settings.projector, num_cores, settings.max_batch_tokens)
 
 
 def _with_senses(info: EngineInfo, reader: MediaReader | None) -> EngineInfo:
@@ -140,7 +149,13 @@ def make_engine(
     `counts_positions`: see KVCache.
     """
     kv_cache = runner.make_kv_cache(counts_positions=counts_positions)
-    scheduler = Scheduler(kv_cache, runner.max_num_seqs, runner.max_batch_tokens, runner.max_outputs)
+    scheduler = Scheduler(
+        kv_cache,
+        runner.max_num_seqs,
+        runner.max_batch_tokens,
+        runner.max_outputs,
+        least_chunk=max(1, runner.narrow_batch),
+    )
     pacer = PrefillPacer(
         settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens, runner.narrow_batch
     )

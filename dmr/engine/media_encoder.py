@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
@@ -29,7 +29,7 @@ class Reader(Protocol):
     """What the encoder needs of the native side."""
 
     def read(self, media: EngineMedia) -> Medium: ...
-    def encode(self, medium: Medium) -> Medium: ...
+    def encode(self, medium: Medium, between: Callable[[], None]) -> Medium: ...
     def abort(self) -> None: ...
 
 
@@ -172,8 +172,8 @@ class MediaEncoder:
         medium = self._reader.read(media)
         began = time.monotonic()
         try:
-            with self._cores.at_work("projector"):
-                return self._reader.encode(medium)
+            with self._cores.alone("projector"):
+                return self._reader.encode(medium, self._cores.give_way)
         finally:
             with self._condition:
                 seconds = self._counted.seconds + time.monotonic() - began

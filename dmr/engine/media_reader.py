@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 from dmr import _core
@@ -84,15 +85,17 @@ class MediaReader:
                 )
         return Medium(digest_of(media), tuple(pieces))
 
-    def encode(self, medium: Medium) -> Medium:
-        """With its vectors, and without what they were made of.
+    def encode(self, medium: Medium, between: Callable[[], None]) -> Medium:
+        """With its vectors, and without what they were made of. `between`: see `_core.Projector.encode`.
 
         Raises:
             EncodingCancelled: after `abort`.
             InternalError
         """
         try:
-            vectors = tuple(self._projector.encode(piece) if piece.num_places else None for piece in medium.pieces)
+            vectors = tuple(
+                self._projector.encode(piece, between) if piece.num_places else None for piece in medium.pieces
+            )
         except _core.Cancelled as error:
             raise EncodingCancelled from error
         except _core.DecodeError as error:

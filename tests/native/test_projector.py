@@ -101,7 +101,7 @@ def test_what_was_aborted_is_cancelled_and_the_next_is_not(projector: _core.Proj
 
 
 def test_an_encode_that_runs_is_stopped_before_its_end(model: _core.Model, tmp_path: Path) -> None:
-    write_costly_projector(tmp_path / "costly.gguf", text_width=128, blocks=60, width=64, side=168)
+    write_costly_projector(tmp_path / "costly.gguf", text_width=128, blocks=100, width=192, side=168)
     projector = _core.Projector(str(tmp_path / "costly.gguf"), model, num_threads=1)
     piece = piece_of(projector)
     began = time.thread_time()
@@ -122,6 +122,26 @@ def test_an_encode_that_runs_is_stopped_before_its_end(model: _core.Model, tmp_p
     stopper.join()
     assert computed < whole / 2
     assert projector.encode(piece).num_places == 144
+
+
+def test_others_may_compute_between_two_slices(model: _core.Model, tmp_path: Path) -> None:
+    write_costly_projector(tmp_path / "costly.gguf", text_width=128, blocks=60, width=64, side=168)
+    projector = _core.Projector(str(tmp_path / "costly.gguf"), model, num_threads=1)
+    piece, calls = piece_of(projector), list[int]()
+    plain = projector.encode(piece)
+    sliced = projector.encode(piece, lambda: calls.append(threading.get_ident()))
+    assert len(calls) >= 2
+    assert set(calls) == {threading.get_ident()}
+    assert np.array_equal(sliced.values(), plain.values())
+
+    def fail() -> None:
+        raise KeyError("between")
+
+    with pytest.raises(KeyError, match="between"):
+        projector.encode(piece, fail)
+    with pytest.raises(_core.Cancelled):
+        projector.encode(piece, lambda: projector.abort(projector.next_encode - 1))
+    assert np.array_equal(projector.encode(piece).values(), plain.values())
 
 
 def test_text_and_emptied_pieces_cannot_be_encoded(projector: _core.Projector) -> None:

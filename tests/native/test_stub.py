@@ -31,6 +31,7 @@ SPELLINGS = {
 # Where the stub knows more than a C++ signature can say: (place, what the module says).
 REFINED = {
     ("Model.__init__", "progress", "object"),
+    ("Projector.encode", "between", "object"),
     ("Context.restore", "state", "str"),
     ("build_info", "return", "dict"),
     ("devices", "return", "list"),

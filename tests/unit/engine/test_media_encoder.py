@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -30,7 +30,7 @@ class FakeReader:
             raise InvalidRequest("The image cannot be read.", param="image")
         return Medium(digest_of(media), ())
 
-    def encode(self, medium: Medium) -> Medium:
+    def encode(self, medium: Medium, between: Callable[[], None]) -> Medium:
         self.has_begun.set()
         assert self.may_go_on.wait(PATIENCE)
         if self.is_aborted:
