@@ -27,9 +27,6 @@ BUSY_WHOLE = 0.01  # a state that can only be saved as a whole may take longer, 
 IDLE_TIME = 0.01  # a request that comes now has to wait for so long at most
 MAX_FETCHES = 4  # at the same time
 MOST_HELPED = 64  # sequences for which something was fetched and that still wait
-# Of the bound for parked cells: beside a sequence that runs, no more of those that host memory has. Each step passes
-# over them (SmolLM2-135M beside 3,000: prompts take a quarter longer, tokens 4 %); 500 tokens come back in 4 to 15 ms.
-SHARE_BESIDE_RUNNING = 4
 
 
 class Saving(NamedTuple):
@@ -62,7 +59,9 @@ class HostTier:
         self._scratch = scratch
         self._max_parked_cells = self._max_beside_running = max_parked_cells
         if max_parked_cells < pool.num_cells and not host.saves_whole:
-            self._max_beside_running = max_parked_cells // SHARE_BESIDE_RUNNING
+            # Each step passes over parked cells (SmolLM2-135M, a prompt of 400 tokens and tokens after it: beside 256
+            # or more of them 483 becomes 567 ms, and 9.7 becomes 12 ms), and 500 tokens come back in 4 to 15 ms.
+            self._max_beside_running = 0
         self._saving: list[Saving] = []
         self._fetches: list[Fetch] = []
         self._helped: dict[int, Holding] = {}  # what was fetched for whom, by the id of a sequence that still waits

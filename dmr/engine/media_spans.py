@@ -50,16 +50,16 @@ class MediaSpans:
         """The position of a token of text, or of the first place of a span."""
         return place - sum(span.num_places - span.num_positions for span in self._spans if span.end <= place)
 
-    def chunk_from(self, place: int, limit: int) -> int:
+    def chunk_from(self, place: int, limit: int, least: int = 0) -> int:
         """How many of the next `limit` tokens may be computed in one go: text and pictures are not in the same one.
 
-        More than `limit` where a piece cannot be divided.
+        More than `limit` where a piece cannot be divided, and up to `least` places where it can.
         """
         span = self.at(place)
         if span is None:
             following = next((span.start for span in self._spans if span.start > place), place + limit)
             return min(limit, following - place)
-        return min(limit, span.end - place) if span.is_divisible else span.num_places
+        return min(max(limit, least), span.end - place) if span.is_divisible else span.num_places
 
     def snapped(self, num_tokens: int) -> int:
         """Of so many tokens that are there already, those with which can be begun: no part of what is indivisible."""

@@ -30,6 +30,7 @@ from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
 from dmr.engine.speculation import Drafts, DraftWish
 from dmr.engine.statistics import NativeCounters
+from dmr.engine.step_parts import parts_of
 from dmr.errors import InvalidRequest, ModelLoadFailed
 from dmr.memory.context_planner import ContextPlan
 from dmr.types import TokenLogprob, TokenProbability
@@ -40,8 +41,8 @@ MAX_SLOTS = 256  # llama.cpp's LLAMA_MAX_SEQ
 # makes the token of one user half as slow again. This share of the pool may stay parked beside the active cells.
 PARKED_SHARE_ON_CPU = 4
 LEAST_PARKED_ON_CPU = 1024
-# ggml's CPU attention goes over tiles of so many rows from there on, and computes whatever one row of a tile sees for
-# all of them. Below, each row passes over the cells of others.
+# ggml's CPU attention goes over tiles of so many rows from there on (see step_parts). Below, each row passes over the
+# cells of others.
 NARROW_BATCH_ON_CPU = 64
 NO_DECODE = -1  # a number that no decode has
 LEAST_MEASURED = 32  # tokens of a step whose cost is theirs, not that of reading the weights
@@ -119,7 +120,8 @@ class ModelRunner(ModelVocabulary):
         self._current_decode = 0  # the number of the one that the last step made
         self.max_batch_tokens = context.max_batch
         self.max_outputs = context.max_outputs
-        self.narrow_batch = 0 if computes_on_device() else NARROW_BATCH_ON_CPU
+        has_tiles = settings.attention.flash_attention != "off" and settings.attention.key_type in ("f16", "f32")
+        self.narrow_batch = NARROW_BATCH_ON_CPU if has_tiles and not computes_on_device() else 0
         # A recurrent state is as large after many tokens as after one: each slot has its own.
         self.num_cells = context.context_size * (context.max_sequences if model.is_recurrent else 1)
         self.native_seconds = 0.0  # that all steps spent in native code; what else they took is the host's share
@@ -225,8 +227,9 @@ class ModelRunner(ModelVocabulary):
         scored: list[tuple[Chunk, int]] = []  # and the place of its first token in the batch
         media = [chunk for chunk in schedule.chunks if is_media(chunk)]
         texts = [chunk for chunk in schedule.chunks if not is_media(chunk)] if media else schedule.chunks
-        # Ascending slots are what the native side computes fastest.
-        for chunk in sorted(texts, key=lambda c: c.sequence.slot or 0):
+        # Prompts come first, and ascending slots are what the native side computes fastest.
+        texts = sorted(texts, key=lambda c: (c.num_tokens == 1, c.sequence.slot or 0))
+        for chunk in texts:
             sequence, start, num_tokens, wants_output, draft = chunk
             assert sequence.slot is not None
             tokens = sequence.token_ids[start : start + num_tokens]
@@ -239,14 +242,15 @@ class ModelRunner(ModelVocabulary):
                 rows.append((index, generator.sampler, generator.detokenizer))
                 sequences.append(sequence)
         self._adapt_threads()
-        # That of the text; pictures alone are short, and stopping none of them stops none that comes later.
+        # That of the text, of its first part if there are several: the prompts. The others are short, as pictures are,
+        # and stopping none of them stops none that comes later.
         self._current_decode = self._context.next_decode + len(media) if batch else NO_DECODE
         try:
             self._memory.perform(schedule.operations)
             if not schedule.chunks:
                 return StepOutput({}, {}, {})
             began = time.perf_counter()
-            results = self._compute(media, rows)
+            results = self._compute(media, rows, [] if scored else self._parts(texts))
             seconds = time.perf_counter() - began
             self.native_seconds += seconds
         except (_core.Error, ValueError) as error:
@@ -263,7 +267,7 @@ class ModelRunner(ModelVocabulary):
         return StepOutput(tokens_by_id, *self._score_all(scored, generators))
 
     def _compute(
-        self, media: list[Chunk], rows: list[tuple[int, _core.Sampler, _core.Detokenizer]]
+        self, media: list[Chunk], rows: list[tuple[int, _core.Sampler, _core.Detokenizer]], parts: list[int]
     ) -> SequenceOf[_core.RowResult]:
         """The batch, after what pictures there are. Raises NoRoom, Interrupted, and as the native side does."""
         if media and self._media.run(media) != _core.DecodeStatus.DONE:
@@ -271,11 +275,19 @@ class ModelRunner(ModelVocabulary):
             raise NoRoom
         if not self._batch:
             return ()
-        result = _core.step(self._context, self._batch, rows, self._pool)
+        result = _core.step(self._context, self._batch, rows, self._pool, parts)
         if result.status == _core.DecodeStatus.DONE:
             return result.rows
         self._media.take_back()
         raise NoRoom if result.status == _core.DecodeStatus.NO_ROOM else Interrupted
+
+    def _parts(self, texts: SequenceOf[Chunk]) -> list[int]:
+        """Of a batch of these chunks, in their order."""
+        if not self._context.can_truncate:  # what is done of a step could not be taken back
+            return []
+        generating = [1 + len(chunk.draft) for chunk in texts if chunk.num_tokens == 1]
+        num_prompt_tokens = sum(chunk.num_tokens for chunk in texts if chunk.num_tokens > 1)
+        return parts_of(num_prompt_tokens, generating, self.narrow_batch)
 
     def _score_all(
         self, scored: list[tuple[Chunk, int]], generators: dict[int, Generator]

@@ -14,8 +14,8 @@ class PrefillPacer:
     def __init__(self, target: float, smallest: int, largest: int, narrow: int = 0) -> None:
         """`target`: seconds a step may last. `smallest` prompt tokens are always granted, so that prompts get on.
 
-        `narrow`: with so many tokens attention changes to a way that is cheaper for one long chunk, but dearer for
-        sequences that have nothing in common. Steps of up to twice as many stay below it. 0: there is no such place.
+        `narrow`: from so many prompt tokens on attention costs much less (see step_parts), so a budget that is not much
+        smaller becomes that. 0: there is no such place.
         """
         self._target = target
         self._smallest = smallest
@@ -30,10 +30,9 @@ class PrefillPacer:
             return self._smallest
         left = self._target - self._seconds_of(num_generating)
         budget = int(max(self._smallest, min(self._largest, left / self._price)))
-        narrow = self._narrow - num_generating - 1
-        if num_generating and self._smallest <= narrow < budget < narrow + self._narrow:
-            budget = narrow
-        return max(self._smallest, budget)
+        if 2 * self._narrow <= 3 * budget:
+            budget = max(budget, min(self._narrow, self._largest))
+        return budget
 
     def observe(self, num_prompt_tokens: int, num_generating: int, seconds: float) -> None:
         """What a step took. Few prompt tokens tell little: their cost is mostly that of reading the weights."""

@@ -214,3 +214,54 @@ def test_what_cannot_be_scored(random_model: _core.Model) -> None:
         with pytest.raises(TypeError):
             _core.score(context, nonsense, pool)  # type: ignore[arg-type]
     assert _core.score(context, [(2, 1, 0)], pool)[0].token == 1
+
+
+# --- in parts --------------------------------------------------------------------------------------------------------
+
+
+def batch_of(context: _core.Context, chunks: list[list[int]]) -> tuple[_core.Batch, list[int]]:
+    batch = _core.Batch()
+    return batch, [batch.add(i, chunk, context.position_max(i) + 1) for i, chunk in enumerate(chunks)]
+
+
+@pytest.mark.parametrize("parts", [[], [13], [3, 10], [3, 4, 6], [3, 4, 1, 5]])
+def test_parts_give_what_the_whole_gives(random_model: _core.Model, parts: list[int]) -> None:
+    pool, whole, parted = (
+        _core.ThreadPool(1),
+        make_context(random_model, max_sequences=4),
+        make_context(random_model, max_sequences=4),
+    )
+    rows, others, tokens = make_rows(random_model, 4), make_rows(random_model, 4), PROMPTS
+    for number in range(4):
+        expected = run(whole, rows, tokens, pool)
+        batch, places = batch_of(parted, tokens)
+        wanted = [(place, *row) for place, row in zip(places, others, strict=True)]
+        result = _core.step(parted, batch, wanted, pool, parts if number == 0 else [2, 2])
+        assert [row.tokens for row in result.rows] == [row.tokens for row in expected]
+        tokens = [list(row.tokens) for row in expected]
+    assert [parted.position_max(i) for i in range(4)] == [whole.position_max(i) for i in range(4)]
+
+
+@pytest.mark.parametrize("parts", [[12], [14], [3, 11], [0, 13], [-1, 14], [3, 5, 5, 0], [2, 11], [4, 9]])
+def test_parts_that_are_none_change_nothing(random_model: _core.Model, parts: list[int]) -> None:
+    context = make_context(random_model, max_sequences=4)
+    batch, places = batch_of(context, PROMPTS)
+    rows = [(place, *row) for place, row in zip(places, make_rows(random_model, 4), strict=True)]
+    with pytest.raises(ValueError, match="part"):
+        _core.step(context, batch, rows, _core.ThreadPool(1), parts)
+    assert [context.position_max(i) for i in range(4)] == [-1] * 4
+
+
+def test_without_room_for_the_last_part_nothing_is_kept_of_the_first(random_model: _core.Model) -> None:
+    context, pool = make_context(random_model, context_size=256, max_sequences=2), _core.ThreadPool(1)
+    for _ in range(2):
+        prefill(context, 0, [7] * 124)
+    rows = make_rows(random_model, 2)
+    batch = _core.Batch()
+    places = [batch.add(1, [1, 2, 3], 0), batch.add(0, [7] * 6, 248)]
+    result = _core.step(context, batch, [(place, *row) for place, row in zip(places, rows, strict=True)], pool, [3, 6])
+    assert (result.status, result.rows) == (NO_ROOM, [])
+    assert (context.position_max(0), context.position_max(1)) == (247, -1)
+    context.remove(0)
+    fresh = run(make_context(random_model, max_sequences=2), make_rows(random_model, 2), [[1], [2]], pool)
+    assert run(context, rows, [[1], [2]], pool) == fresh

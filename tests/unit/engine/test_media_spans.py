@@ -25,6 +25,13 @@ def test_what_can_be_divided_is_begun_in_the_middle() -> None:
     assert MediaSpans([span(3, 40)]).snapped(20) == 20
 
 
+def test_a_piece_that_can_be_divided_is_not_cut_too_small() -> None:
+    spans = MediaSpans([span(4, 100)])
+    assert [spans.chunk_from(place, 16, 64) for place in (4, 68)] == [64, 36]
+    assert spans.chunk_from(4, 80, 64) == 80
+    assert spans.chunk_from(0, 2, 64) == 2  # text has another price
+
+
 def test_positions_fall_behind_places_where_a_piece_has_fewer() -> None:
     spans = MediaSpans([span(3, 12, 4), span(20, 9, 3)])
     assert not spans.keeps_positions
