@@ -54,7 +54,9 @@ class CoreBudget:
         if self._last is None or now - self._last.at < INTERVAL:
             return self._num_threads
         last, self._last = self._last, self._read()
-        if self._last is not None and self._last.at - last.at < STALE:
+        if self._last is None or self._last.at - last.at >= STALE:
+            self._num_threads = self._num_cores  # who was busy before a pause may be gone; the next look will tell
+        else:
             elapsed = self._last.at - last.at
             others = (self._last.everybody - last.everybody) - (self._last.own - last.own)
             free = self._num_cores - max(0.0, others) / elapsed

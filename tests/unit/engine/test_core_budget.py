@@ -57,6 +57,7 @@ def test_a_long_pause_says_nothing_about_now() -> None:
     budget = CoreBudget(2, kernel.read)
     assert budget.num_threads(kernel.go_on(STALE + 0.1, 0.0, 2.0)) == 2
     assert budget.num_threads(kernel.go_on(INTERVAL, 0.0, 2.0)) == 1
+    assert budget.num_threads(kernel.go_on(STALE + 0.1, 0.0, 2.0)) == 2  # whoever that was may be gone
 
 
 def test_a_kernel_that_does_not_tell() -> None:
