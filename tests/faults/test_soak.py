@@ -1,4 +1,4 @@
-"""A minute of what `make soak` does for an hour."""
+"""Ten minutes of what `make soak` does for an hour."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def soak(folder: Path, tiny_folder: Path, seconds: float, kill_interval: float) 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_minute_of_mixed_load_and_kills_loses_no_request(tmp_path: Path, tiny_folder: Path) -> None:
-    report = soak(tmp_path, tiny_folder, 60, kill_interval=5)
+@pytest.mark.timeout(900)
+def test_ten_minutes_of_mixed_load_and_kills_lose_no_request(tmp_path: Path, tiny_folder: Path) -> None:
+    report = soak(tmp_path, tiny_folder, 600, kill_interval=5)
     assert not report.problems
-    assert sum(ends.get("answered", 0) for ends in report.ends.values()) > 100
-    assert sum(report.kills.values()) >= 3
+    assert sum(ends.get("answered", 0) for ends in report.ends.values()) > 1000
+    assert sum(report.kills.values()) >= 30
 
 
 def test_seconds_of_mixed_load_without_kills_are_all_answered(tmp_path: Path, tiny_folder: Path) -> None:
