@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from versus.holding import Held, held_by
 from versus.machine import read_versions
 from versus.processes import Process, answers, free_port
 
@@ -51,31 +52,10 @@ SEED = 5
 Say = Callable[[str], None]
 
 
-class Held(NamedTuple):
-    """Of one or several processes. MB are 10^6 bytes."""
-
-    rss: float
-    anon: float  # of it, what is no page of a file
-    num_files: int
-
-
 class Sample(NamedTuple):
     num_requests: int  # so far
     all: Held  # processes together
     engine: Held
-
-
-def held_by(pids: list[int]) -> Held:
-    rss = anon = num_files = 0
-    for pid in pids:
-        try:
-            fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-            rss += int(fields["VmRSS"].split()[0])
-            anon += int(fields["RssAnon"].split()[0])
-            num_files += sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-        except (OSError, KeyError):  # it has ended meanwhile
-            continue
-    return Held(rss * 1024 / 1e6, anon * 1024 / 1e6, num_files)
 
 
 def engines_of(pids: list[int]) -> list[int]:

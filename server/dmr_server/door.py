@@ -7,10 +7,11 @@ for the same meanwhile gets the same answer. As long as none of those is refused
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple, Union
+from collections.abc import Callable, Mapping
+from typing import Union
 
 import falcon
+from gunicorn.util import http_date  # type: ignore[import-untyped]
 
 from dmr.errors import DmrError, Overloaded, TooManyRequests
 from dmr_server.asked import Asked, asked_in
@@ -20,7 +21,6 @@ from dmr_server.recording.draft import draft_of
 MAX_KNOWN = 1024  # refusals that are remembered at a time
 DOUBLING = 0.1  # seconds without a refusal inside, after which twice as many are let in
 OPEN = 0.001  # seconds between two that are let in, below which all are
-TIDY_INTERVAL = 0.1  # seconds
 # What is asked for there may be answered without a place in a queue.
 _ELSEWHERE = "/responses"
 
@@ -28,32 +28,32 @@ Full = Union[Overloaded, TooManyRequests]
 Tell = Callable[[int], None]
 
 
-class Refused(NamedTuple):
+class Refused:
     """What was answered, ready to be answered again."""
 
-    status: str
-    headers: str  # those of the app, as lines
-    body: bytes
-    request_id: str  # of that answer: each has its own, in its headers and perhaps in its body
+    def __init__(self, status: str, headers: Mapping[str, str], body: bytes, request_id: str) -> None:
+        """`request_id`: of that answer; each has its own, in its headers and perhaps in its body."""
+        own = {"Server": "gunicorn", "Date": http_date(), "Connection": "close"}
+        lines = (f"{name}: {value}\r\n" for name, value in {**own, **headers, "content-length": len(body)}.items())
+        self._answer = f"HTTP/1.1 {status}\r\n{''.join(lines)}\r\n".encode("latin-1") + body
+        self._request_id = request_id.encode()
 
-    def again(self, date: str) -> bytes:
-        """The bytes of one more answer. Its connection is closed: whoever is refused gives its place back."""
-        head = f"HTTP/1.1 {self.status}\r\nServer: gunicorn\r\nDate: {date}\r\nConnection: close\r\n{self.headers}\r\n"
-        answer = head.encode("latin-1") + self.body
-        return answer.replace(self.request_id.encode(), fresh_request_id().encode())
+    def again(self) -> bytes:
+        """One more answer. Its connection is closed: whoever is refused gives its place back."""
+        return self._answer.replace(self._request_id, fresh_request_id().encode())
 
 
 class _Known:
     """`interval`: seconds between two that are let in. `tell` gets how many were refused here, in the end."""
 
     def __init__(self, refused: Refused, interval: float, now: float, tell: Tell) -> None:
-        self.refused = refused
         self.tell = tell
         self.count = 0
-        self.refresh(interval, now)
+        self.refresh(refused, interval, now)
 
-    def refresh(self, interval: float, now: float) -> None:
+    def refresh(self, refused: Refused, interval: float, now: float) -> None:
         """One was refused inside."""
+        self.refused = refused
         self.interval = interval
         self._since = now
         self._next_in = now + interval
@@ -78,7 +78,6 @@ class Door:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: dict[tuple[Asked, str | None], _Known] = {}
-        self._next_tidy = 0.0
         self.checks_keys = False  # only who was let in may learn that a queue is full
         self.num_workers = 1  # that let others in as well
 
@@ -93,7 +92,7 @@ class Door:
         key = self._key_of(asked, address, is_for_all=isinstance(error, Overloaded))
         known = self._known.get(key)
         if known is not None:
-            known.refresh(interval, self._clock())
+            known.refresh(told, interval, self._clock())
         elif len(self._known) < MAX_KNOWN:
             self._known[key] = _Known(told, interval, self._clock(), tell)
 
@@ -107,11 +106,8 @@ class Door:
         return None
 
     def tidy(self) -> None:
-        """Forget what is over, now and then. On the thread that accepts."""
+        """Forget what is over. On the thread that accepts."""
         now = self._clock()
-        if now < self._next_tidy:
-            return
-        self._next_tidy = now + TIDY_INTERVAL
         for key, known in list(self._known.items()):
             known.widen(now)
             if known.interval < OPEN:
@@ -147,7 +143,5 @@ class Remembering:
         asked = asked_in(req.env, draft.model)
         if asked is None or resp.data is None or req.path.endswith(_ELSEWHERE):
             return
-        headers = {**resp.headers, "content-length": str(len(resp.data))}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        told = Refused(str(resp.status), lines, resp.data, req.context.request_id)
+        told = Refused(str(resp.status), resp.headers, resp.data, req.context.request_id)
         self._door.remember(asked, str(req.remote_addr), error, told, req.context.count_again)

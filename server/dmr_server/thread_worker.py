@@ -25,7 +25,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from gunicorn.util import http_date  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import (  # type: ignore[import-untyped]
     STOP_KEEPALIVE_LINGER,
     TConn,
@@ -43,6 +42,7 @@ MAX_WAIT = 10.0  # seconds that a request waits for a thread
 MAX_SILENCE = 60  # seconds that a thread waits for the next bytes of a request
 MAX_REST = 1.0  # seconds in which the rest of a request must have come, if it might be refused at the door
 MAX_HEAD = 20.0  # seconds in which the whole head of a request must have come
+LOOK_INTERVAL = 0.1  # seconds between two looks at whoever is late
 PRECEDENCE = 0.02  # seconds that other processes have to accept what comes to a full one
 NUM_LOOKING = 8  # threads for requests that only look
 NUM_REFUSING = 4  # threads that say no
@@ -70,7 +70,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._heads: dict[TConn, float] = {}  # of which requests are awaited, and since when
         self._num_busy = 0  # threads that serve a request
         self._num_looking = 0
+        self._next_look = 0.0
         self._waiting: deque[Waiting] = deque()
+        self._num_threads = int(self.cfg.threads)
         self._ends: deque[float] = deque(maxlen=NUM_REMEMBERED)
 
     def run(self) -> None:
@@ -147,7 +149,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.nr += 1
         with suppress(OSError):  # it has left
             conn.sock.recv(len(data), socket.MSG_DONTWAIT)
-            conn.sock.send(refused.again(http_date()), socket.MSG_DONTWAIT)
+            conn.sock.send(refused.again(), socket.MSG_DONTWAIT)
         self._lingering.close(conn.sock)
         return True
 
@@ -166,9 +168,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return TlsConnection(conn, here.tls) if here.is_tls(place, conn.server) else conn
 
     def murder_pending(self) -> None:
-        """Called at least once a second."""
-        super().murder_pending()
+        """Called after everything that happens, and at least once a second."""
         now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_INTERVAL
+        super().murder_pending()
+        self._refuse_late(now)
+        self._cut_slow_heads(now)
+        self._awaiting.look(now)
+        self._lingering.cut_late(now)
+        door.current.tidy()
+        if self.nr >= self._most_requests:
+            self._leave(now)
+
+    def _refuse_late(self, now: float) -> None:
+        """Those that have waited for a thread long enough."""
         while self._waiting and now - self._waiting[0].since >= MAX_WAIT:
             retry_after = self._seconds_to_wait(now)
             conn = self._waiting.popleft().conn
@@ -178,12 +193,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                     return self.handle(conn)
 
             self._run(self._refusers, refuse, conn, self.finish_request)
-        self._cut_slow_heads(now)
-        self._awaiting.look(now)
-        self._lingering.cut_late(now)
-        door.current.tidy()
-        if self.nr >= self._most_requests:
-            self._leave(now)
 
     @property
     def is_leaving(self) -> bool:
@@ -237,7 +246,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     @property
     def _is_full(self) -> bool:
-        return self._num_busy >= int(self.cfg.threads)
+        return self._num_busy >= self._num_threads
 
     def _serve(self, conn: TConn) -> None:
         self._num_busy += 1
