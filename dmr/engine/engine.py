@@ -141,7 +141,7 @@ class Engine:
 
     def step(self) -> None:
         """Let the sequences catch up by one step and deliver what came of it."""
-        budget = self._pacer.budget(self._scheduler.num_generating)
+        budget = self._pacer.budget(self._scheduler.num_generating, self._scheduler.num_at_prompt)
         schedule = self._scheduler.schedule(budget, self._guesses())
         self._unconfirmed = [chunk for chunk in schedule.chunks if chunk.draft]
         began = time.monotonic()

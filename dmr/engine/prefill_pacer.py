@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 LEARNING_RATE = 0.2  # one odd step moves an estimate a little, a lasting change all the way
+STRETCH = 2  # of the target, while more wait for their first token than for their next one
 
 
 class PrefillPacer:
@@ -24,11 +25,12 @@ class PrefillPacer:
         self._generating: dict[int, float] = {}  # seconds of a step without prompts, by its number of sequences
         self._price = 0.0  # seconds of a prompt token; 0 = not known
 
-    def budget(self, num_generating: int) -> int:
-        """Prompt tokens for a step in which so many sequences generate."""
+    def budget(self, num_generating: int, num_at_prompt: int = 0) -> int:
+        """Prompt tokens for a step in which so many sequences generate, and so many wait for their first token."""
         if self._price == 0.0:
             return self._smallest
-        left = self._target - self._seconds_of(num_generating)
+        target = self._target * (STRETCH if num_at_prompt > num_generating else 1)
+        left = target - self._seconds_of(num_generating)
         budget = int(max(self._smallest, min(self._largest, left / self._price)))
         if 2 * self._narrow <= 3 * budget:
             budget = max(budget, min(self._narrow, self._largest))

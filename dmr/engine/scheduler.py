@@ -93,6 +93,12 @@ class Scheduler:
         """How many sequences get their next token in the next step."""
         return sum(sequence.num_uncomputed_tokens == 1 for sequence in self.running)
 
+    @property
+    def num_at_prompt(self) -> int:
+        """How many sequences that run, or could as far as places go, have some of their prompt to be computed yet."""
+        num_begun = sum(sequence.num_uncomputed_tokens > 1 for sequence in self.running)
+        return num_begun + min(len(self.waiting), self._max_num_seqs - len(self.running))
+
     def add(self, sequence: Sequence) -> None:
         self.waiting.add(sequence)
 

@@ -46,6 +46,14 @@ def test_a_little_more_is_granted_where_attention_gets_cheaper_there() -> None:
         assert fresh.budget(4) == budget
 
 
+def test_where_more_wait_for_their_first_token_than_for_their_next_a_step_may_last_longer() -> None:
+    pacer = make_pacer(target=0.1)
+    pacer.observe(0, 4, 0.04)
+    pacer.observe(100, 4, 0.14)
+    assert pacer.budget(4, num_at_prompt=4) in (59, 60)
+    assert pacer.budget(4, num_at_prompt=5) in (159, 160)
+
+
 def test_a_faster_machine_gets_more_up_to_the_whole_batch() -> None:
     pacer = make_pacer()
     pacer.observe(512, 0, 0.001)
