@@ -11,8 +11,8 @@ from fakes import FakeService, model_record
 from server.conftest import ANSWER
 
 from dmr.config import Settings, read_settings
-from dmr.errors import InvalidRequest
 from dmr.config.reachability import is_loopback
+from dmr.errors import InvalidRequest
 from dmr_server.app import create_app
 
 Client = falcon.testing.TestClient
