@@ -57,8 +57,15 @@ class CoreBudget:
         if self._last is None or self._last.at - last.at >= STALE:
             self._num_threads = self._num_cores  # who was busy before a pause may be gone; the next look will tell
         else:
-            elapsed = self._last.at - last.at
-            others = (self._last.everybody - last.everybody) - (self._last.own - last.own)
-            free = self._num_cores - max(0.0, others) / elapsed
-            self._num_threads = max(1, min(self._num_cores, int(free + TOLERATED)))
+            self._num_threads = self.threads_between(last, self._last)
         return self._num_threads
+
+    def threads_between(self, earlier: CpuTimes, later: CpuTimes) -> int:
+        """As many as there were cores that nobody else used between two looks."""
+        others = (later.everybody - earlier.everybody) - (later.own - earlier.own)
+        free = self._num_cores - max(0.0, others) / max(later.at - earlier.at, 1e-9)
+        return max(1, min(self._num_cores, int(free + TOLERATED)))
+
+    def settle_on(self, num_threads: int, look: CpuTimes) -> None:
+        """From now on until the next look, which others have had sooner. Any thread."""
+        self._last, self._num_threads = look, num_threads

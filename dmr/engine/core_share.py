@@ -71,5 +71,9 @@ class CoreShare(CoreBudget):
             lingering = {who for who, left in self._left.items() if now - left < LINGER}
             return max(1, super().num_threads(now) // max(1, len(self._at_work | lingering)))
 
+    def settle_on(self, num_threads: int, look: CpuTimes) -> None:
+        with self._lock:
+            super().settle_on(num_threads, look)
+
     def _watching(self, who: str) -> contextlib.AbstractContextManager[None]:
         return self._watchdog.watching(who) if self._watchdog else contextlib.nullcontext()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from dmr.engine.crowding import Crowding
 from dmr.engine.model_runner import Generator, Interrupted, NewTokens, NoRoom, StepFailed, StepOutput
 from dmr.engine.prefill_pacer import PrefillPacer
 from dmr.engine.scheduler import Chunk, Schedule, Scheduler
@@ -92,13 +94,18 @@ class Engine:
         pacer: PrefillPacer,
         deliver: Deliver,
         speculation: Speculation | None = None,
+        crowding: Crowding | None = None,
     ) -> None:
-        """`deliver` takes each message of a request; it is called on the engine's thread and must not block."""
+        """`deliver` takes each message of a request; it is called on the engine's thread and must not block.
+
+        `crowding`: looks after steps that could be interrupted because others have their cores.
+        """
         self._runner = runner
         self._scheduler = scheduler
         self._pacer = pacer
         self._deliver = deliver
         self._speculation = speculation
+        self._crowding = crowding
         self._requests: dict[int, Request] = {}  # by sequence id
         self._generators: dict[int, Generator] = {}
         self._recorder = Recorder()
@@ -147,7 +154,8 @@ class Engine:
         began = time.monotonic()
         self._unwanted = _Unwanted(schedule.chunks)
         try:
-            output = self._runner.run(schedule, self._generators)
+            with self._watching(schedule):
+                output = self._runner.run(schedule, self._generators)
         except NoRoom:
             self._recorder.num_full_steps += 1
             self._make_room(schedule)
@@ -214,6 +222,13 @@ class Engine:
 
     def _guesses(self) -> dict[int, list[int]] | None:
         return self._speculation.propose(self._scheduler.only_generating()) if self._speculation else None
+
+    def _watching(self, schedule: Schedule) -> contextlib.AbstractContextManager[None]:
+        if self._crowding is None:
+            return contextlib.nullcontext()
+        num_generating = sum(chunk.num_tokens == 1 for chunk in schedule.chunks)
+        num_tokens = sum(chunk.num_tokens + len(chunk.draft) for chunk in schedule.chunks)
+        return self._crowding.step(self._pacer.expected(num_tokens - num_generating, num_generating))
 
     def _learn(self, schedule: Schedule, output: StepOutput, seconds: float) -> None:
         """Take note of what the step took, and of which guesses were right."""

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import msgspec
 
 from dmr.config import EngineSettings
-from dmr.engine.core_budget import read_cpu_times
+from dmr.engine.core_budget import CoreBudget, read_cpu_times
 from dmr.engine.core_share import CoreShare
+from dmr.engine.crowding import Crowding
 from dmr.engine.embed_intake import EmbedIntake
 from dmr.engine.embed_runner import EmbedRunner
 from dmr.engine.embedder import Embedder
@@ -100,7 +101,10 @@ def build(spec: EngineSpec, progress: Callable[[float], bool]) -> Machinery:
     shared = SharingRunner(runner, cores)
     uses_mrope = reader is not None and reader.uses_mrope
     steps = StepLoop(
-        lambda deliver: make_engine(shared, runner, settings, deliver, shared, counts_positions=uses_mrope), settings
+        lambda deliver: make_engine(
+            shared, runner, settings, deliver, shared, counts_positions=uses_mrope, cores=cores
+        ),
+        settings,
     )
     media = None
     if reader is not None:
@@ -143,10 +147,11 @@ def make_engine(
     drafts: DraftSource | None = None,
     *,
     counts_positions: bool = False,
+    cores: CoreBudget | None = None,
 ) -> Engine:
     """An engine that computes its steps with `steps`, and its guesses with `drafts`; both stand for `runner`.
 
-    `counts_positions`: see KVCache.
+    `counts_positions`: see KVCache. `cores`: the budget that the runner has, where it follows one.
     """
     kv_cache = runner.make_kv_cache(counts_positions=counts_positions)
     scheduler = Scheduler(
@@ -167,4 +172,7 @@ def make_engine(
             (drafts or runner) if runner.has_draft_model else None,
             uses_ngrams=settings.speculation != "draft",
         )
-    return Engine(steps, scheduler, pacer, deliver, speculation)
+    crowding = None
+    if cores is not None and runner.adapts:
+        crowding = Crowding(cores, lambda: runner.num_threads, runner.interrupt_all)
+    return Engine(steps, scheduler, pacer, deliver, speculation, crowding)

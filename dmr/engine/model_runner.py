@@ -270,9 +270,9 @@ class ModelRunner(ModelVocabulary):
         self, media: list[Chunk], rows: list[tuple[int, _core.Sampler, _core.Detokenizer]], parts: list[int]
     ) -> SequenceOf[_core.RowResult]:
         """The batch, after what pictures there are. Raises NoRoom, Interrupted, and as the native side does."""
-        if media and self._media.run(media) != _core.DecodeStatus.DONE:
+        if media and (status := self._media.run(media)) != _core.DecodeStatus.DONE:
             self._current_decode = NO_DECODE
-            raise NoRoom
+            raise NoRoom if status == _core.DecodeStatus.NO_ROOM else Interrupted
         if not self._batch:
             return ()
         result = _core.step(self._context, self._batch, rows, self._pool, parts)
@@ -341,6 +341,20 @@ class ModelRunner(ModelVocabulary):
         if self._context.can_truncate:  # a recurrent state that was stopped is lost
             self._context.abort(self._current_decode)
 
+    def interrupt_all(self) -> None:
+        """Stop whatever is computed now. Only where the memory `can_truncate`; any thread."""
+        self._context.abort()
+
+    @property
+    def num_threads(self) -> int:
+        """That steps compute with now."""
+        return self._num_threads or self._num_first_threads
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it takes fewer threads when others need the cores, and a step can be begun again with those."""
+        return self._core_budget is not None and self._context.can_truncate and not computes_on_device()
+
     def forget_all(self) -> None:
         """Empty the native memory."""
         self._context.clear()
@@ -348,9 +362,7 @@ class ModelRunner(ModelVocabulary):
     def counters(self) -> NativeCounters:
         """Counts of the native context."""
         native = self._context.counters
-        return NativeCounters(
-            native.num_decodes, native.num_reused_graphs, self._num_threads or self._num_first_threads
-        )
+        return NativeCounters(native.num_decodes, native.num_reused_graphs, self.num_threads)
 
 
 def _load_draft_model(model: _core.Model, settings: EngineSettings, context_size: int) -> DraftModel | None:

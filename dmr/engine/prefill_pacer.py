@@ -36,6 +36,13 @@ class PrefillPacer:
             budget = max(budget, min(self._narrow, self._largest))
         return budget
 
+    def expected(self, num_prompt_tokens: int, num_generating: int) -> float:
+        """Seconds that such a step should take; 0 = not known."""
+        generating = self._seconds_of(num_generating)
+        if (num_prompt_tokens and not self._price) or (num_generating and not generating):
+            return 0.0
+        return num_prompt_tokens * self._price + generating
+
     def observe(self, num_prompt_tokens: int, num_generating: int, seconds: float) -> None:
         """What a step took. Few prompt tokens tell little: their cost is mostly that of reading the weights."""
         if num_prompt_tokens >= self._smallest:
