@@ -86,12 +86,20 @@ def _open_alone(path: Path, transport: Transport, report: Report) -> FileIO:
                 transport.check_cancelled()
                 report(os.fstat(file.fileno()).st_size)
                 time.sleep(LOCK_INTERVAL)
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            if _is_at(path, file):
                 return file
         except BaseException:
             file.close()
             raise
         file.close()
+
+
+def _is_at(path: Path, file: FileIO) -> bool:
+    """Whether that is still the file's name: whoever was faster gives it another at any moment."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _try_lock(file: FileIO) -> bool:

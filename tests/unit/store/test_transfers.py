@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from loopback_registry import LoopbackRegistry, running
 from transfer_models import NOBODY, bring
 
 from dmr.errors import RegistryError, RemoteModelNotFound, Unauthorized, Unsupported
+from dmr.store import download
 from dmr.store.pull import RegistryOptions
 from dmr.store.registry.transport import TransferCancelled
 from dmr.store.store import ModelStore
@@ -206,6 +208,26 @@ def test_eight_pulls_at_once_are_one_transfer(name: str, target: ModelStore, reg
         for job in jobs:
             job.result(20)
     assert registry.bytes_sent[weights(registry)] == len(registry.blobs[weights(registry)])
+
+
+def test_a_file_that_is_renamed_under_who_waited_for_it_is_begun_anew(
+    name: str, target: ModelStore, registry: LoopbackRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = list[Path]()
+
+    def lock(file: FileIO) -> bool:
+        if not taken:
+            taken.extend((target.root / "blobs" / "sha256").glob("*.incomplete"))
+            for path in taken:
+                path.unlink()
+        return True
+
+    monkeypatch.setattr(download, "_try_lock", lock)
+    monkeypatch.setattr(Path, "exists", lambda path: True)  # a look that is over when it is used
+    bring(target, name)
+    monkeypatch.undo()
+    assert taken
+    assert target.verify(name) == []
 
 
 def test_a_cancelled_pull_keeps_what_has_come(name: str, target: ModelStore, registry: LoopbackRegistry) -> None:
