@@ -6,13 +6,15 @@ which are taken out before the next draft.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence as SequenceOf
 
 from dmr import _core
-from dmr.config import DraftSettings
+from dmr.config import DraftSettings, EngineSettings
 from dmr.engine.kv_cache import num_shared
 from dmr.engine.loading import context_costs, usable_for
+from dmr.engine.native_options import num_usable_cores
 from dmr.engine.speculation import MAX_SEQUENCES, DraftFailed, Drafts, DraftWish
 from dmr.errors import ModelLoadFailed
 from dmr.memory.context_planner import ContextPlanner
@@ -20,6 +22,8 @@ from dmr.memory.context_planner import ContextPlanner
 MAX_BATCH = 256  # tokens of one decode; of a long text so many are read before each step
 LEAST_TAKEN_OVER = 16  # tokens of another sequence's memory; for fewer it is kept as it is
 MAX_PADDING = 1024  # tokens without a meaning that one of two equal vocabularies may have more
+
+logger = logging.getLogger(__name__)
 
 
 class Memory:
@@ -222,3 +226,22 @@ def why_not_for(draft: _core.Model, target: _core.Model) -> str:
         if one != other:
             return f"its token {token} is {_core.valid_utf8(one)!r}, and the model's is {_core.valid_utf8(other)!r}"
     return ""
+
+
+def load_draft_model(model: _core.Model, settings: EngineSettings, context_size: int) -> DraftModel | None:
+    """None: it does not go together with this model, and is not insisted on.
+
+    Raises:
+        ModelLoadFailed
+    """
+    try:
+        num_threads = settings.draft.num_threads or settings.num_threads or num_usable_cores()
+        layers = settings.draft.num_gpu_layers
+        num_gpu_layers = settings.num_gpu_layers if layers is None else layers
+        path, draft = settings.draft_model, settings.draft
+        return DraftModel.load(path, model, context_size, num_threads, num_gpu_layers, draft)
+    except ModelLoadFailed as error:
+        if settings.speculation == "draft":
+            raise
+        logger.warning("%s Guesses come from what was said before.", error.message)
+        return None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dmr import _core
 from dmr.config import ProjectorSettings
-from dmr.engine.pictures import read_picture
+from dmr.engine.pictures import MAX_SIDE, SMALL_SIDE, read_picture
 from dmr.errors import InternalError, InvalidRequest, ModelLoadFailed, Unsupported
 from dmr.wire import EngineMedia
 
@@ -32,7 +32,7 @@ class EncodingCancelled(Exception):
 
 
 def digest_of(media: EngineMedia) -> bytes:
-    digest = hashlib.sha256(f"{media.kind}:".encode())
+    digest = hashlib.sha256(f"{media.kind}{' small' if media.is_small else ''}:".encode())
     digest.update(media.data)
     return digest.digest()
 
@@ -76,7 +76,7 @@ class MediaReader:
 
     def read(self, media: EngineMedia) -> Medium:
         """Without its vectors. Raises InvalidRequest (the file), Unsupported (the model)."""
-        pieces = self._pictured(media.data) if media.kind == "image" else self._heard(media.data)
+        pieces = self._pictured(media) if media.kind == "image" else self._heard(media.data)
         for piece in pieces:
             if not piece.is_causal and piece.num_places > self._max_batch_tokens:
                 raise Unsupported(
@@ -106,10 +106,10 @@ class MediaReader:
         """Stop the running `encode`; harmless when there is none. Any thread."""
         self._projector.abort(self._projector.next_encode - 1)
 
-    def _pictured(self, data: bytes) -> list[_core.MediaPiece]:
+    def _pictured(self, media: EngineMedia) -> list[_core.MediaPiece]:
         if not self._projector.sees:
             raise Unsupported("This model sees no images.", param="image")
-        picture = read_picture(data)
+        picture = read_picture(media.data, SMALL_SIDE if media.is_small else MAX_SIDE)
         try:
             return self._projector.prepare_image(*picture)
         except (_core.MediaError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
@@ -11,7 +10,7 @@ from typing import NamedTuple
 from dmr import _core
 from dmr.config import EngineSettings
 from dmr.engine.core_budget import CoreBudget
-from dmr.engine.draft_model import DraftModel
+from dmr.engine.draft_model import DraftModel, load_draft_model
 from dmr.engine.host_cache import HostCache
 from dmr.engine.kv_cache import KVCache, Sharing
 from dmr.engine.loading import (
@@ -46,8 +45,6 @@ LEAST_PARKED_ON_CPU = 1024
 NARROW_BATCH_ON_CPU = 64
 NO_DECODE = -1  # a number that no decode has
 LEAST_MEASURED = 32  # tokens of a step whose cost is theirs, not that of reading the weights
-
-logger = logging.getLogger(__name__)
 
 
 class NewTokens(NamedTuple):
@@ -166,7 +163,7 @@ class ModelRunner(ModelVocabulary):
         if cores is not None and runner._core_budget is not None:
             runner._core_budget = cores
         if runner.can_speculate and settings.draft_model and settings.speculation != "ngram":
-            runner._draft_model = _load_draft_model(model, settings, plan.context_size)
+            runner._draft_model = load_draft_model(model, settings, plan.context_size)
         return runner
 
     @property
@@ -363,25 +360,6 @@ class ModelRunner(ModelVocabulary):
         """Counts of the native context."""
         native = self._context.counters
         return NativeCounters(native.num_decodes, native.num_reused_graphs, self.num_threads)
-
-
-def _load_draft_model(model: _core.Model, settings: EngineSettings, context_size: int) -> DraftModel | None:
-    """None: it does not go together with this model, and is not insisted on.
-
-    Raises:
-        ModelLoadFailed
-    """
-    try:
-        num_threads = settings.draft.num_threads or settings.num_threads or num_usable_cores()
-        layers = settings.draft.num_gpu_layers
-        num_gpu_layers = settings.num_gpu_layers if layers is None else layers
-        path, draft = settings.draft_model, settings.draft
-        return DraftModel.load(path, model, context_size, num_threads, num_gpu_layers, draft)
-    except ModelLoadFailed as error:
-        if settings.speculation == "draft":
-            raise
-        logger.warning("%s Guesses come from what was said before.", error.message)
-        return None
 
 
 def _context_options(plan: ContextPlan, settings: EngineSettings) -> _core.ContextOptions:

@@ -15,6 +15,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 64 << 20  # of a file
 MAX_PIXELS = 50_000_000  # unpacked, 150 MB
 MAX_SIDE = 4096  # pixels; larger ones are made smaller, since no model looks at more
+SMALL_SIDE = 512  # pixels; what OpenAI's vision guide makes of a picture whose `detail` is "low"
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -24,10 +25,10 @@ class Picture(NamedTuple):
     pixels: bytes  # RGB, row by row
 
 
-def read_picture(data: bytes) -> Picture:
+def read_picture(data: bytes, max_side: int = MAX_SIDE) -> Picture:
     """The picture that a person would see: turned as its camera says, on white where it is transparent.
 
-    Of an animation the first frame.
+    Of an animation the first frame. One with a longer side than `max_side` pixels is made smaller.
 
     Raises:
         InvalidRequest: it is damaged, of no known format, or too large.
@@ -39,7 +40,7 @@ def read_picture(data: bytes) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata
-            return _read(data)
+            return _read(data, max_side)
     except InvalidRequest:
         raise
     except Image.DecompressionBombError:
@@ -51,7 +52,7 @@ def read_picture(data: bytes) -> Picture:
         raise InvalidRequest(f"The image cannot be read: {error}.", param="image") from error
 
 
-def _read(data: bytes) -> Picture:
+def _read(data: bytes, max_side: int) -> Picture:
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(data), formats=FORMATS) as file:
@@ -60,9 +61,9 @@ def _read(data: bytes) -> Picture:
             raise InvalidRequest(
                 f"The image is too large ({width}x{height}); {MAX_PIXELS:,} pixels can be read.", param="image"
             )
-        file.draft("RGB", (MAX_SIDE, MAX_SIDE))  # a JPEG is unpacked smaller at once
+        file.draft("RGB", (max_side, max_side))  # a JPEG is unpacked smaller at once
         image = _on_white(ImageOps.exif_transpose(file))
-    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    image.thumbnail((max_side, max_side))
     return Picture(image.width, image.height, image.tobytes())
 
 

@@ -81,5 +81,5 @@ def _marked(message: Message, media: list[EngineMedia]) -> Message:
         following = message.parts[number + 1 : number + 2]
         ends_line = bool(following) and not (isinstance(following[0], TextPart) and following[0].text.startswith("\n"))
         parts.append(TextPart(f"{MEDIA_OPEN}{len(media)}{MEDIA_CLOSE}" + ("\n" if ends_line else "")))
-        media.append(EngineMedia(part.kind, part.data))
+        media.append(EngineMedia(part.kind, part.data, is_small=part.kind == "image" and part.detail == "low"))
     return msgspec.structs.replace(message, parts=tuple(parts))

@@ -73,10 +73,11 @@ MEDIA_CLOSE = "\ufdd3"
 
 
 class EngineMedia(msgspec.Struct, frozen=True):
-    """A picture or a sound, as a file."""
+    """A picture or a sound, as a file. `is_small`: of a picture no more is to be seen than a small one shows."""
 
     kind: Literal["image", "audio"]
     data: bytes
+    is_small: bool = False
 
 
 class EngineRequest(Frame, frozen=True, tag="request"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dmr.engine.media_reader import digest_of
 from dmr.errors import InvalidRequest, Unsupported
 from dmr.service import media as room
 from dmr.service.media import check_senses, named_in, shown, with_marks
@@ -38,6 +39,13 @@ def test_marks_stand_where_the_media_stood() -> None:
         f"{mark(2)}\nWhat is it?",
     ]
     assert media == (EngineMedia("image", b"red"), EngineMedia("image", b"blue"), EngineMedia("audio", b"noise"))
+
+
+def test_a_picture_may_be_wanted_small() -> None:
+    parts = tuple(MediaPart("image", b"red", detail) for detail in ("low", "high", "auto"))
+    _, media = with_marks(chat_of(parts))
+    assert [each.is_small for each in media] == [True, False, False]
+    assert len({digest_of(each) for each in media}) == 2
 
 
 def test_nobody_writes_a_mark() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dmr.engine import pictures
-from dmr.engine.pictures import Picture, read_picture
+from dmr.engine.pictures import SMALL_SIDE, Picture, read_picture
 from dmr.errors import InvalidRequest
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -32,6 +32,15 @@ def pixel(picture: Picture, x: int, y: int) -> tuple[int, ...]:
 
 def is_near(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return all(abs(a - b) < 24 for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1000, 500), (512, 256)), ((500, 1024), (250, 512)), ((512, 300), (512, 300)), ((9, 9), (9, 9))],
+)
+def test_a_small_look_is_enough(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    for form in ("PNG", "JPEG"):
+        assert read_picture(file_of(Image.new("RGB", size), form), SMALL_SIDE)[:2] == expected
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
