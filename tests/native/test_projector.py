@@ -125,7 +125,7 @@ def test_an_encode_that_runs_is_stopped_before_its_end(model: _core.Model, tmp_p
 
 
 def test_others_may_compute_between_two_slices(model: _core.Model, tmp_path: Path) -> None:
-    write_costly_projector(tmp_path / "costly.gguf", text_width=128, blocks=60, width=64, side=168)
+    write_costly_projector(tmp_path / "costly.gguf", text_width=128, blocks=100, width=192, side=168)
     projector = _core.Projector(str(tmp_path / "costly.gguf"), model, num_threads=1)
     piece, calls = piece_of(projector), list[int]()
     plain = projector.encode(piece)
