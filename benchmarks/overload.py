@@ -39,7 +39,7 @@ import msgspec
 from pressure.crowd import measure_crowd
 from pressure.flood import measure_flood
 from pressure.idle import measure_idle
-from pressure.side import CONTEXT, PEER_FLAGS, Side, our_side, peer_side
+from pressure.side import OUR_SETTINGS, PEER_FLAGS, Side, our_side, peer_side
 from pressure.table import lines_of, verdicts
 from versus.machine import load_average, read_cpu_times, read_machine, read_versions
 
@@ -82,7 +82,7 @@ def measure_part(part: str, sides: Sequence[Side], options: argparse.Namespace) 
 @contextlib.contextmanager
 def all_sides(options: argparse.Namespace, folder: Path) -> Any:
     weights = model_file("tiny-random", folder)
-    settings = {"DMR_CONTEXT_SIZE": str(CONTEXT), **dict(each.split("=", 1) for each in options.dmr_set)}
+    settings = dict(each.split("=", 1) for each in options.dmr_set)
     with contextlib.ExitStack() as stack:
         sides = [stack.enter_context(our_side(weights, folder, settings))] if not options.without_dmr else []
         if options.peer:
@@ -134,7 +134,8 @@ def main() -> int:
         if options.out is not None:
             versions, machine = msgspec.to_builtins(read_versions()), msgspec.to_builtins(read_machine())
             asked = {name: getattr(options, name) for name in ("seconds", "streams", "rate", "open", "busy", "idle")}
-            settings = {"llama-server": ["-t", str(os.cpu_count()), *PEER_FLAGS], "dmr": options.dmr_set}
+            ours = [*(f"{name}={value}" for name, value in OUR_SETTINGS.items()), *options.dmr_set]
+            settings = {"llama-server": ["-t", str(os.cpu_count()), *PEER_FLAGS], "dmr": ours}
             result = {"versions": versions, "machine": machine, "asked": asked, "settings": settings, "rounds": rounds}
             keep(options.out, part, {**result, "promises": told})
     return 0 if all_kept else 1

@@ -16,7 +16,11 @@ NAME = "bench/tiny"
 NUM_SLOTS = 64
 CONTEXT = 8192  # cells, which all sequences share
 HTTP_THREADS = 1100  # of llama-server: each open stream and each kept connection takes one
-PEER_FLAGS = f"-np {NUM_SLOTS} -kvu -c {CONTEXT} -fa on -b 2048 -ub 512 --threads-http {HTTP_THREADS}".split()
+# Neither saves KV cells in host memory: that is a cache, which grows until it is as large as it may be.
+OUR_SETTINGS = {"DMR_CONTEXT_SIZE": str(CONTEXT), "DMR_HOST_CACHE": "0"}
+PEER_FLAGS = (
+    f"-np {NUM_SLOTS} -kvu -c {CONTEXT} -fa on -b 2048 -ub 512 --threads-http {HTTP_THREADS} --cache-ram 0"
+).split()
 START_TIMEOUT = 60.0
 AT_REST = 0.1  # cores
 
@@ -44,8 +48,9 @@ class Side:
 
 @contextlib.contextmanager
 def our_side(weights: Path, folder: Path, settings: Mapping[str, str]) -> Iterator[Side]:
+    """`settings`: further ones."""
     import_model(folder / "models", weights, NAME)
-    process, url = start_dmr(folder / "models", folder / "run", settings, folder / "dmr.log")
+    process, url = start_dmr(folder / "models", folder / "run", {**OUR_SETTINGS, **settings}, folder / "dmr.log")
     with process:
         yield Side("dmr", process, url, NAME)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from dmr import thread_caches
 from dmr.cli.server_options import VARIABLES, as_variables, server_options
 from dmr.config import read_settings
 from dmr.errors import InvalidRequest
@@ -37,4 +38,5 @@ def serve_command(**flags: Any) -> None:
     if importlib.util.find_spec("dmr_server") is None:
         raise InvalidRequest("The server is not installed: the package dmr_server is missing.")
     gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:dmr_server.gunicorn_conf", "dmr_server.wsgi:app"]
+    thread_caches.leave_out(os.environ)
     os.execv(sys.executable, gunicorn)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dmr import thread_caches
 from dmr.config.keys import read_keys
 from dmr.config.reading import read_effective
 from dmr.errors import DmrError
@@ -21,6 +22,7 @@ from dmr_server.manager_process import ManagerProcess
 from dmr_server.recording import journal
 from dmr_server.reloading import Reloading
 
+thread_caches.allow(os.environ)
 try:
     started_with = dict(os.environ)
     effective = read_effective()

@@ -24,7 +24,9 @@ TOLD = [
     "DMR_WORKERS",
     "DMR_KEEP_ALIVE",
     "LOG_LEVEL",
+    "GLIBC_TUNABLES",
 ]
+CACHES = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 
 
 @pytest.fixture
@@ -58,7 +60,12 @@ def serve(tmp_path: Path) -> Any:
 def test_serve_becomes_gunicorn_with_our_configuration(serve: Any) -> None:
     arguments, variables = serve()
     assert arguments == ["-c", "python:dmr_server.gunicorn_conf", "dmr_server.wsgi:app"]
-    assert variables == {}
+    assert variables == CACHES
+
+
+def test_threads_keep_no_freed_memory_unless_somebody_has_chosen_otherwise(serve: Any) -> None:
+    _, variables = serve(GLIBC_TUNABLES="glibc.malloc.check=1")
+    assert variables == {"GLIBC_TUNABLES": "glibc.malloc.check=1"}
 
 
 def test_each_flag_becomes_a_setting_and_wins_over_the_environment(serve: Any, tmp_path: Path) -> None:
