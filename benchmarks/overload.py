@@ -9,16 +9,16 @@ requests  2,000 short requests a second, by the clock, each on a connection of i
           not. 2,000 may be open at a time; who arrives while there are so many is counted, and not sent. Then how long
           it takes until a lone client is answered as fast as before: behind those who still wait for their answers, and
           ("recovery") after a second, short load, whose clients all leave at once.
-idle      8 streams: alone, beside 500 that are read so slowly that nothing of them is left to compute, and beside 500
-          connections that are kept without a request; a quarter of the seconds each, and one more alone.
+idle      8 streams: alone, beside 500 that are read so slowly that all of them was computed long before it is sent, and
+          beside 500 connections that are kept without a request; a quarter of the seconds each, and one more alone.
 
 A request is accepted if it is answered with 200, and has failed unless its answer is whole: its finish reason, its
 usage, its end, and all the tokens that it asked for. It is refused by 429 or 503 with `Retry-After`, or when no
 connection can be opened. All else has failed, also what breaks off or never ends.
 
 The tiny model is made here. Both servers run at the same time, idle while the other is measured, and take turns. A part
-that is measured again takes its old place in --out. Servers listen on loopback ports of their own and are ended in the
-end.
+or a side that is measured again takes its old place in --out. Servers listen on loopback ports of their own and are
+ended in the end.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pressure.crowd import measure_crowd
 from pressure.flood import measure_flood
 from pressure.idle import measure_idle
 from pressure.side import OUR_SETTINGS, PEER_FLAGS, Side, our_side, peer_side
-from pressure.table import lines_of, verdicts
+from pressure.table import OURS, lines_of, verdicts_of
 from versus.machine import load_average, read_cpu_times, read_machine, read_versions
 
 ROOT = Path(__file__).parents[1]
@@ -91,10 +91,12 @@ def all_sides(options: argparse.Namespace, folder: Path) -> Any:
 
 
 def keep(out: Path, part: str, result: dict[str, Any]) -> None:
-    """Beside the other parts that are there."""
+    """Beside the other parts and sides that are there."""
     kept: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-    kept[part] = _finite(result)
-    out.write_text(json.dumps({name: kept[name] for name in PARTS if name in kept}, indent=1) + "\n")
+    before = kept.get(part, {"sides": {}})
+    kept[part] = {**before, **result, "sides": {**before["sides"], **result["sides"]}}
+    ordered = {name: kept[name] for name in PARTS if name in kept}
+    out.write_text(json.dumps(_finite(ordered), indent=1) + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -129,16 +131,23 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="dmr-load-") as name, all_sides(options, Path(name)) as sides:
             rounds = measure_part(part, sides, options)
         print("\n".join(lines_of(part, rounds)), flush=True)
-        told = verdicts(part, [each["figures"] for each in rounds.get("dmr", [])])
-        all_kept = all_kept and not any("BROKEN" in words for words in told)
+        all_kept = all_kept and not any("BROKEN" in words for words in verdicts_of(part, rounds))
         if options.out is not None:
-            versions, machine = msgspec.to_builtins(read_versions()), msgspec.to_builtins(read_machine())
-            asked = {name: getattr(options, name) for name in ("seconds", "streams", "rate", "open", "busy", "idle")}
-            ours = [*(f"{name}={value}" for name, value in OUR_SETTINGS.items()), *options.dmr_set]
-            settings = {"llama-server": ["-t", str(os.cpu_count()), *PEER_FLAGS], "dmr": ours}
-            result = {"versions": versions, "machine": machine, "asked": asked, "settings": settings, "rounds": rounds}
-            keep(options.out, part, {**result, "promises": told})
+            keep(options.out, part, described(part, rounds, options))
     return 0 if all_kept else 1
+
+
+def described(part: str, rounds: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> dict[str, Any]:
+    """What was measured, with what, and where."""
+    ours = [*(f"{name}={value}" for name, value in OUR_SETTINGS.items()), *options.dmr_set]
+    settings = {OURS: ours, "llama-server": ["-t", str(os.cpu_count()), *PEER_FLAGS]}
+    where = {
+        "versions": msgspec.to_builtins(read_versions()),
+        "machine": msgspec.to_builtins(read_machine()),
+        "asked": {name: getattr(options, name) for name in ("seconds", "streams", "rate", "open", "busy", "idle")},
+    }
+    sides = {name: {"settings": settings[name], **where, "rounds": found} for name, found in rounds.items()}
+    return {"promises": verdicts_of(part, rounds), "sides": sides} if OURS in rounds else {"sides": sides}
 
 
 if __name__ == "__main__":

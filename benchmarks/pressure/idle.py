@@ -6,19 +6,23 @@ import socket
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from .counts import Figures
 from .crowd import measure_crowd
-from .requests import streamed
+from .requests import post
 from .side import Side
 
-NUM_TOKENS = 192  # of a stream that is read slowly; with their probabilities more than the connection holds
-MOST_HELD = 4096  # bytes that an idle client's side of the connection takes, about
-SEGMENT = 536  # bytes; by their size the server's side chooses how much it holds
-SIP = 64  # bytes that an idle client reads at a time
-TRICKLE_INTERVAL = 5.0  # seconds between two sips
+# A stream that is read slowly is more than the buffers of its connection hold, so that its server has to keep it.
+NUM_TOKENS = 144
+NUM_LOGPROBS = 20  # of each token: above a kilobyte
+MOST_HELD = 4096  # bytes of the client's buffer, about
+SEGMENT = 536  # bytes; by their size the server's side chooses its buffer
+SIP = 1024  # bytes that an idle client reads at a time
+SIP_INTERVAL = 5.0  # seconds
 OPEN_TIMEOUT = 30.0
-REST_TIMEOUT = 60.0  # seconds in which a server has computed what is left
+ESTABLISHED = "01"  # in /proc/net/tcp
+REST_TIMEOUT = 60.0  # seconds in which a server should have computed what is left
 
 
 class IdleClients:
@@ -35,14 +39,9 @@ class IdleClients:
         for connection in self._connections:
             connection.close()
 
-    @property
-    def num_open(self) -> int:
-        return len(self._connections)
-
     def open_streams(self, side: Side, count: int, seed: str) -> None:
         for number in range(count):
-            request = streamed(side.model, f"{seed} idle {number}", 8, NUM_TOKENS, key=f"idle-{number}", logprobs=5)
-            self._open(side.port, request)
+            self._open(side.port, _talkative(side.model, f"{seed} {number}", f"idle-{number}"))
 
     def open_kept(self, side: Side, count: int) -> None:
         """Each has had one answer, and the server knows of no reason to close it."""
@@ -57,8 +56,15 @@ class IdleClients:
         """Take a little now and then, so that the server has no reason to cut them off; forget those that it did."""
         if now < self._next_sip:
             return
-        self._next_sip = now + TRICKLE_INTERVAL
+        self._next_sip = now + SIP_INTERVAL
         self._connections = [connection for connection in self._connections if _is_open(connection)]
+
+    def num_held(self) -> int:
+        """How many the server has open: one that has said all to a stream has closed its end."""
+        ports = {connection.getsockname()[1] for connection in self._connections}
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        states = {int(line.split()[2].partition(":")[2], 16): line.split()[3] for line in lines}
+        return sum(states.get(port) == ESTABLISHED for port in ports)
 
     def _open(self, port: int, request: bytes) -> None:
         connection = socket.socket()
@@ -80,6 +86,12 @@ class IdleClients:
         return False
 
 
+def _talkative(model: str, text: str, key: str) -> bytes:
+    asked = {"max_tokens": NUM_TOKENS, "temperature": 0, "ignore_eos": True, "stream": True}
+    body = {"model": model, "messages": [{"role": "user", "content": text}], **asked}
+    return post("/v1/chat/completions", {**body, "logprobs": True, "top_logprobs": NUM_LOGPROBS}, key)
+
+
 def _is_open(connection: socket.socket) -> bool:
     try:
         return connection.recv(SIP) != b""
@@ -90,7 +102,10 @@ def _is_open(connection: socket.socket) -> bool:
 
 
 def measure_idle(side: Side, num_busy: int, num_idle: int, seconds: float, seed: str) -> Figures:
-    """Throughput of a few streams: alone, beside idle streams, alone again, beside kept connections."""
+    """Throughput of a few streams: alone, beside idle streams, alone again, beside kept connections.
+
+    A server that does not come to rest is measured as it is; the cores that idle streams take tell so.
+    """
 
     def rate(name: str, meanwhile: Callable[[float], None] = lambda now: None) -> float:
         figures, reasons = measure_crowd(side, num_busy, seconds / 4, f"{seed} {name}", meanwhile)
@@ -102,17 +117,19 @@ def measure_idle(side: Side, num_busy: int, num_idle: int, seconds: float, seed:
     with IdleClients() as idle:
         idle.open_streams(side, num_idle, seed)
         idle.rest(side, REST_TIMEOUT)
-        streams = {"open": idle.num_open, "rate": rate("streams", idle.sip), "left": idle.num_open}
+        cores = side.cores(1.0)
+        streams = {"rate": rate("streams", idle.sip), "left": idle.num_held()}
     side.wait_at_rest(REST_TIMEOUT)
     alone.append(rate("alone again"))
     with IdleClients() as idle:
         idle.open_kept(side, num_idle)
-        kept = {"open": idle.num_open, "rate": rate("kept", idle.sip), "left": idle.num_open}
+        kept = {"rate": rate("kept", idle.sip), "left": idle.num_held()}
     reference = statistics.mean(alone)
     return {
         "alone tokens/s": reference,
         "beside idle streams tokens/s": streams["rate"],
         "beside idle streams, ratio": streams["rate"] / reference,
+        "cores, for idle streams alone": cores,
         "idle streams at the end": streams["left"],
         "beside kept connections tokens/s": kept["rate"],
         "beside kept connections, ratio": kept["rate"] / reference,

@@ -35,13 +35,17 @@ class Side:
     def held(self) -> Held:
         return held_by(self.process.family())
 
-    def wait_at_rest(self, timeout: float, window: float = 0.5) -> bool:
+    def cores(self, seconds: float) -> float:
+        """That its processes take, watched for so long."""
+        before = self.process.cpu_seconds()
+        time.sleep(seconds)
+        return (self.process.cpu_seconds() - before) / seconds
+
+    def wait_at_rest(self, timeout: float) -> bool:
         """Until its processes compute nothing any more; False: they still do after so many seconds."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            before = self.process.cpu_seconds()
-            time.sleep(window)
-            if self.process.cpu_seconds() - before < AT_REST * window:
+            if self.cores(0.5) < AT_REST:
                 return True
         return False
 

@@ -51,11 +51,12 @@ def lines_of(part: str, rounds: Mapping[str, Sequence[Mapping[str, Any]]]) -> It
         for number, each in enumerate(rounds[name]):
             for reason, count in sorted(each.get("reasons", {}).items(), key=lambda item: -item[1])[:6]:
                 yield f"  {name}, round {number + 1}: {count} {reason}"
-    yield from (f"  {words}" for words in verdicts(part, figures.get(OURS, [])))
+    yield from (f"  {words}" for words in verdicts_of(part, rounds))
 
 
-def verdicts(part: str, figures: Sequence[Figures]) -> list[str]:
+def verdicts_of(part: str, rounds: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """What is promised of dmr, and whether every round kept it."""
+    figures = [each["figures"] for each in rounds.get(OURS, ())]
     return [
         f"{promise.words}: {'kept' if all(map(promise.is_kept, figures)) else 'BROKEN'}"
         for promise in PROMISES[part]

@@ -164,7 +164,9 @@ class Streamer:
         if sending in self._held:  # there is no silence
             return
         if sending.unsent:
-            if self._clock() - sending.stalled_since >= self._write_timeout:
+            # It is tried: a connection is called writable only when a third of its buffer is empty.
+            self._go_on(selector, sending)
+            if sending.unsent and self._clock() - sending.stalled_since >= self._write_timeout:
                 log.info("a client took nothing for %g seconds and was cut off", self._write_timeout)
                 self._end(selector, sending, cut=True)
             return

@@ -7,7 +7,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -45,13 +45,19 @@ class PlainEncoder:
 class Scene:
     """An engine's end, a stream over it, a server's thread that sends it, and the client's end."""
 
-    def __init__(self, streamer: Streamer, protocol: str = "HTTP/1.1", comment_interval: float = 15.0) -> None:
+    def __init__(
+        self,
+        streamer: Streamer,
+        protocol: str = "HTTP/1.1",
+        comment_interval: float = 15.0,
+        pair: Callable[[], tuple[socket.socket, socket.socket]] = socket.socketpair,
+    ) -> None:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind("")
             listener.listen()
             self._connection = Connection(listener.getsockname(), 5.0)
             self.engine, _ = listener.accept()
-        self.ours, self.client = socket.socketpair()
+        self.ours, self.client = pair()
         self.client.settimeout(5.0)
         self.threads: set[int] = set()
         readiness = Readiness()
@@ -301,6 +307,31 @@ def test_a_client_that_reads_slowly_gets_everything(scenes: Any) -> None:
     saying.join()
     scene.join()
     assert data == b"x" * 2_000_000 + b"[Finished][Completed]"
+
+
+def over_tcp() -> tuple[socket.socket, socket.socket]:
+    """A server's end, and a client's that takes a few KB at a time."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+        client.connect(listener.getsockname())
+        ours, _ = listener.accept()
+        return ours, client
+
+
+def test_a_client_that_takes_very_little_takes_something(scenes: Any) -> None:
+    """The system says that there is room only when a third of its buffer is empty, which may take minutes."""
+    scene = scenes(pair=over_tcp)
+    flood(scene)
+    for _ in range(30):
+        time.sleep(0.1)  # five times as long in all as the client may take nothing
+        assert len(scene.client.recv(1024)) > 0
+    assert scene.thread.is_alive()
+    scene.client.close()
+    scene.join()
 
 
 def test_a_defect_is_told_and_spares_the_others(scenes: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pressure.answers import ACCEPTED, FAILED, REFUSED, judge
 from pressure.client import NOT_OPENED, SILENT, Client, Exchange
 from pressure.counts import Account
 from pressure.requests import request_of, streamed
-from pressure.table import lines_of, verdicts
+from pressure.table import lines_of, verdicts_of
 
 WHOLE = b'{"choices":[{"text":"a","finish_reason":"length"}],"usage":{"completion_tokens":8}}'
 EVENTS = (
@@ -151,8 +151,9 @@ def test_a_stream_is_asked_for_with_its_usage() -> None:
 
 def test_the_table_says_which_promise_is_broken() -> None:
     good = {"accepted": 9.0, "failed": 0.0, "p50": 1.0, "p99": 2.0, "p99/p50": 2.0}
-    bad = {**good, "failed": 1.0}
-    assert verdicts("streams", [good]) == ["no accepted request fails: kept", "p99 <= 5 x p50: kept"]
-    assert verdicts("streams", [good, bad])[0] == "no accepted request fails: BROKEN"
-    told = "\n".join(lines_of("streams", {"dmr": [{"figures": bad, "reasons": {"failed: x": 1}}]}))
-    assert "dmr, round 1: 1 failed: x" in told
+    rounds = {"dmr": [{"figures": good}]}
+    assert verdicts_of("streams", rounds) == ["no accepted request fails: kept", "p99 <= 5 x p50: kept"]
+    rounds["dmr"].append({"figures": {**good, "failed": 1.0}, "reasons": {"failed: x": 1}})
+    assert verdicts_of("streams", rounds)[0] == "no accepted request fails: BROKEN"
+    assert "  dmr, round 2: 1 failed: x" in lines_of("streams", rounds)
+    assert verdicts_of("streams", {"llama-server": rounds["dmr"]}) == []
