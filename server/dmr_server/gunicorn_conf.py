@@ -15,7 +15,7 @@ from dmr.config.keys import read_keys
 from dmr.config.reading import read_effective
 from dmr.errors import DmrError
 from dmr.log_file import SERVICE_LOG, add_log_file, make_log_dir
-from dmr_server import listening, manager_process, reloading
+from dmr_server import free_workers, listening, manager_process, reloading
 from dmr_server.announcement import base_url, example, first_model, greeting
 from dmr_server.listening import PRIVATE_UMASK, Listening
 from dmr_server.manager_process import ManagerProcess
@@ -117,6 +117,7 @@ def post_worker_init(worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """A worker that left after its requests had a successor before it was gone, and needs no other."""
+    free_workers.current.tell(worker.age, False)
     if getattr(worker, "is_leaving", False) and server.num_workers > server.cfg.workers:
         server.num_workers -= 1
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import mmap
 import os
 import signal
@@ -31,7 +32,7 @@ from gunicorn.workers.gthread import (  # type: ignore[import-untyped]
     ThreadWorker,
 )
 
-from dmr_server import door, ending, listening
+from dmr_server import door, ending, free_workers, listening
 from dmr_server.asked import MAX_BYTES, num_missing, read_asked
 from dmr_server.awaiting import Awaiting
 from dmr_server.lingering import Lingering
@@ -43,7 +44,8 @@ MAX_SILENCE = 60  # seconds that a thread waits for the next bytes of a request
 MAX_REST = 1.0  # seconds in which the rest of a request must have come, if it might be refused at the door
 MAX_HEAD = 20.0  # seconds in which the whole head of a request must have come
 LOOK_INTERVAL = 0.1  # seconds between two looks at whoever is late
-PRECEDENCE = 0.02  # seconds that other processes have to accept what comes to a full one
+PRECEDENCE = 0.02  # seconds that other processes have to accept what comes to a full one,
+MAX_PRECEDENCE = 3.0  # and, if one of them says that it has a free thread, at most
 NUM_LOOKING = 8  # threads for requests that only look
 NUM_REFUSING = 4  # threads that say no
 NUM_CLOSING = 8  # threads that end connections of TLS
@@ -74,6 +76,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._waiting: deque[Waiting] = deque()
         self._num_threads = int(self.cfg.threads)
         self._ends: deque[float] = deque(maxlen=NUM_REMEMBERED)
+        self._stood_back = self._stands_back_since = -math.inf
+        free_workers.current.tell(self.age, True)  # it will be
 
     def run(self) -> None:
         self._awaiting = Awaiting(self.poller)
@@ -89,6 +93,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def accept(self, listener: socket.socket) -> None:
         if self._is_full:
             time.sleep(PRECEDENCE)
+            if free_workers.current.exist() and self._stand_back(time.monotonic()):
+                return
         try:
             super().accept(listener)
         except OSError as error:
@@ -96,6 +102,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 raise
             log.error("No connection can be accepted: %s.", error.strerror)
             time.sleep(10 * PRECEDENCE)
+
+    def _stand_back(self, now: float) -> bool:
+        """Leave to another what has come, unless it does not take it: it may be stopped, or not be there yet."""
+        if now - self._stood_back > 5 * PRECEDENCE:  # that was something else
+            self._stands_back_since = now
+        self._stood_back = now
+        return now - self._stands_back_since < MAX_PRECEDENCE
 
     def enqueue_req(self, conn: TConn) -> None:
         """A connection that has, or will have, a request."""
@@ -227,10 +240,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: Any) -> None:
         ending.begin()
         super().handle_exit(sig, frame)
+        self._tell_others()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         ending.begin()
         super().handle_quit(sig, frame)
+        self._tell_others()
 
     def finish_request(self, conn: TConn, done: Future[Any]) -> None:
         """Back on the main thread. To close a connection is to wait for its other end, which others must not."""
@@ -250,6 +265,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _serve(self, conn: TConn) -> None:
         self._num_busy += 1
+        self._tell_others()
         self._run(self.tpool, self.handle, conn, self._has_served)
 
     def _run(
@@ -268,6 +284,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.finish_request(conn, done)
         while self._waiting and not self._is_full:
             self._serve(self._waiting.popleft().conn)
+        self._tell_others()
+
+    def _tell_others(self) -> None:
+        free_workers.current.tell(self.age, not self._is_full and self.alive and not self.is_leaving)
 
     def _cut_slow_heads(self, now: float) -> None:
         """Each of them holds a thread. What they have sent is no request yet, so there is nothing to answer."""
@@ -280,6 +300,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _leave(self, now: float) -> None:
         if not self.is_leaving:
             self._is_leaving[0] = 1
+            self._tell_others()
             self.log.info("Worker %d has had %d requests: another takes its place.", self.pid, self.nr)
             self.worker_connections = 0  # none is accepted any more,
             self.max_keepalived = 0  # and none outlives its answer

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -94,6 +96,67 @@ def test_a_full_process_lets_the_others_go_first(start: Start) -> None:
     began = time.monotonic()
     with held(port, 8):
         assert time.monotonic() - began < 8.0
+
+
+def test_a_full_process_leaves_a_request_to_one_that_is_slow(start: Start) -> None:
+    """The other's threads are free, but for half a second it has no core to accept with."""
+    port = start(DMR_WORKERS="2", DMR_WORKER_THREADS="1", MAX_WAIT="30")
+    with held(port, 1) as (first,):
+        (other,) = forks(port) - {process_of(port, first)}
+        os.kill(other, signal.SIGSTOP)
+        try:
+            second = open_chat(port, "fast", False)
+            time.sleep(0.5)
+        finally:
+            os.kill(other, signal.SIGCONT)
+        with second:
+            second.settimeout(5)
+            assert second.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_process_that_hangs_leaves_requests_to_the_others(start: Start) -> None:
+    port = start(DMR_WORKERS="2", DMR_WORKER_THREADS="1", MAX_WAIT="1")
+    with held(port, 1) as (first,):
+        (other,) = forks(port) - {process_of(port, first)}
+        os.kill(other, signal.SIGSTOP)
+        try:
+            assert post(port, "/v1/chat/completions")[0].status == 503  # after the full one's own patience
+        finally:
+            os.kill(other, signal.SIGCONT)
+
+
+def forks(port: int) -> set[int]:
+    """The two processes that have this port open, beside their master."""
+    holders = until(lambda: found if len(found := holders_of(socket_at(local=port, remote=0))) == 3 else None, 10)
+    return {pid for pid in holders if parent_of(pid) in holders}
+
+
+def process_of(port: int, client: socket.socket) -> int:
+    """Which of them serves this client."""
+    (pid,) = holders_of(socket_at(local=port, remote=client.getsockname()[1]))
+    return pid
+
+
+def socket_at(local: int, remote: int) -> str:
+    """The number of a socket on loopback."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if [int(fields[place].partition(":")[2], 16) for place in (1, 2)] == [local, remote]:
+            return fields[9]
+    raise AssertionError((local, remote))
+
+
+def holders_of(number: str) -> set[int]:
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if str(link.readlink()) == f"socket:[{number}]":
+                found.add(int(link.parts[2]))
+    return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_a_client_that_does_not_close_holds_up_nobody(start: Start) -> None:
