@@ -39,6 +39,15 @@ def build_info() -> dict[str, str | list[str]]:
 def devices() -> list[dict[str, str | int]]:
     """name, description, kind ("cpu", "gpu", "igpu", "accelerator"), free_bytes, total_bytes of each device."""
 
+def use_own_attention(is_used: bool) -> bool:
+    """Compute the attention of several sequences on the CPU in our way, as from the start, or in ggml's.
+
+    The results are the same. Between two graphs of this process. False: this build has no such way.
+    """
+
+def num_own_attentions() -> int:
+    """How many operations were computed in that way in this process; any thread."""
+
 def take_log(timeout: float = 0.0) -> list[tuple[int, str]]:
     """Lines of ggml and llama.cpp since the last call as (level, line); waits up to `timeout` seconds (0..3600)."""
 

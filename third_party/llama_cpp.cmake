@@ -66,6 +66,12 @@ set(cpu_targets ${llama_cpp_targets})
 list(FILTER cpu_targets INCLUDE REGEX "^ggml-cpu")
 dmr_compile_cpu_kernels(${cpu_targets})
 
+# Our own way of attention is compiled as ggml's kernels are, into each library of them; see csrc/cpu/attention.h.
+list(FILTER cpu_targets EXCLUDE REGEX "-feats$")
+foreach(target IN LISTS cpu_targets)
+  target_sources(${target} PRIVATE "${CMAKE_SOURCE_DIR}/csrc/cpu/attention.cpp")
+endforeach()
+
 # A wheel holds no symbolic links, so the libraries carry no version in their names.
 if(DMR_PORTABLE)
   set(DMR_SHIPPED_LIBRARIES "")

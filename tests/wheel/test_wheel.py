@@ -150,6 +150,11 @@ def test_it_serves_and_answers(bin_folder: Path, server: str) -> None:
     assert run(bin_folder / "dmr", "--server", server, "run", "tiny", "Count!").strip() == SCRIPT_ANSWER
 
 
+def test_attention_is_ours_in_the_library_for_this_processor(bin_folder: Path) -> None:
+    asked = "from dmr import _core; print(_core.use_own_attention(True))"
+    assert run(bin_folder / "python", "-c", asked).strip() == "True"
+
+
 def test_nothing_is_in_the_wheel_twice_or_as_a_link(wheel: Path) -> None:
     files = [member for member in members(wheel) if not member.is_dir()]
     assert len({member.filename for member in files}) == len(files)

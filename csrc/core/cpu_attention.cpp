@@ -1,0 +1,67 @@
+#include "core/cpu_attention.h"
+
+#include "cpu/attention.h"
+
+#if DMR_PORTABLE && defined(__linux__)
+#include <dlfcn.h>
+#include <link.h>
+
+#include <cstring>
+#endif
+
+namespace dmr {
+namespace {
+
+struct OwnAttention {
+    void (*use)(int)     = nullptr;
+    int64_t (*num)(void) = nullptr;
+
+    bool exists() const { return use != nullptr && num != nullptr; }
+};
+
+#if !DMR_PORTABLE
+OwnAttention find() { return {dmr_use_own_attention, dmr_num_own_attentions}; }
+#elif defined(__linux__)
+// ggml has chosen one of several libraries for this CPU and keeps its handle to itself.
+int find_in(dl_phdr_info * info, size_t /*size*/, void * result) {
+    if (std::strstr(info->dlpi_name, "ggml-cpu") == nullptr) {
+        return 0;
+    }
+    void * library = dlopen(info->dlpi_name, RTLD_NOW | RTLD_NOLOAD);
+    if (library == nullptr) {
+        return 0;
+    }
+    auto & found = *static_cast<OwnAttention *>(result);
+    found.use    = reinterpret_cast<decltype(found.use)>(dlsym(library, "dmr_use_own_attention"));
+    found.num    = reinterpret_cast<decltype(found.num)>(dlsym(library, "dmr_num_own_attentions"));
+    dlclose(library);  // ggml holds it
+    return found.exists() ? 1 : 0;
+}
+
+OwnAttention find() {
+    OwnAttention found;
+    dl_iterate_phdr(find_in, &found);
+    return found;
+}
+#else
+OwnAttention find() { return {}; }
+#endif
+
+const OwnAttention & own_attention() {
+    static const OwnAttention found = find();
+    return found;
+}
+
+}  // namespace
+
+bool use_own_attention(bool is_used) {
+    if (!own_attention().exists()) {
+        return false;
+    }
+    own_attention().use(is_used ? 1 : 0);
+    return true;
+}
+
+int64_t num_own_attentions() { return own_attention().exists() ? own_attention().num() : 0; }
+
+}  // namespace dmr

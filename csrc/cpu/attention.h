@@ -1,0 +1,21 @@
+#pragma once
+
+// Ours beside ggml's CPU kernels, compiled into ggml's CPU library with its flags, and reached through the hook that it
+// has for other buffer types.
+
+#include <cstdint>
+
+#if defined(_WIN32)
+#define DMR_CPU_EXPORT __declspec(dllexport)
+#else
+#define DMR_CPU_EXPORT __attribute__((visibility("default")))
+#endif
+
+extern "C" {
+
+// Compute attention in our way from now on, or, with 0, in ggml's. Any thread, between two graphs.
+DMR_CPU_EXPORT void dmr_use_own_attention(int is_used);
+
+// How many operations were computed in our way in this process. Any thread.
+DMR_CPU_EXPORT int64_t dmr_num_own_attentions(void);
+}

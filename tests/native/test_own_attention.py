@@ -1,0 +1,80 @@
+"""Our way of attention on the CPU says to the last bit what ggml's says, whatever the batch looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from native.objects import DONE, make_batch, make_context
+
+from dmr import _core
+
+Floats = npt.NDArray[np.float32]
+LENGTHS = (3, 70, 0, 21, 130, 8)  # what the sequences hold before
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    yield
+    assert _core.use_own_attention(True)
+
+
+def tokens(sequence: int, begin: int, count: int) -> list[int]:
+    return [(17 * sequence + 5 * position) % 250 for position in range(begin, begin + count)]
+
+
+def said(model: _core.Model, counts: tuple[int, ...], is_own: bool, **fields: Any) -> Floats:
+    """The logits behind each part of a batch with so many tokens of each sequence, over memory with holes."""
+    _core.use_own_attention(is_own)
+    context = make_context(model, max_sequences=len(LENGTHS), context_size=1024, max_batch=512, **fields)
+    for sequence, length in enumerate(LENGTHS):
+        if length:
+            assert context.decode(make_batch((sequence, tokens(sequence, 0, length), 0))) == DONE
+    context.remove(1, 60)
+    held = [60 if sequence == 1 else length for sequence, length in enumerate(LENGTHS)]
+    parts = [
+        (sequence, tokens(sequence, held[sequence], count), held[sequence])
+        for sequence, count in enumerate(counts)
+        if count
+    ]
+    assert context.decode(make_batch(*parts)) == DONE
+    ends = np.cumsum([len(part[1]) for part in parts]) - 1
+    return np.stack([context.logits(int(end)) for end in ends])
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize(
+    "counts",
+    [(1, 1, 1, 1, 1, 1), (1, 0, 0, 0, 1), (2, 9, 5, 1, 1, 30), (63,), (64,), (1, 1, 62), (1, 65, 1, 1), (200, 100)],
+)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"flash_attention": "on"},
+        {"flash_attention": "on", "key_type": "q8_0"},
+        {"flash_attention": "on", "key_type": "q8_0", "value_type": "q8_0"},
+        {"flash_attention": "on", "key_type": "f32", "value_type": "f32"},
+        {"flash_attention": "on", "unified": False},
+        {"flash_attention": "off"},
+    ],
+    ids=lambda fields: "-".join(map(str, fields.values())),
+)
+def test_it_says_what_ggml_says(
+    random_model: _core.Model, counts: tuple[int, ...], num_threads: int, fields: dict[str, Any]
+) -> None:
+    threads = {"num_threads": num_threads, "num_batch_threads": num_threads}
+    own, theirs = (said(random_model, counts, is_own, **threads, **fields) for is_own in (True, False))
+    np.testing.assert_array_equal(own, theirs)
+    assert np.all(np.isfinite(own))
+
+
+@pytest.mark.parametrize(("counts", "num_threads"), [((1, 1, 1, 1), 1), ((1, 1, 1, 1), 2), ((64,), 3)])
+def test_it_is_what_computes(random_model: _core.Model, counts: tuple[int, ...], num_threads: int) -> None:
+    threads = {"num_threads": num_threads, "num_batch_threads": num_threads}
+    for is_own in (True, False):
+        before = _core.num_own_attentions()
+        said(random_model, counts, is_own, **threads)
+        assert (_core.num_own_attentions() > before) == is_own
