@@ -15,8 +15,8 @@ class PrefillPacer:
     def __init__(self, target: float, smallest: int, largest: int, narrow: int = 0) -> None:
         """`target`: seconds a step may last. `smallest` prompt tokens are always granted, so that prompts get on.
 
-        `narrow`: from so many prompt tokens on attention costs much less (see step_parts), so a budget that is not much
-        smaller becomes that. 0: there is no such place.
+        `narrow`: prompt tokens that attention takes at a time (see step_parts), so that fewer of them cost as much: a
+        budget that is not much smaller becomes that, and larger ones the nearest multiple. 0: it takes any number.
         """
         self._target = target
         self._smallest = smallest
@@ -31,10 +31,12 @@ class PrefillPacer:
             return self._smallest
         target = self._target * (STRETCH if num_at_prompt > num_generating else 1)
         left = target - self._seconds_of(num_generating)
-        budget = int(max(self._smallest, min(self._largest, left / self._price)))
-        if 2 * self._narrow <= 3 * budget:
-            budget = max(budget, min(self._narrow, self._largest))
-        return budget
+        return self._in_tiles(int(max(self._smallest, min(self._largest, left / self._price))))
+
+    def _in_tiles(self, budget: int) -> int:
+        if not self._narrow or 3 * budget < 2 * self._narrow:
+            return budget
+        return min(self._largest, max(1, round(budget / self._narrow)) * self._narrow)
 
     def expected(self, num_prompt_tokens: int, num_generating: int) -> float:
         """Seconds that such a step should take; 0 = not known."""

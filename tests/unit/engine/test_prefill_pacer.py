@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,15 +36,14 @@ def test_the_cost_of_more_sequences_is_guessed_from_the_nearest_known() -> None:
     assert pacer.budget(4) in (79, 80)
 
 
-def test_a_little_more_is_granted_where_attention_gets_cheaper_there() -> None:
-    pacer = PrefillPacer(0.1, smallest=32, largest=512, narrow=64)
+@pytest.mark.parametrize(
+    ("left", "budget"), [(0.04, 40), (0.044, 64), (0.06, 64), (0.09, 64), (0.1, 128), (0.15, 128), (0.4, 384), (5, 500)]
+)
+def test_prompts_are_taken_in_as_many_tokens_as_attention_takes(left: float, budget: int) -> None:
+    pacer = PrefillPacer(left + 0.01, smallest=32, largest=500, narrow=64)
     pacer.observe(100, 0, 0.1)
-    assert pacer.budget(0) == 100
-    for seconds, budget in ((0.05, 64), (0.056, 64), (0.06, 40)):
-        fresh = PrefillPacer(0.1, smallest=32, largest=512, narrow=64)
-        fresh.observe(100, 0, 0.1)
-        fresh.observe(0, 4, seconds)
-        assert fresh.budget(4) == budget
+    pacer.observe(0, 4, 0.01)
+    assert pacer.budget(4) == budget
 
 
 def test_where_more_wait_for_their_first_token_than_for_their_next_a_step_may_last_longer() -> None:
