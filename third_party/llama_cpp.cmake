@@ -68,8 +68,9 @@ dmr_compile_cpu_kernels(${cpu_targets})
 
 # Our own way of attention is compiled as ggml's kernels are, into each library of them; see csrc/cpu/attention.h.
 list(FILTER cpu_targets EXCLUDE REGEX "-feats$")
+file(GLOB cpu_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/csrc/cpu/*.cpp")
 foreach(target IN LISTS cpu_targets)
-  target_sources(${target} PRIVATE "${CMAKE_SOURCE_DIR}/csrc/cpu/attention.cpp")
+  target_sources(${target} PRIVATE ${cpu_sources})
 endforeach()
 
 # A wheel holds no symbolic links, so the libraries carry no version in their names.

@@ -1,7 +1,8 @@
 #pragma once
 
-// Ours beside ggml's CPU kernels, compiled into ggml's CPU library with its flags, and reached through the hook that it
-// has for other buffer types.
+// Attention of several sequences over one memory: to the last bit what ggml computes, without the work that comes of
+// looking at everybody's cells. Compiled into ggml's CPU library with the flags of its kernels, and reached through the
+// hook that it has for buffer types of other kernels.
 
 #include <cstdint>
 
