@@ -7,6 +7,7 @@
 #include <link.h>
 
 #include <cstring>
+#include <string>
 #endif
 
 namespace dmr {
@@ -22,25 +23,26 @@ struct OwnAttention {
 #if !DMR_PORTABLE
 OwnAttention find() { return {dmr_use_own_attention, dmr_num_own_attentions}; }
 #elif defined(__linux__)
-// ggml has chosen one of several libraries for this CPU and keeps its handle to itself.
-int find_in(dl_phdr_info * info, size_t /*size*/, void * result) {
-    if (std::strstr(info->dlpi_name, "ggml-cpu") == nullptr) {
+int keep_name(dl_phdr_info * info, size_t /*size*/, void * name) {
+    if (std::strstr(info->dlpi_name, "libggml-cpu") == nullptr) {
         return 0;
     }
-    void * library = dlopen(info->dlpi_name, RTLD_NOW | RTLD_NOLOAD);
-    if (library == nullptr) {
-        return 0;
-    }
-    auto & found = *static_cast<OwnAttention *>(result);
-    found.use    = reinterpret_cast<decltype(found.use)>(dlsym(library, "dmr_use_own_attention"));
-    found.num    = reinterpret_cast<decltype(found.num)>(dlsym(library, "dmr_num_own_attentions"));
-    dlclose(library);  // ggml holds it
-    return found.exists() ? 1 : 0;
+    *static_cast<std::string *>(name) = info->dlpi_name;
+    return 1;
 }
 
+// ggml has chosen one of several libraries for this CPU and keeps its handle to itself.
 OwnAttention find() {
+    std::string name;
+    dl_iterate_phdr(keep_name, &name);
+    void * library = name.empty() ? nullptr : dlopen(name.c_str(), RTLD_NOW | RTLD_NOLOAD);
+    if (library == nullptr) {
+        return {};
+    }
     OwnAttention found;
-    dl_iterate_phdr(find_in, &found);
+    found.use = reinterpret_cast<decltype(found.use)>(dlsym(library, "dmr_use_own_attention"));
+    found.num = reinterpret_cast<decltype(found.num)>(dlsym(library, "dmr_num_own_attentions"));
+    dlclose(library);  // ggml holds it
     return found;
 }
 #else

@@ -19,6 +19,9 @@ bool goes_by_rows(const Attention & what) {
     return has_dot && what.v->type == GGML_TYPE_F16 && what.num_rows() > 1 && !what.is_tiled();
 }
 
+// Sinks behind tiles are rounded in a way of their own, so they are left to ggml.
+bool goes_by_tiles(const Attention & what) { return what.is_tiled() && what.sinks == nullptr; }
+
 class OwnAttention : public ggml::cpu::tensor_traits, public ggml::cpu::extra_buffer_type {
   public:
     bool supports_op(ggml_backend_dev_t /*device*/, const ggml_tensor * /*op*/) override {
@@ -39,9 +42,9 @@ class OwnAttention : public ggml::cpu::tensor_traits, public ggml::cpu::extra_bu
             return false;
         }
         if (goes_by_rows(what)) {
-            attend_by_rows(params, what, op);
-        } else if (what.is_tiled()) {
-            attend_by_tiles(params, what, op);
+            attend_by_rows(params, what);
+        } else if (goes_by_tiles(what)) {
+            attend_by_tiles(params, what);
         } else {
             return false;
         }

@@ -10,10 +10,8 @@
 
 namespace dmr::cpu {
 
-constexpr int64_t  TILE        = ggml_fa_tile_config::Q;   // rows
-constexpr int64_t  CELLS       = ggml_fa_tile_config::KV;  // of a tile
-constexpr uint64_t FOUR_UNSEEN = 0xFC00FC00FC00FC00U;      // -inf in half precision, four times
-constexpr uint16_t UNSEEN      = 0xFC00U;
+constexpr int64_t TILE  = ggml_fa_tile_config::Q;   // rows
+constexpr int64_t CELLS = ggml_fa_tile_config::KV;  // of a tile
 
 // A GGML_OP_FLASH_ATTN_EXT, by the names of what it is made of.
 struct Attention {
@@ -22,15 +20,19 @@ struct Attention {
     const ggml_tensor * v;     // [size of a value, cells, heads of values]
     const ggml_tensor * mask;  // [cells, rows]
     const ggml_tensor * sinks;
-    float               scale;
+    ggml_tensor *       result;  // [size of a value, heads, rows]
+    float               scale;   // of a product, before `softcap`
     float               max_bias;
     float               softcap;
 
-    explicit Attention(const ggml_tensor * op)
-        : q(op->src[0]), k(op->src[1]), v(op->src[2]), mask(op->src[3]), sinks(op->src[4]) {
+    explicit Attention(ggml_tensor * op)
+        : q(op->src[0]), k(op->src[1]), v(op->src[2]), mask(op->src[3]), sinks(op->src[4]), result(op) {
         std::memcpy(&scale, op->op_params, sizeof(float));
         std::memcpy(&max_bias, op->op_params + 1, sizeof(float));
         std::memcpy(&softcap, op->op_params + 2, sizeof(float));
+        if (softcap != 0.0F) {
+            scale /= softcap;
+        }
     }
 
     const ggml_fp16_t * mask_of(int64_t row) const {
@@ -42,13 +44,20 @@ struct Attention {
         return static_cast<const char *>(tensor->data) + head / (num_heads() / tensor->ne[2]) * tensor->nb[2];
     }
 
+    const float * query_of(int64_t row, int64_t head) const {
+        return reinterpret_cast<const float *>(head_of(q, head) + row * q->nb[1]);
+    }
+
     int64_t num_rows() const { return q->ne[1]; }
     int64_t num_heads() const { return q->ne[2]; }
+    int64_t num_cells() const { return k->ne[1]; }
+    int64_t num_sharing() const { return num_heads() / k->ne[2]; }  // heads that have the same keys and values
 
     // One mask for all heads, and one memory for all sequences.
     bool is_plain() const {
-        return q->type == GGML_TYPE_F32 && q->ne[3] == 1 && k->ne[3] == 1 && v->ne[3] == 1 && mask != nullptr &&
-               mask->type == GGML_TYPE_F16 && mask->ne[2] == 1 && mask->ne[3] == 1 && max_bias == 0.0F;
+        return q->type == GGML_TYPE_F32 && q->ne[3] == 1 && k->ne[3] == 1 && v->ne[3] == 1 && k->ne[2] == v->ne[2] &&
+               mask != nullptr && mask->type == GGML_TYPE_F16 && mask->ne[2] == 1 && mask->ne[3] == 1 &&
+               max_bias == 0.0F;
     }
 
     // Where ggml takes tiles.
@@ -58,8 +67,49 @@ struct Attention {
     }
 };
 
-// Both to the last bit as ggml does it. All threads of the graph call them.
-void attend_by_rows(const ggml_compute_params * params, const Attention & what, ggml_tensor * dst);
-void attend_by_tiles(const ggml_compute_params * params, const Attention & what, ggml_tensor * dst);
+// The weights of products that come one after the other (https://arxiv.org/abs/2112.05682): each is told as a share of
+// what is added up so far, and what was added up before has to shrink when a larger product comes.
+struct Softmax {
+    float largest = -INFINITY;
+    float sum     = 0.0F;
+
+    struct Shares {
+        float of_old = 1.0F;
+        float of_new = 1.0F;
+    };
+
+    Shares add(float product) {
+        Shares shares;
+        if (product > largest) {
+            shares.of_old = expf(largest - product);
+            largest       = product;
+        } else {
+            shares.of_new = expf(product - largest);
+        }
+        sum = sum * shares.of_old + shares.of_new;
+        return shares;
+    }
+};
+
+// The first cell from `begin` on that a row sees; `end` if there is none before it.
+int64_t first_seen(const ggml_fp16_t * mask, int64_t begin, int64_t end);
+
+// Make the answer of a row's head of the values that were added up.
+void finish(const Attention & what, int64_t row, int64_t head, Softmax softmax, float * sum);
+
+// Share out parts 0 to `num` among the threads of a graph, all of which call this. `work` gets a part's number.
+template <typename Work> void share_out(const ggml_compute_params * params, int64_t num, Work work) {
+    if (params->ith == 0) {
+        ggml_threadpool_chunk_set(params->threadpool, params->nth);
+    }
+    ggml_barrier(params->threadpool);
+    for (int64_t part = params->ith; part < num; part = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+        work(part);
+    }
+}
+
+// Both to the last bit as ggml does it. All threads of a graph call them.
+void attend_by_rows(const ggml_compute_params * params, const Attention & what);
+void attend_by_tiles(const ggml_compute_params * params, const Attention & what);
 
 }  // namespace dmr::cpu

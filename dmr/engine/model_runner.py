@@ -40,8 +40,7 @@ MAX_SLOTS = 256  # llama.cpp's LLAMA_MAX_SEQ
 # makes the token of one user half as slow again. This share of the pool may stay parked beside the active cells.
 PARKED_SHARE_ON_CPU = 4
 LEAST_PARKED_ON_CPU = 1024
-# ggml's CPU attention goes over tiles of so many rows from there on (see step_parts). Below, each row passes over the
-# cells of others.
+# Attention on a CPU goes over tiles of so many rows from there on (see step_parts). Below, each row goes by itself.
 NARROW_BATCH_ON_CPU = 64
 NO_DECODE = -1  # a number that no decode has
 LEAST_MEASURED = 32  # tokens of a step whose cost is theirs, not that of reading the weights

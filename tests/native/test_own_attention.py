@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +17,7 @@ from native.objects import DONE, make_batch, make_context
 
 from dmr import _core
 
+ROOT = Path(__file__).parents[2]
 Floats = npt.NDArray[np.float32]
 LENGTHS = (3, 70, 0, 21, 130, 8)  # what the sequences hold before
 
@@ -69,6 +75,24 @@ def test_it_says_what_ggml_says(
     own, theirs = (said(random_model, counts, is_own, **threads, **fields) for is_own in (True, False))
     np.testing.assert_array_equal(own, theirs)
     assert np.all(np.isfinite(own))
+
+
+def test_operations_as_larger_models_have_them(tmp_path: Path) -> None:
+    """A program over the very libraries that the extension is made of."""
+    folder = ROOT / "build" / "native" / "llama.cpp" / "ggml" / "src"
+    libraries = [folder / "libggml-cpu.a", folder / "libggml-base.a"]
+    compiler = shutil.which("c++")
+    if compiler is None or not all(map(Path.exists, libraries)):
+        pytest.skip("the native build is not here")
+    bring = [sys.executable, ROOT / "third_party" / "llama_cpp.py", ROOT / "build" / "third_party"]
+    source = os.environ.get("LLAMA_CPP_DIR") or subprocess.check_output(bring, text=True).strip()
+    program = tmp_path / "attention_operations"
+    headers = [f"-I{ROOT / 'csrc'}", f"-I{Path(ROOT, source) / 'ggml' / 'include'}"]
+    linked = [*libraries, "-lpthread", "-ldl", "-lm"]
+    code = Path(__file__).with_name("attention_operations.cpp")
+    subprocess.run([compiler, "-std=c++17", "-O1", *headers, code, *linked, "-o", program], check=True)
+    told = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout[-2000:]
 
 
 @pytest.mark.parametrize(("counts", "num_threads"), [((1, 1, 1, 1), 1), ((1, 1, 1, 1), 2), ((64,), 3)])
