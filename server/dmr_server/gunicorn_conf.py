@@ -116,8 +116,8 @@ def post_worker_init(worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """A worker that left after its requests had a successor before it was gone, and needs no other."""
     free_workers.current.tell(worker.age, False)
+    # One that left after its requests had a successor before it was gone, and needs no other.
     if getattr(worker, "is_leaving", False) and server.num_workers > server.cfg.workers:
         server.num_workers -= 1
 

@@ -90,6 +90,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._refusers = ThreadPoolExecutor(NUM_REFUSING, thread_name_prefix="refusing")
         return ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="serving")
 
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        self._tell_others()
+
     def accept(self, listener: socket.socket) -> None:
         if self._is_full:
             time.sleep(PRECEDENCE)
@@ -240,12 +244,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: Any) -> None:
         ending.begin()
         super().handle_exit(sig, frame)
-        self._tell_others()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         ending.begin()
         super().handle_quit(sig, frame)
-        self._tell_others()
 
     def finish_request(self, conn: TConn, done: Future[Any]) -> None:
         """Back on the main thread. To close a connection is to wait for its other end, which others must not."""
@@ -287,7 +289,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._tell_others()
 
     def _tell_others(self) -> None:
-        free_workers.current.tell(self.age, not self._is_full and self.alive and not self.is_leaving)
+        free_workers.current.tell(self.age, self._accepting and not self._is_full)
 
     def _cut_slow_heads(self, now: float) -> None:
         """Each of them holds a thread. What they have sent is no request yet, so there is nothing to answer."""
@@ -300,7 +302,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _leave(self, now: float) -> None:
         if not self.is_leaving:
             self._is_leaving[0] = 1
-            self._tell_others()
             self.log.info("Worker %d has had %d requests: another takes its place.", self.pid, self.nr)
             self.worker_connections = 0  # none is accepted any more,
             self.max_keepalived = 0  # and none outlives its answer

@@ -98,31 +98,30 @@ def test_a_full_process_lets_the_others_go_first(start: Start) -> None:
         assert time.monotonic() - began < 8.0
 
 
-def test_a_full_process_leaves_a_request_to_one_that_is_slow(start: Start) -> None:
-    """The other's threads are free, but for half a second it has no core to accept with."""
-    port = start(DMR_WORKERS="2", DMR_WORKER_THREADS="1", MAX_WAIT="30")
+@contextlib.contextmanager
+def one_full_and_one_stopped(start: Start) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Two processes of one thread each: the port, and what lets the one go on that has nothing to do."""
+    port = start(DMR_WORKERS="2", DMR_WORKER_THREADS="1", MAX_WAIT="1")
     with held(port, 1) as (first,):
-        (other,) = forks(port) - {process_of(port, first)}
-        os.kill(other, signal.SIGSTOP)
+        (idle,) = forks(port) - {process_of(port, first)}
+        os.kill(idle, signal.SIGSTOP)
         try:
-            second = open_chat(port, "fast", False)
-            time.sleep(0.5)
+            yield port, lambda: os.kill(idle, signal.SIGCONT)
         finally:
-            os.kill(other, signal.SIGCONT)
-        with second:
-            second.settimeout(5)
-            assert second.recv(12) == b"HTTP/1.1 200"
+            os.kill(idle, signal.SIGCONT)
+
+
+def test_a_full_process_leaves_a_request_to_one_that_is_slow(start: Start) -> None:
+    """The other's thread is free, but for half a second it has no core to accept with."""
+    with one_full_and_one_stopped(start) as (port, go_on), open_chat(port, "fast", False) as second:
+        time.sleep(0.5)
+        go_on()
+        assert second.recv(12) == b"HTTP/1.1 200"
 
 
 def test_a_process_that_hangs_leaves_requests_to_the_others(start: Start) -> None:
-    port = start(DMR_WORKERS="2", DMR_WORKER_THREADS="1", MAX_WAIT="1")
-    with held(port, 1) as (first,):
-        (other,) = forks(port) - {process_of(port, first)}
-        os.kill(other, signal.SIGSTOP)
-        try:
-            assert post(port, "/v1/chat/completions")[0].status == 503  # after the full one's own patience
-        finally:
-            os.kill(other, signal.SIGCONT)
+    with one_full_and_one_stopped(start) as (port, _):
+        assert post(port, "/v1/chat/completions")[0].status == 503  # after the full one's own patience
 
 
 def forks(port: int) -> set[int]:
