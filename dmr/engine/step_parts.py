@@ -1,8 +1,8 @@
 """In which parts a step's batch is computed.
 
-On a CPU, ggml's attention goes over tiles of `narrow` rows as soon as a batch has so many, and computes for all rows of
-a tile whatever one of them sees: cheap for one long prompt, dear for rows of sequences that have nothing in common. So
-prompts are computed apart from those who generate, and those who generate in groups that stay below.
+On a CPU, attention goes over tiles of `narrow` rows as soon as a batch has so many, and computes for all rows of a tile
+whatever one of them sees: cheap for one long prompt, dear for rows of sequences that have nothing in common. So prompts
+are computed apart from those who generate, and those who generate in groups that stay below.
 """
 
 from __future__ import annotations
