@@ -8,7 +8,8 @@ streams   256 clients, each of which asks for a stream again as soon as it has o
 requests  2,000 short requests a second, by the clock, each on a connection of its own, whether others are answered or
           not. 2,000 may be open at a time; who arrives while there are so many is counted, and not sent. Then how long
           it takes until a lone client is answered as fast as before: behind those who still wait for their answers, and
-          ("recovery") after a second, short load, whose clients all leave at once.
+          ("recovery") after a second, short load, whose clients all leave at once. Memory is judged in the last round:
+          all threads of a server have then had requests in those before.
 idle      8 streams: alone, beside 500 that are read so slowly that all of them was computed long before it is sent, and
           beside 500 connections that are kept without a request; a quarter of the seconds each, and one more alone.
 

@@ -157,3 +157,11 @@ def test_the_table_says_which_promise_is_broken() -> None:
     assert verdicts_of("streams", rounds)[0] == "no accepted request fails: BROKEN"
     assert "  dmr, round 2: 1 failed: x" in lines_of("streams", rounds)
     assert verdicts_of("streams", {"llama-server": rounds["dmr"]}) == []
+
+
+def test_memory_is_judged_when_the_server_is_warm() -> None:
+    told = {"failed": 0.0, "recovery": 0.5, "MB after a quarter": 300.0}
+    warming, warm = {**told, "MB at the end": 330.0}, {**told, "MB at the end": 302.0}
+    words = "memory grows by 8 MB at most: "
+    for rounds, verdict in (([warming], "BROKEN"), ([warming, warm], "kept"), ([warm, warming], "BROKEN")):
+        assert words + verdict in verdicts_of("requests", {"dmr": [{"figures": each} for each in rounds]})
