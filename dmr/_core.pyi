@@ -39,14 +39,14 @@ def build_info() -> dict[str, str | list[str]]:
 def devices() -> list[dict[str, str | int]]:
     """name, description, kind ("cpu", "gpu", "igpu", "accelerator"), free_bytes, total_bytes of each device."""
 
-def use_own_attention(is_used: bool) -> bool:
-    """Compute the attention of several sequences on the CPU in our way, as from the start, or in ggml's.
+def use_own_kernels(is_used: bool) -> bool:
+    """Compute what csrc/cpu has kernels for with them, as from the start, or with ggml's.
 
-    The results are the same. Between two graphs of this process. False: this build has no such way.
+    Between two graphs of this process. False: this build has none.
     """
 
-def num_own_attentions() -> int:
-    """How many operations were computed in that way in this process; any thread."""
+def num_own_operations() -> int:
+    """How many operations they computed in this process; any thread."""
 
 def take_log(timeout: float = 0.0) -> list[tuple[int, str]]:
     """Lines of ggml and llama.cpp since the last call as (level, line); waits up to `timeout` seconds (0..3600)."""
@@ -763,12 +763,8 @@ def step(
     batch: Batch,
     rows: Sequence[tuple[int, Sampler, Detokenizer]],
     pool: ThreadPool,
-    parts: Sequence[int] = (),
 ) -> StepResult:
     """Decode; then sample, detokenize and stop-search each row (index in the batch, sampler, detokenizer).
-
-    `parts`: how many places of the batch each of several decodes takes, in order; a sequence is in one part only, and
-    the step is done as a whole or not at all. None = one decode.
 
     A row whose place is followed by guesses goes on for as long as they are right: it gets the tokens that it would
     have got in as many steps. Afterwards the memory holds what is certain, but for each row's last new token.

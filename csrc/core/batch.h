@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 #include <vector>
 
 #include "core/model.h"
@@ -51,14 +50,6 @@ struct Batch {
             ++end;
         }
         return end - index - 1;
-    }
-
-    // Places [begin, end). A place's guesses must be on the same side of both.
-    Batch part(int32_t begin, int32_t end) const {
-        const auto cut = [begin, end](const auto & values) {
-            return std::decay_t<decltype(values)>(values.begin() + begin, values.begin() + end);
-        };
-        return {cut(tokens), cut(positions), cut(sequence_ids), cut(outputs), cut(drafts)};
     }
 
   private:

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "core/cpu_attention.h"
+#include "core/cpu_kernels.h"
 #include "ggml-backend.h"
 #include "llama.h"
 
@@ -82,7 +82,7 @@ void load_backends(const std::string & folder) {
         ggml_backend_load_all_from_path(folder.c_str());
     }
     llama_backend_init();
-    use_own_attention(true);
+    use_own_kernels(true);
 }
 
 }  // namespace dmr

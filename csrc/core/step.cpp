@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <exception>
-#include <map>
 
 #include "core/errors.h"
 
@@ -70,78 +69,6 @@ void remove_wrong_guesses(Context & context, const Batch & batch, const Row & ro
     }
 }
 
-void check_parts(const Context & context, const Batch & batch, const std::vector<int32_t> & parts) {
-    require(parts.size() < 2 || context.can_truncate(), "this model's memory cannot take back a part");
-    int32_t                   end = 0;
-    std::map<SequenceId, int> part_of;
-    for (size_t part = 0; part < parts.size(); ++part) {
-        require(parts[part] > 0 && parts[part] <= batch.size() - end, "the parts are not those of the batch");
-        for (const int32_t begin = end; end < begin + parts[part]; ++end) {
-            const auto number = static_cast<int>(part);
-            const auto known  = part_of.emplace(batch.sequence_ids[static_cast<size_t>(end)], number).first;
-            require(known->second == number, "a sequence is in two parts");
-        }
-    }
-    require(parts.empty() || end == batch.size(), "the parts are not those of the batch");
-}
-
-// Decodes parts one by one, and keeps the outputs of all but the last, since the next decode takes their place.
-class Decodes {
-  public:
-    Decodes(Context & context, const Batch & batch) : context_(context), batch_(batch) {}
-
-    DecodeStatus run(const std::vector<int32_t> & parts) {
-        if (parts.size() < 2) {
-            return context_.decode(batch_);
-        }
-        for (size_t i = 0; i < parts.size(); ++i) {
-            const auto status = context_.decode(batch_.part(begin_, begin_ + parts[i]));
-            if (status != DecodeStatus::done) {
-                take_back();
-                return status;
-            }
-            if (i + 1 < parts.size()) {
-                keep_outputs(begin_ + parts[i]);
-            }
-        }
-        return DecodeStatus::done;
-    }
-
-    const float * logits(int32_t index) const {
-        return index < begin_ ? kept_.at(index).data() : context_.logits(index - begin_);
-    }
-
-  private:
-    void keep_outputs(int32_t end) {
-        const auto count = static_cast<size_t>(context_.model()->num_vocabulary());
-        for (int32_t index = begin_; index < end; ++index) {
-            if (batch_.outputs[static_cast<size_t>(index)] != 0) {
-                const float * row = context_.logits(index - begin_);
-                kept_.emplace(index, std::vector<float>(row, row + count));
-            }
-        }
-        begin_ = end;
-    }
-
-    void take_back() {
-        std::map<SequenceId, int32_t> firsts;
-        for (int32_t index = 0; index < begin_; ++index) {
-            const auto place = static_cast<size_t>(index);
-            firsts.emplace(batch_.sequence_ids[place], batch_.positions[place]);
-        }
-        for (const auto & [sequence, first] : firsts) {
-            if (!context_.remove(sequence, first, -1)) {
-                throw DecodeError("a part of a step could not be taken out of the memory");
-            }
-        }
-    }
-
-    Context &                             context_;
-    const Batch &                         batch_;
-    int32_t                               begin_ = 0;  // of the part that was decoded last
-    std::map<int32_t, std::vector<float>> kept_;       // by place in the batch
-};
-
 // The token of the result is -1 when the logits are no numbers.
 Sampled score_row(const Model & model, const ScoreRow & row, const float * logits) {
     const int32_t count = model.num_vocabulary();
@@ -157,13 +84,10 @@ Sampled score_row(const Model & model, const ScoreRow & row, const float * logit
 
 }  // namespace
 
-StepResult run_step(Context & context, const Batch & batch, const std::vector<Row> & rows, ThreadPool & pool,
-                    const std::vector<int32_t> & parts) {
+StepResult run_step(Context & context, const Batch & batch, const std::vector<Row> & rows, ThreadPool & pool) {
     check_rows(context, batch, rows);
-    check_parts(context, batch, parts);
-    Decodes    decodes(context, batch);
     StepResult result;
-    result.status = decodes.run(parts);
+    result.status = context.decode(batch);
     if (result.status != DecodeStatus::done) {
         return result;
     }
@@ -173,7 +97,7 @@ StepResult run_step(Context & context, const Batch & batch, const std::vector<Ro
         const int32_t index = rows[i].index;
         places[i].guesses   = batch.tokens.data() + index + 1;
         for (int32_t place = index; place <= index + batch.num_drafts_after(index); ++place) {
-            places[i].logits.push_back(decodes.logits(place));
+            places[i].logits.push_back(context.logits(place));
         }
     }
     result.rows.resize(rows.size());

@@ -1,9 +1,6 @@
 // One step of the engine in one call: decode a mixed batch, then sample, detokenize and look for stop strings of every
 // row that has an output.
 //
-// The batch may be decoded in parts, one after the other: attention over a prompt and over what others generate takes
-// longer together than apart where a tile of rows costs what all of its rows see. Whatever fails, fails as a whole.
-//
 // A row whose place is followed by guesses goes on sampling as long as each token is the one that was guessed: its
 // tokens are those that it would have got in as many steps, drawn from the same outputs by the same sampler. What was
 // guessed wrongly is taken out of the memory again.
@@ -45,15 +42,13 @@ struct StepResult {
     std::vector<RowResult> rows;  // one for each Row, in order; empty unless done
 };
 
-// `parts`: how many places each part has, in order; none = all in one. A sequence is in one part only.
 // Afterwards the memory holds the certain tokens of each row and its right guesses; the last of a row's new tokens is
 // never in it. Throws as Context::decode does. A row's own failure (grammar, numbers) stays in its result.
-StepResult run_step(Context & context, const Batch & batch, const std::vector<Row> & rows, ThreadPool & pool,
-                    const std::vector<int32_t> & parts = {});
+StepResult run_step(Context & context, const Batch & batch, const std::vector<Row> & rows, ThreadPool & pool);
 
-// Log-probabilities under the model's own distribution, from the outputs of the last decode, which was of one part; one
-// result for each row, whose token is -1 where the logits are no numbers. Throws std::invalid_argument for a row that
-// has no output or a wrong target.
+// Log-probabilities under the model's own distribution, from the outputs of the last decode; one result for each row,
+// whose token is -1 where the logits are no numbers. Throws std::invalid_argument for a row that has no output or a
+// wrong target.
 std::vector<Sampled> score_rows(const Context & context, const std::vector<ScoreRow> & rows, ThreadPool & pool);
 
 }  // namespace dmr

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "common.h"
 #include "ggml-cpu-impl.h"
@@ -59,12 +60,12 @@ struct Attention {
                mask != nullptr && mask->type == GGML_TYPE_F16 && mask->ne[2] == 1 && mask->ne[3] == 1 &&
                max_bias == 0.0F;
     }
+};
 
-    // Where ggml takes tiles.
-    bool is_tiled() const {
-        const bool is_float = k->type == GGML_TYPE_F16 || k->type == GGML_TYPE_F32;
-        return is_float && k->type == v->type && num_rows() >= TILE;
-    }
+// Rows [row, row + num_rows), to be computed together.
+struct Rows {
+    int64_t row;
+    int64_t num_rows;
 };
 
 // The weights of products that come one after the other (https://arxiv.org/abs/2112.05682): each is told as a share of
@@ -91,25 +92,37 @@ struct Softmax {
     }
 };
 
-// The first cell from `begin` on that a row sees; `end` if there is none before it.
-int64_t first_seen(const ggml_fp16_t * mask, int64_t begin, int64_t end);
+// The cells that one of these rows sees, in order.
+void list_seen(const Attention & what, const Rows & rows, std::vector<int32_t> & seen);
+
+// How a row of `tensor` becomes numbers. `target`: as many as a row has.
+void unpack(const ggml_tensor * tensor, const char * row, float * target);
 
 // Make the answer of a row's head of the values that were added up.
 void finish(const Attention & what, int64_t row, int64_t head, Softmax softmax, float * sum);
 
-// Share out parts 0 to `num` among the threads of a graph, all of which call this. `work` gets a part's number.
-template <typename Work> void share_out(const ggml_compute_params * params, int64_t num, Work work) {
-    if (params->ith == 0) {
-        ggml_threadpool_chunk_set(params->threadpool, params->nth);
-    }
-    ggml_barrier(params->threadpool);
-    for (int64_t part = params->ith; part < num; part = ggml_threadpool_chunk_add(params->threadpool, 1)) {
-        work(part);
-    }
-}
+// How rows are computed: those of a prompt in tiles, all others each by itself.
+struct Plan {
+    std::vector<Rows> tiles;  // of `TILE` rows at most
+    std::vector<Rows> rows;   // of one row
+};
 
-// Both to the last bit as ggml does it. All threads of a graph call them.
-void attend_by_rows(const ggml_compute_params * params, const Attention & what);
-void attend_by_tiles(const ggml_compute_params * params, const Attention & what);
+void make_plan(const Attention & what, Plan & plan);
+
+// A row by itself, to the last bit as ggml computes few rows: heads [first, first + num_heads).
+void attend_row(const Attention & what, int64_t row, int64_t first, int64_t num_heads);
+
+// Tiles, to the last bit as ggml computes many rows of one sequence alone in a memory, where keys and values are floats
+// and there are no sinks. `part` of `num_parts`: of all heads of all tiles.
+void attend_tiles(const Attention & what, const std::vector<Rows> & tiles, int64_t part, int64_t num_parts);
+
+// As many parts for each thread, and none with fewer heads than share keys, as far as there are enough of them.
+int64_t num_tile_parts(const Attention & what, const std::vector<Rows> & tiles, int num_threads);
+
+// Whether this is attention that `attend` computes.
+bool can_attend(const Attention & what);
+
+// All threads of a graph call this.
+void attend(const ggml_compute_params * params, const Attention & what);
 
 }  // namespace dmr::cpu

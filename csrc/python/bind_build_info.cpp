@@ -1,5 +1,5 @@
 #include "core/build_info.h"
-#include "core/cpu_attention.h"
+#include "core/cpu_kernels.h"
 #include "core/log_queue.h"
 #include "core/progress.h"
 #include "python/module.h"
@@ -64,11 +64,11 @@ void register_build_info(py::module_ & module) {
                "Drop lines below `level`: 1 debug, 2 info, 3 warning, 4 error.");
     module.def("num_operations", num_operations,
                "Operations of graphs that were computed in this process; any thread.");
-    module.def("use_own_attention", use_own_attention, py::arg("is_used"),
-               "Compute the attention of several sequences on the CPU in our way, as from the start, or in ggml's: the "
-               "results are the same. Between two graphs of this process. False: this build has no such way.");
-    module.def("num_own_attentions", num_own_attentions,
-               "How many operations were computed in that way in this process; any thread.");
+    module.def("use_own_kernels", use_own_kernels, py::arg("is_used"),
+               "Compute what csrc/cpu has kernels for with them, as from the start, or with ggml's. Between two graphs "
+               "of this process. False: this build has none.");
+    module.def("num_own_operations", num_own_operations,
+               "How many operations they computed in this process; any thread.");
 }
 
 }  // namespace dmr::python

@@ -59,15 +59,14 @@ class Rows {
     std::vector<Row>                          rows_;
 };
 
-StepResult step(ContextHandle & context, const Batch & batch, const py::sequence & items, ThreadPoolHandle & pool,
-                const std::vector<int32_t> & parts) {
+StepResult step(ContextHandle & context, const Batch & batch, const py::sequence & items, ThreadPoolHandle & pool) {
     const Rows             rows(items);
     const Batch            mine = batch;  // nobody else can change it meanwhile
     py::gil_scoped_release released;
     return pool.alone([&](ThreadPool & threads) {
         return context.alone([&](Context & c) {
             const auto locks = rows.lock();
-            return run_step(c, mine, rows.rows(), threads, parts);
+            return run_step(c, mine, rows.rows(), threads);
         });
     });
 }
@@ -157,9 +156,7 @@ void register_step(py::module_ & module) {
         .def_readonly("status", &StepResult::status)
         .def_property_readonly("rows", python_rows);
     module.def("step", step, py::arg("context"), py::arg("batch"), py::arg("rows"), py::arg("pool"),
-               py::arg("parts") = py::tuple(),
-               "Decode the batch, in parts of so many places if any are given; sample, detokenize and stop-search each "
-               "(index of the last certain token, sampler,\n"
+               "Decode the batch; sample, detokenize and stop-search each (index of the last certain token, sampler,\n"
                "detokenizer), for as long as the guesses after that place are right.\n\n"
                "Raises ValueError (nothing was changed) and DecodeError. A row's own failure is in its `error`.");
     module.def(

@@ -84,6 +84,7 @@ VARIABLES: Mapping[str, Variable] = {
     "DMR_CONTEXT_BYTES": Variable("engine.context_bytes", int, 0, 1 << 50),
     "DMR_SPECULATION": Variable("engine.speculation", str, choices=SPECULATIONS),
     "DMR_DRAFT_MODEL": Variable("engine.draft_model", FileName),
+    "DMR_INTER_TOKEN_TARGET": Variable("engine.inter_token_target", float, 0.001, 3600),
     "DMR_DRAFT_TOKENS": Variable("engine.max_draft_tokens", int, 1, 64),
     "DEFAULT_REGISTRY": Variable("registry.default", str),
     "INSECURE_REGISTRY": Variable("registry.insecure", bool),

@@ -159,10 +159,10 @@ def make_engine(
         runner.max_num_seqs,
         runner.max_batch_tokens,
         runner.max_outputs,
-        least_chunk=max(1, runner.narrow_batch),
+        least_picture=runner.step_block,
     )
     pacer = PrefillPacer(
-        settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens, runner.narrow_batch
+        settings.inter_token_target, SMALLEST_PREFILL_CHUNK, runner.max_batch_tokens, runner.step_block
     )
     speculation = None
     if runner.can_speculate:

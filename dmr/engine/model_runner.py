@@ -29,7 +29,6 @@ from dmr.engine.scheduler import Chunk, Schedule
 from dmr.engine.sequence import Sequence
 from dmr.engine.speculation import Drafts, DraftWish
 from dmr.engine.statistics import NativeCounters
-from dmr.engine.step_parts import parts_of
 from dmr.errors import InvalidRequest, ModelLoadFailed
 from dmr.memory.context_planner import ContextPlan
 from dmr.types import TokenLogprob, TokenProbability
@@ -40,8 +39,7 @@ MAX_SLOTS = 256  # llama.cpp's LLAMA_MAX_SEQ
 # makes the token of one user half as slow again. This share of the pool may stay parked beside the active cells.
 PARKED_SHARE_ON_CPU = 4
 LEAST_PARKED_ON_CPU = 1024
-# Attention on a CPU goes over tiles of so many rows from there on (see step_parts). Below, each row goes by itself.
-NARROW_BATCH_ON_CPU = 64
+BLOCK_ON_CPU = 16  # tokens of a step that kernels of matrices take at a time
 NO_DECODE = -1  # a number that no decode has
 LEAST_MEASURED = 32  # tokens of a step whose cost is theirs, not that of reading the weights
 
@@ -116,8 +114,7 @@ class ModelRunner(ModelVocabulary):
         self._current_decode = 0  # the number of the one that the last step made
         self.max_batch_tokens = context.max_batch
         self.max_outputs = context.max_outputs
-        has_tiles = settings.attention.flash_attention != "off" and settings.attention.key_type in ("f16", "f32")
-        self.narrow_batch = NARROW_BATCH_ON_CPU if has_tiles and not computes_on_device() else 0
+        self.step_block = 1 if computes_on_device() else BLOCK_ON_CPU
         # A recurrent state is as large after many tokens as after one: each slot has its own.
         self.num_cells = context.context_size * (context.max_sequences if model.is_recurrent else 1)
         self.native_seconds = 0.0  # that all steps spent in native code; what else they took is the host's share
@@ -238,15 +235,14 @@ class ModelRunner(ModelVocabulary):
                 rows.append((index, generator.sampler, generator.detokenizer))
                 sequences.append(sequence)
         self._adapt_threads()
-        # That of the text, of its first part if there are several: the prompts. The others are short, as pictures are,
-        # and stopping none of them stops none that comes later.
+        # That of the text; pictures alone are short, and stopping none of them stops none that comes later.
         self._current_decode = self._context.next_decode + len(media) if batch else NO_DECODE
         try:
             self._memory.perform(schedule.operations)
             if not schedule.chunks:
                 return StepOutput({}, {}, {})
             began = time.perf_counter()
-            results = self._compute(media, rows, [] if scored else self._parts(texts))
+            results = self._compute(media, rows)
             seconds = time.perf_counter() - began
             self.native_seconds += seconds
         except (_core.Error, ValueError) as error:
@@ -263,7 +259,7 @@ class ModelRunner(ModelVocabulary):
         return StepOutput(tokens_by_id, *self._score_all(scored, generators))
 
     def _compute(
-        self, media: list[Chunk], rows: list[tuple[int, _core.Sampler, _core.Detokenizer]], parts: list[int]
+        self, media: list[Chunk], rows: list[tuple[int, _core.Sampler, _core.Detokenizer]]
     ) -> SequenceOf[_core.RowResult]:
         """The batch, after what pictures there are. Raises NoRoom, Interrupted, and as the native side does."""
         if media and (status := self._media.run(media)) != _core.DecodeStatus.DONE:
@@ -271,19 +267,11 @@ class ModelRunner(ModelVocabulary):
             raise NoRoom if status == _core.DecodeStatus.NO_ROOM else Interrupted
         if not self._batch:
             return ()
-        result = _core.step(self._context, self._batch, rows, self._pool, parts)
+        result = _core.step(self._context, self._batch, rows, self._pool)
         if result.status == _core.DecodeStatus.DONE:
             return result.rows
         self._media.take_back()
         raise NoRoom if result.status == _core.DecodeStatus.NO_ROOM else Interrupted
-
-    def _parts(self, texts: SequenceOf[Chunk]) -> list[int]:
-        """Of a batch of these chunks, in their order."""
-        if not self._context.can_truncate:  # what is done of a step could not be taken back
-            return []
-        generating = [1 + len(chunk.draft) for chunk in texts if chunk.num_tokens == 1]
-        num_prompt_tokens = sum(chunk.num_tokens for chunk in texts if chunk.num_tokens > 1)
-        return parts_of(num_prompt_tokens, generating, self.narrow_batch)
 
     def _score_all(
         self, scored: list[tuple[Chunk, int]], generators: dict[int, Generator]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 LEARNING_RATE = 0.2  # one odd step moves an estimate a little, a lasting change all the way
+LEAST_TELLING = 16  # prompt tokens of a step that tell what one costs
 STRETCH = 2  # of the target, while more wait for their first token than for their next one
 
 
@@ -12,31 +13,30 @@ class PrefillPacer:
     A step costs what its generating sequences cost, and a price for each prompt token beside them. Both are measured.
     """
 
-    def __init__(self, target: float, smallest: int, largest: int, narrow: int = 0) -> None:
-        """`target`: seconds a step may last. `smallest` prompt tokens are always granted, so that prompts get on.
+    def __init__(self, target: float, smallest: int, largest: int, block: int = 1) -> None:
+        """`target`: seconds a step may last. About `smallest` prompt tokens are always granted, so that prompts get on.
 
-        `narrow`: prompt tokens that attention takes at a time (see step_parts), so that fewer of them cost as much: a
-        budget that is not much smaller becomes that, and larger ones the nearest multiple. 0: it takes any number.
+        `block`: tokens of a step, generated ones among them, that the kernels take at a time: one more than so many
+        would cost as much as a whole block. A step gets the nearest multiple.
         """
         self._target = target
         self._smallest = smallest
         self._largest = largest
-        self._narrow = narrow
+        self._block = block
         self._generating: dict[int, float] = {}  # seconds of a step without prompts, by its number of sequences
         self._price = 0.0  # seconds of a prompt token; 0 = not known
 
     def budget(self, num_generating: int, num_at_prompt: int = 0) -> int:
         """Prompt tokens for a step in which so many sequences generate, and so many wait for their first token."""
         if self._price == 0.0:
-            return self._smallest
+            return self._in_blocks(self._smallest, num_generating)
         target = self._target * (STRETCH if num_at_prompt > num_generating else 1)
         left = target - self._seconds_of(num_generating)
-        return self._in_tiles(int(max(self._smallest, min(self._largest, left / self._price))))
+        return self._in_blocks(int(max(self._smallest, min(self._largest, left / self._price))), num_generating)
 
-    def _in_tiles(self, budget: int) -> int:
-        if not self._narrow or 3 * budget < 2 * self._narrow:
-            return budget
-        return min(self._largest, max(1, round(budget / self._narrow)) * self._narrow)
+    def _in_blocks(self, budget: int, num_generating: int) -> int:
+        blocks = max(round((budget + num_generating) / self._block), num_generating // self._block + 1)
+        return min(self._largest, blocks * self._block - num_generating)
 
     def expected(self, num_prompt_tokens: int, num_generating: int) -> float:
         """Seconds that such a step should take; 0 = not known."""
@@ -47,7 +47,7 @@ class PrefillPacer:
 
     def observe(self, num_prompt_tokens: int, num_generating: int, seconds: float) -> None:
         """What a step took. Few prompt tokens tell little: their cost is mostly that of reading the weights."""
-        if num_prompt_tokens >= self._smallest:
+        if num_prompt_tokens >= LEAST_TELLING:
             paid = max(seconds - self._seconds_of(num_generating), 0.1 * seconds)
             self._price = _towards(self._price, paid / num_prompt_tokens)
         elif num_prompt_tokens == 0 and num_generating:

@@ -57,12 +57,11 @@ class Scheduler:
         max_batch_tokens: int,
         max_outputs: int | None = None,
         *,
-        least_chunk: int = 1,
+        least_picture: int = 1,
     ) -> None:
         """`max_outputs`: places of a step that can have an output; None = one for each sequence.
 
-        `least_chunk`: tokens of one sequence that cost no more than fewer do: of a picture a step takes no fewer,
-        whatever its budget, and no prompt leaves fewer for its last step.
+        `least_picture`: places of a picture that a step takes at least, whatever its budget.
         """
         self.waiting = FairQueue()
         self.running: list[Sequence] = []  # in order of admission: the last one is the youngest
@@ -72,7 +71,7 @@ class Scheduler:
         self._kv_cache = kv_cache
         self._max_num_seqs = max_num_seqs
         self._max_batch_tokens = max_batch_tokens
-        self._least_chunk = min(least_chunk, max_batch_tokens)
+        self._least_picture = min(least_picture, max_batch_tokens)
         # One output is kept for each sequence; the rest is for prompts whose every token wants one.
         self._num_extra_outputs = 0 if max_outputs is None else max_outputs - max_num_seqs
         assert self._num_extra_outputs >= 0, "a step must have an output for each sequence"
@@ -314,15 +313,12 @@ class Scheduler:
 
     def _take_prompt(self, chunks: list[Chunk], sequence: Sequence, budget: int) -> int:
         num_tokens = min(sequence.num_uncomputed_tokens, budget, self._kv_cache.num_free_cells)
-        num_missing = self._least_chunk - (sequence.num_uncomputed_tokens - num_tokens)
-        if 0 < num_missing < self._least_chunk and num_tokens >= self._least_chunk + num_missing:
-            num_tokens -= num_missing
         num_tokens = self._kv_cache.stop_at_checkpoint(sequence, num_tokens)
         if sequence.wants_scores and num_tokens > 0:
             num_tokens = min(num_tokens, 1 + self._num_outputs_left)
             self._num_outputs_left -= num_tokens - 1
         if sequence.media is not None and num_tokens > 0:
-            least = self._kv_cache.stop_at_checkpoint(sequence, min(self._least_chunk, self._kv_cache.num_free_cells))
+            least = self._kv_cache.stop_at_checkpoint(sequence, min(self._least_picture, self._kv_cache.num_free_cells))
             num_tokens = sequence.media.chunk_from(sequence.num_computed_tokens, num_tokens, least)
             if num_tokens > self._kv_cache.num_free_cells:  # an indivisible piece waits for all of its cells
                 return 0

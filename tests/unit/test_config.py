@@ -52,7 +52,7 @@ def test_every_setting_can_be_set() -> None:
     known = {field for part in parts for field in part.__struct_fields__}
     of_one_model = {"num_batch_threads", "thread_polling", "shares_prefixes", "pooling"}  # by its configuration
     of_one_model |= {"weights", "attention", "rope", "draft", "projector"}
-    assert known - fields - of_one_model == {"engine", "registry", "tls", "inter_token_target", "upstreams"}
+    assert known - fields - of_one_model == {"engine", "registry", "tls", "upstreams"}
 
 
 @pytest.mark.parametrize("text", ["9000", " 9000 ", '"9000"', "'9000'", "9000\n"])

@@ -151,7 +151,7 @@ def test_it_serves_and_answers(bin_folder: Path, server: str) -> None:
 
 
 def test_attention_is_ours_in_the_library_for_this_processor(bin_folder: Path) -> None:
-    asked = "from dmr import _core; print(_core.use_own_attention(True))"
+    asked = "from dmr import _core; print(_core.use_own_kernels(True))"
     assert run(bin_folder / "python", "-c", asked).strip() == "True"
 
 

@@ -37,13 +37,20 @@ def test_the_cost_of_more_sequences_is_guessed_from_the_nearest_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "budget"), [(0.04, 40), (0.044, 64), (0.06, 64), (0.09, 64), (0.1, 128), (0.15, 128), (0.4, 384), (5, 500)]
+    ("left", "num_generating", "budget"),
+    [(0.01, 4, 28), (0.05, 4, 44), (0.053, 4, 60), (0.4, 4, 396), (5, 4, 500), (0.01, 16, 32), (0.01, 40, 24)],
 )
-def test_prompts_are_taken_in_as_many_tokens_as_attention_takes(left: float, budget: int) -> None:
-    pacer = PrefillPacer(left + 0.01, smallest=32, largest=500, narrow=64)
+def test_a_step_has_as_many_tokens_as_kernels_take_at_a_time(left: float, num_generating: int, budget: int) -> None:
+    pacer = PrefillPacer(left + 0.01, smallest=32, largest=500, block=16)
     pacer.observe(100, 0, 0.1)
-    pacer.observe(0, 4, 0.01)
-    assert pacer.budget(4) == budget
+    pacer.observe(0, num_generating, 0.01)
+    assert pacer.budget(num_generating) == budget
+
+
+@pytest.mark.parametrize("num_generating", [0, 1, 15, 16, 17, 31, 200])
+def test_prompts_get_on_however_many_generate(num_generating: int) -> None:
+    pacer = PrefillPacer(0.1, smallest=4, largest=512, block=16)
+    assert 1 <= pacer.budget(num_generating) <= 16
 
 
 def test_where_more_wait_for_their_first_token_than_for_their_next_a_step_may_last_longer() -> None:
@@ -72,7 +79,7 @@ def test_small_steps_tell_nothing() -> None:
     pacer.observe(100, 0, 0.1)
     before = pacer.budget(0)
     for _ in range(50):
-        pacer.observe(31, 0, 5.0)
+        pacer.observe(15, 0, 5.0)
     assert pacer.budget(0) == before
 
 

@@ -49,15 +49,6 @@ def test_a_long_prompt_comes_in_chunks_and_only_the_last_one_wants_an_output() -
     assert sequence.num_completion_tokens == 2
 
 
-@pytest.mark.parametrize(("num_tokens", "sizes"), [(17, [15, 2]), (18, [14, 4]), (36, [16, 16, 4]), (34, [16, 14, 4])])
-def test_no_prompt_leaves_less_for_its_last_step_than_costs_as_much_as_more(num_tokens: int, sizes: list[int]) -> None:
-    scheduler = Scheduler(KVCache(1000, 4), 4, 16, least_chunk=sizes[-1])
-    add(scheduler, 0, num_tokens)
-    assert [step(scheduler)[0].num_tokens for _ in sizes] == sizes
-    add(scheduler, 1, 3)
-    assert taken(step(scheduler, prefill_budget=2)) == {0: 1, 1: 2}  # too little to be divided better
-
-
 def test_who_is_at_the_prompt() -> None:
     scheduler = make_scheduler(num_slots=3, max_batch=16)
     for identity, num_tokens in enumerate((3, 40, 5, 6, 7)):

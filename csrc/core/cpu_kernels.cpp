@@ -1,6 +1,6 @@
-#include "core/cpu_attention.h"
+#include "core/cpu_kernels.h"
 
-#include "cpu/attention.h"
+#include "cpu/kernels.h"
 
 #if DMR_PORTABLE && defined(__linux__)
 #include <dlfcn.h>
@@ -13,7 +13,7 @@
 namespace dmr {
 namespace {
 
-struct OwnAttention {
+struct OwnKernels {
     void (*use)(int)     = nullptr;
     int64_t (*num)(void) = nullptr;
 
@@ -21,7 +21,7 @@ struct OwnAttention {
 };
 
 #if !DMR_PORTABLE
-OwnAttention find() { return {dmr_use_own_attention, dmr_num_own_attentions}; }
+OwnKernels find() { return {dmr_use_own_kernels, dmr_num_own_operations}; }
 #elif defined(__linux__)
 int keep_name(dl_phdr_info * info, size_t /*size*/, void * name) {
     if (std::strstr(info->dlpi_name, "libggml-cpu") == nullptr) {
@@ -32,38 +32,38 @@ int keep_name(dl_phdr_info * info, size_t /*size*/, void * name) {
 }
 
 // ggml has chosen one of several libraries for this CPU and keeps its handle to itself.
-OwnAttention find() {
+OwnKernels find() {
     std::string name;
     dl_iterate_phdr(keep_name, &name);
     void * library = name.empty() ? nullptr : dlopen(name.c_str(), RTLD_NOW | RTLD_NOLOAD);
     if (library == nullptr) {
         return {};
     }
-    OwnAttention found;
-    found.use = reinterpret_cast<decltype(found.use)>(dlsym(library, "dmr_use_own_attention"));
-    found.num = reinterpret_cast<decltype(found.num)>(dlsym(library, "dmr_num_own_attentions"));
+    OwnKernels found;
+    found.use = reinterpret_cast<decltype(found.use)>(dlsym(library, "dmr_use_own_kernels"));
+    found.num = reinterpret_cast<decltype(found.num)>(dlsym(library, "dmr_num_own_operations"));
     dlclose(library);  // ggml holds it
     return found;
 }
 #else
-OwnAttention find() { return {}; }
+OwnKernels find() { return {}; }
 #endif
 
-const OwnAttention & own_attention() {
-    static const OwnAttention found = find();
+const OwnKernels & own_kernels() {
+    static const OwnKernels found = find();
     return found;
 }
 
 }  // namespace
 
-bool use_own_attention(bool is_used) {
-    if (!own_attention().exists()) {
+bool use_own_kernels(bool is_used) {
+    if (!own_kernels().exists()) {
         return false;
     }
-    own_attention().use(is_used ? 1 : 0);
+    own_kernels().use(is_used ? 1 : 0);
     return true;
 }
 
-int64_t num_own_attentions() { return own_attention().exists() ? own_attention().num() : 0; }
+int64_t num_own_operations() { return own_kernels().exists() ? own_kernels().num() : 0; }
 
 }  // namespace dmr
