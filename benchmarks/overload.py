@@ -94,8 +94,8 @@ def all_sides(options: argparse.Namespace, folder: Path) -> Any:
 def keep(out: Path, part: str, result: dict[str, Any]) -> None:
     """Beside the other parts and sides that are there."""
     kept: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-    before = kept.get(part, {"sides": {}})
-    kept[part] = {**before, **result, "sides": {**before["sides"], **result["sides"]}}
+    before = kept.get(part, {})
+    kept[part] = {**before, **result, "sides": {**before.get("sides", {}), **result["sides"]}}
     ordered = {name: kept[name] for name in PARTS if name in kept}
     out.write_text(json.dumps(_finite(ordered), indent=1) + "\n")
 
