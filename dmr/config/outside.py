@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from dmr.config.variables import VARIABLES
+
 MASK = "********"
+OURS = re.compile(r"DMR_(?!SERVICE_|PORT(_|$))")  # not what Kubernetes says of a service that is called dmr
+_OURS_ELSEWHERE = {
+    "DMR_API_KEY",
+    "DMR_BENCH_EMBED_GGUF",
+    "DMR_CONFIG",
+    "DMR_HUB_ENDPOINT",
+    "DMR_NO_HISTORY",
+}
 _SECRET = re.compile(r"TOKEN|PASSWORD|SECRET|KEY")
 _USER_OF_URL = re.compile(r"(?<=//)[^/@\s]*(?=@)")
 _NAMES = (
@@ -29,6 +39,11 @@ def outside_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """Those that are set, as they may be shown."""
     spelled = [spelling for name in _NAMES for spelling in (name, name.lower())]
     return {name: masked(name, environ[name]) for name in spelled if environ.get(name)}
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Names that look like ours and are none: most likely misspelled."""
+    return sorted(name for name in environ if OURS.match(name) and name not in {*VARIABLES, *_OURS_ELSEWHERE})
 
 
 def masked(name: str, value: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dmr.config import Settings, read_settings
+from dmr.config.outside import unknown_variables
 from dmr.errors import DmrError, InternalError
 from dmr.log_file import ENGINE_LOG, SERVICE_LOG, add_log_file, engine_output
 from dmr.manager.beats import beat_for_ever
@@ -251,6 +252,8 @@ def main(beat_pipe: int | None = None) -> int:
     if settings.log_dir is not None:
         add_log_file(logging.getLogger(), settings.log_dir / SERVICE_LOG)
         add_log_file(engine_output, settings.log_dir / ENGINE_LOG, form="%(message)s")
+    for name in unknown_variables(os.environ):
+        logger.warning("%s is set, but there is no such setting", name)
     try:
         ModelStore(settings.models_path).models()
         ConfigurationFile(settings.models_path).read()

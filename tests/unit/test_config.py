@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from dmr import config
 from dmr.config import Settings, read_settings
 from dmr.config.aliases import Alias
+from dmr.config.outside import unknown_variables
 from dmr.config.variables import FileName
 from dmr.errors import InvalidRequest
 
@@ -110,3 +112,21 @@ def test_a_home_folder_is_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_may_stay_for_ever() -> None:
     assert read_settings({"DMR_KEEP_ALIVE": "-1"}).keep_alive == -1.0
     assert read_settings({"DMR_KEEP_ALIVE": "0"}).keep_alive == 0.0
+
+
+def test_variables_that_look_like_ours_and_are_none_are_told() -> None:
+    said = {"DMR_THREAD": "1", "DMR_THREADS": "2", "DMR_API_KEY": "x", "PATH": "/bin", "MODEL_RUNNER_PROT": "1"}
+    of_kubernetes = {
+        "DMR_SERVICE_HOST": "10.0.0.1",
+        "DMR_PORT": "tcp://10.0.0.1:80",
+        "DMR_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    assert unknown_variables({**said, **of_kubernetes}) == ["DMR_THREAD"]
+
+
+def test_none_that_the_code_reads_is_told() -> None:
+    root = Path(__file__).parents[2]
+    files = [file for folder in ("dmr", "server") for file in (root / folder).rglob("*.py")]
+    read = {name for file in files for name in re.findall(r'"(DMR_[A-Z_]+)"', file.read_text())}
+    assert len(read) > 40
+    assert unknown_variables(dict.fromkeys(read, "1")) == []
