@@ -89,7 +89,7 @@ class Operation {
   public:
     Operation(const Case & what, int64_t num_rows, int64_t num_cells, ggml_type keys, ggml_type values,
               const Floats & sinks)
-        : context_(ggml_init({256U << 20U, nullptr, false})) {
+        : context_(ggml_init({32U << 20U, nullptr, false})) {
         q_    = ggml_new_tensor_3d(context_, GGML_TYPE_F32, what.size_of_key, num_rows, what.num_heads);
         k_    = ggml_new_tensor_3d(context_, keys, what.size_of_key, num_cells, what.num_key_heads);
         v_    = ggml_new_tensor_3d(context_, values, what.size_of_value, num_cells, what.num_key_heads);
