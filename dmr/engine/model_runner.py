@@ -220,9 +220,8 @@ class ModelRunner(ModelVocabulary):
         scored: list[tuple[Chunk, int]] = []  # and the place of its first token in the batch
         media = [chunk for chunk in schedule.chunks if is_media(chunk)]
         texts = [chunk for chunk in schedule.chunks if not is_media(chunk)] if media else schedule.chunks
-        # Prompts come first, and ascending slots are what the native side computes fastest.
-        texts = sorted(texts, key=lambda c: (c.num_tokens == 1, c.sequence.slot or 0))
-        for chunk in texts:
+        # Ascending slots are what the native side computes fastest.
+        for chunk in sorted(texts, key=lambda c: c.sequence.slot or 0):
             sequence, start, num_tokens, wants_output, draft = chunk
             assert sequence.slot is not None
             tokens = sequence.token_ids[start : start + num_tokens]
