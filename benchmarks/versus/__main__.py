@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from dmr.config.outside import unknown_variables
+
 from .figures import RoundFailed
 from .measuring import Plan, measure
 from .peer import SETTINGS
@@ -92,6 +94,8 @@ def _setting(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise SystemExit(f"--dmr-set {text!r} is not of the form NAME=VALUE.")
+    if unknown_variables([name]):
+        raise SystemExit(f"--dmr-set: dmr has no setting {name}.")
     return name, value
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from dmr.config.variables import VARIABLES
 
 MASK = "********"
-OURS = re.compile(r"DMR_(?!SERVICE_|PORT(_|$))")  # not what Kubernetes says of a service that is called dmr
+_OURS = re.compile(r"DMR_(?!SERVICE_|PORT(_|$))")  # not what Kubernetes says of a service that is called dmr
 _OURS_ELSEWHERE = {
     "DMR_API_KEY",
     "DMR_BENCH_EMBED_GGUF",
@@ -41,9 +41,9 @@ def outside_variables(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: masked(name, environ[name]) for name in spelled if environ.get(name)}
 
 
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+def unknown_variables(names: Iterable[str]) -> list[str]:
     """Names that look like ours and are none: most likely misspelled."""
-    return sorted(name for name in environ if OURS.match(name) and name not in {*VARIABLES, *_OURS_ELSEWHERE})
+    return sorted(name for name in names if _OURS.match(name) and name not in {*VARIABLES, *_OURS_ELSEWHERE})
 
 
 def masked(name: str, value: str) -> str:

@@ -34,12 +34,16 @@ def test_what_is_missing_is_told_with_what_brings_it(tmp_path: Path) -> None:
     plan = read_plan(read_options([*options, "--peers", ""]))
     assert (plan.settings, plan.with_dmr, plan.num_pairs) == ((), True, None)
     assert read_plan(read_options([*options, "--peers", "", "--full"])).num_pairs == 5
-    tried = read_plan(read_options([*options, "--peers", "", "--dmr-set", "DMR_A=1", "--dmr-set", "DMR_B="]))
-    assert tried.dmr_settings == {"DMR_A": "1", "DMR_B": ""}
+    tried = read_plan(
+        read_options([*options, "--peers", "", "--dmr-set", "DMR_THREADS=1", "--dmr-set", "DMR_HOST_CACHE="])
+    )
+    assert tried.dmr_settings == {"DMR_THREADS": "1", "DMR_HOST_CACHE": ""}
     with pytest.raises(SystemExit, match="at least 1"):
         read_plan(read_options([*options, "--peers", "", "--pairs", "0"]))
     with pytest.raises(SystemExit, match="NAME=VALUE"):
         read_plan(read_options([*options, "--peers", "", "--dmr-set", "DMR_A"]))
+    with pytest.raises(SystemExit, match="no setting DMR_THREAD"):
+        read_plan(read_options([*options, "--peers", "", "--dmr-set", "DMR_THREAD=1"]))
 
 
 def test_a_report_of_nothing_is_empty(
