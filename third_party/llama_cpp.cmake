@@ -66,7 +66,7 @@ set(cpu_targets ${llama_cpp_targets})
 list(FILTER cpu_targets INCLUDE REGEX "^ggml-cpu")
 dmr_compile_cpu_kernels(${cpu_targets})
 
-# Our own way of attention is compiled as ggml's kernels are, into each library of them; see csrc/cpu/kernels.h.
+# Our own kernels are compiled as ggml's kernels are, into each library of them; see csrc/cpu/kernels.h.
 list(FILTER cpu_targets EXCLUDE REGEX "-feats$")
 file(GLOB cpu_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/csrc/cpu/*.cpp")
 foreach(target IN LISTS cpu_targets)
