@@ -225,7 +225,7 @@ def _replies(connection: Connection, command: ManagerCommand) -> Iterator[Manage
 
 
 class Readiness:
-    """Lets a loop that serves many requests take from one what is there, without waiting for more.
+    """Lets a loop that serves many requests take what has come of one, without waiting for more.
 
     Nothing of it may be asked before the request's first message has come.
     """
@@ -241,13 +241,16 @@ class Readiness:
         return self._followed.fileno()
 
     def dont_wait(self) -> None:
-        """From now on the iterator yields None as soon as it has given what is there."""
+        """From now on messages are taken here; the iterator that they came from is only closed."""
         self._followed.dont_wait()
 
-    @property
-    def is_drained(self) -> bool:
-        """Whether the last None said so; other signs of silence say nothing."""
-        return self._followed.is_drained
+    def take(self) -> list[EngineMessage]:
+        """What has come by now.
+
+        Raises:
+            EngineCrashed: the engine is gone.
+        """
+        return self._followed.take(engine_message_decoder)
 
     @property
     def _followed(self) -> Connection:

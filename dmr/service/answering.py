@@ -8,8 +8,9 @@ from typing import NamedTuple
 import msgspec
 
 from dmr.chat.prompt import RenderedPrompt
-from dmr.client import EngineClient, Lease, Readiness
+from dmr.client import EngineClient, Lease
 from dmr.errors import Unsupported
+from dmr.service.answer import Flow
 from dmr.service.best_of import likeliest
 from dmr.service.leasing import wait_for
 from dmr.service.media import check_senses, named_in, shown, with_marks
@@ -49,9 +50,9 @@ class Answering:
         self._templates = Templates()
 
     def answer(
-        self, request: GenerateRequest, check: Check | None, lease: Lease, load: float, readiness: Readiness
+        self, request: GenerateRequest, check: Check | None, lease: Lease, load: float, flow: Flow
     ) -> Generator[Event, None, None]:
-        """`load`: the seconds it took to get the lease."""
+        """`load`: the seconds it took to get the lease. `flow` is told how to follow."""
         _check_generates(request, lease.info)
         engine = EngineClient(lease.socket)
         request, media = _with_marks(request, lease.info)
@@ -60,9 +61,11 @@ class Answering:
         reading = Reading(
             ready.prepared, request.stop, check, num_dropped_messages=ready.num_dropped_messages, load=load
         )
-        events: Iterator[Event] = reading.events(engine.generate(message, readiness))
+        events: Iterator[Event] = reading.events(engine.generate(message, flow.readiness))
         if message.num_choices > request.num_choices:
             events = likeliest(events, request, message.num_choices, reading.likelihood)
+        else:
+            flow.read = reading.read
         yield from events
 
     def count(self, request: GenerateRequest, lease: Lease) -> Generator[Tick | TokenCount, None, None]:

@@ -38,12 +38,11 @@ class _Choice:
         self.sum_logprobs = 0.0
         self.num_logprobs = 0
 
-    def note(self, event: Event) -> Event:
+    def note(self, event: ToolCallStart | ToolCallDelta) -> None:
         if isinstance(event, ToolCallStart):
             self.calls.append((event.name, []))
-        elif isinstance(event, ToolCallDelta):
+        else:
             self.calls[event.call_index][1].append(event.arguments)
-        return event
 
 
 class Reading:
@@ -77,17 +76,22 @@ class Reading:
             for message in messages:
                 if message is None:
                     yield Tick()
-                elif isinstance(message, EngineOutput):
-                    yield from self._read(message)
-                elif isinstance(message, EngineEcho):
-                    yield Echo(message.index, message.text, message.logprobs)
-                elif isinstance(message, EngineStarted):
-                    yield self._started(message)
-                elif isinstance(message, EngineCompleted):
-                    yield self._completed(message)
+                    continue
+                yield from self.read(message)
+                if isinstance(message, EngineCompleted):
                     return
-                else:
-                    raise message.to_error()
+
+    def read(self, message: EngineMessage) -> list[Event]:
+        """What one message tells. Raises what the engine says went wrong."""
+        if isinstance(message, EngineOutput):
+            return self._read_output(message)
+        if isinstance(message, EngineEcho):
+            return [Echo(message.index, message.text, message.logprobs)]
+        if isinstance(message, EngineStarted):
+            return [self._started(message)]
+        if isinstance(message, EngineCompleted):
+            return [self._completed(message)]
+        raise message.to_error()
 
     def _started(self, message: EngineStarted) -> Started:
         return Started(
@@ -103,18 +107,21 @@ class Reading:
             msgspec.structs.replace(message.timings, load=self._load),
         )
 
-    def _read(self, output: EngineOutput) -> Iterator[Event]:
+    def _read_output(self, output: EngineOutput) -> list[Event]:
         index = output.index
         choice = self._choices.get(index) or self._choices.setdefault(index, _Choice(self._make_parser(index)))
         for entry in output.logprobs:
             choice.sum_logprobs += entry.chosen.logprob
             choice.num_logprobs += 1
-        for event in choice.parser.feed(output.text, output.logprobs, output.num_tokens):
-            yield choice.note(event)
+        events = choice.parser.feed(output.text, output.logprobs, output.num_tokens)
         if output.finish_reason is not None:
-            for event in choice.parser.finish():
-                yield choice.note(event)
-            yield self._finished(output, output.finish_reason, choice)
+            events += choice.parser.finish()
+        for event in events:
+            if isinstance(event, (ToolCallStart, ToolCallDelta)):
+                choice.note(event)
+        if output.finish_reason is not None:
+            events.append(self._finished(output, output.finish_reason, choice))
+        return events
 
     def _finished(self, output: EngineOutput, reason: FinishReason, choice: _Choice) -> Finished:
         violations: tuple[str, ...] = ()

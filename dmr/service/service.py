@@ -12,11 +12,11 @@ import msgspec
 
 from dmr import _core
 from dmr.chat.template_processes import processes
-from dmr.client import EngineClient, Lease, ManagerClient, Readiness
+from dmr.client import EngineClient, Lease, ManagerClient
 from dmr.config import RegistrySettings, Settings
 from dmr.config.reachability import private_registries
 from dmr.errors import DmrError, InternalError, InvalidReference, ModelNotFound
-from dmr.service.answer import Answer
+from dmr.service.answer import Answer, Flow
 from dmr.service.answering import Answering
 from dmr.service.capabilities import Capabilities, check_template
 from dmr.service.configurations import Configurations
@@ -121,14 +121,14 @@ class Service:
         Raises:
             Overloaded, TooManyRequests, DeadlineExceeded, EngineCrashed, ContextLengthExceeded, Unsupported
         """
-        readiness = Readiness()
-        return Answer(self._generate(request, readiness), readiness)
+        flow = Flow()
+        return Answer(self._generate(request, flow), flow)
 
-    def _generate(self, request: GenerateRequest, readiness: Readiness) -> Generator[Event, None, None]:
+    def _generate(self, request: GenerateRequest, flow: Flow) -> Generator[Event, None, None]:
         full, check = checked_schemas((yield from self._complete(request)))
 
         def work(lease: Lease, load: float) -> Generator[Event, None, None]:
-            return self._answering.answer(full, check, lease, load, readiness)
+            return self._answering.answer(full, check, lease, load, flow)
 
         yield from self._leasing.use(_wish_of(full), work)
 

@@ -18,6 +18,7 @@ CONNECT_TIMEOUT = 10.0  # seconds
 SEND_TIMEOUT = 60.0  # seconds in which the other side must have taken a whole message
 _READ_SIZE = 1 << 16  # bytes
 _LENGTH = struct.Struct(">I")
+_LENGTH_SIZE = _LENGTH.size
 
 
 class Frame(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
@@ -71,7 +72,7 @@ async def read_frame(reader: asyncio.StreamReader, decoder: msgspec.msgpack.Deco
         InternalError: what came is no such message; nothing more can be read.
     """
     try:
-        length = _frame_length(await reader.readexactly(_LENGTH.size))
+        length = _frame_length(await reader.readexactly(_LENGTH_SIZE))
         return _decode(await reader.readexactly(length), decoder)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
@@ -98,9 +99,6 @@ class Connection:
             raise
         self._timeout = timeout
         self._buffer = bytearray()
-        self._waits = True
-        self._has_read_all = False  # the last read took all there was
-        self.is_drained = False  # `frames` has said so last: it gave all there was
 
     def send(self, message: msgspec.Struct) -> None:
         """Raises OSError when the other side is gone or takes nothing, and what `pack` raises."""
@@ -110,7 +108,7 @@ class Connection:
         self._socket.settimeout(self._timeout)
 
     def frames(self, decoder: msgspec.msgpack.Decoder[Message]) -> Iterator[Message | None]:
-        """Messages as they come; None after each time-out, or where it would have to wait and shall not.
+        """Messages as they come; None after each time-out.
 
         Raises:
             EngineCrashed: the other side has gone.
@@ -119,45 +117,62 @@ class Connection:
         while True:
             while (body := self._take_frame()) is not None:
                 yield _decode(body, decoder)
-            if self._has_read_all and not self._waits:  # another read would only tell that
-                self._has_read_all = False
-                self.is_drained = True
-                yield None
             try:
-                data = self._socket.recv(_READ_SIZE)
+                self._buffer += self._receive()
             except (TimeoutError, BlockingIOError):
-                self.is_drained = True
                 yield None
-                continue
-            except OSError:
-                data = b""
-            if not data:
-                raise EngineCrashed("The process that served this request has died. The next request starts it anew.")
-            self._has_read_all = len(data) < _READ_SIZE
-            self.is_drained = False
-            self._buffer += data
+
+    def take(self, decoder: msgspec.msgpack.Decoder[Message]) -> list[Message]:
+        """The messages that have come, up to some 64 KB of them; after `dont_wait` only. Raises as `frames` does."""
+        if self._buffer and (messages := self._decoded(decoder)):
+            return messages
+        try:
+            data = self._receive()
+        except BlockingIOError:
+            return []
+        if not self._buffer and len(data) > _LENGTH_SIZE and len(data) == _LENGTH_SIZE + _frame_length(data):
+            return [_decode(memoryview(data)[_LENGTH_SIZE:], decoder)]  # one message, as mostly
+        self._buffer += data
+        return self._decoded(decoder)
 
     def fileno(self) -> int:
-        """Readable when `frames` has more to give, or the other side has gone."""
+        """Readable when `take` has more to give, or the other side has gone."""
         return self._socket.fileno()
 
     def dont_wait(self) -> None:
-        """From now on `frames` gives what is there; None when that was all."""
-        self._waits = False
+        """From now on only `take` is called."""
         self._timeout = 0.0
         self._socket.setblocking(False)
 
     def close(self) -> None:
         self._socket.close()
 
+    def _receive(self) -> bytes:
+        try:
+            data = self._socket.recv(_READ_SIZE)
+        except (TimeoutError, BlockingIOError):
+            raise
+        except OSError:
+            data = b""
+        if not data:
+            raise EngineCrashed("The process that served this request has died. The next request starts it anew.")
+        return data
+
+    def _decoded(self, decoder: msgspec.msgpack.Decoder[Message]) -> list[Message]:
+        messages = []
+        while (body := self._take_frame()) is not None:
+            messages.append(_decode(body, decoder))
+        return messages
+
     def _take_frame(self) -> bytes | None:
-        if len(self._buffer) < _LENGTH.size:
+        buffer = self._buffer
+        if len(buffer) < _LENGTH_SIZE:
             return None
-        end = _LENGTH.size + _frame_length(self._buffer)
-        if len(self._buffer) < end:
+        end = _LENGTH_SIZE + _frame_length(buffer)
+        if len(buffer) < end:
             return None
-        body = bytes(self._buffer[_LENGTH.size : end])
-        del self._buffer[:end]
+        body = bytes(buffer[_LENGTH_SIZE:end])
+        del buffer[:end]
         return body
 
 
@@ -168,7 +183,7 @@ def _frame_length(head: bytes | bytearray) -> int:
     return int(length)
 
 
-def _decode(body: bytes, decoder: msgspec.msgpack.Decoder[Message]) -> Message:
+def _decode(body: bytes | memoryview, decoder: msgspec.msgpack.Decoder[Message]) -> Message:
     try:
         return decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

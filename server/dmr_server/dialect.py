@@ -227,7 +227,7 @@ class EventStream:
     """The body of a streamed answer. `close()` aborts the request, also when nothing was read yet.
 
     It waits for its events in the thread that reads it; or, from the second piece on, a streamer sends it, if there is
-    one, the events can be had without waiting and the connection can be written to.
+    one, the events can be taken without waiting and the connection can be written to.
     """
 
     def __init__(
@@ -245,13 +245,11 @@ class EventStream:
         self._encoder = encoder
         self._client = client
         self._clock = clock
-        self._streamer = streamer if hasattr(events, "dont_wait") else None
+        self._streamer = streamer if getattr(events, "can_be_taken", False) else None
         self._connection = can_be_sent(client.environ)
-        self._waits = True
         self._last_sent = clock()
         self._opened = False
-        self._is_complete = any(isinstance(event, Completed) for event in first)
-        self._is_last = self._is_complete  # nothing is waited for any more
+        self._is_complete = False
         self._frames = self._encode(first)
         self.has_ended = False
 
@@ -259,8 +257,7 @@ class EventStream:
         return self
 
     def __next__(self) -> bytes:
-        if self._opened and self._streamer is not None and self._connection is not None:
-            self._waits = False
+        if self._opened and self._streamer is not None and self._connection is not None and not self._is_complete:
             cast(Any, self._events).dont_wait()
             self._streamer.send(self, self._connection, self._client.environ["SERVER_PROTOCOL"] != "HTTP/1.0")
             raise StopIteration
@@ -280,57 +277,61 @@ class EventStream:
 
     def take(self) -> bytes:
         """What there is by now, without waiting."""
-        frames: list[bytes] = []
-        for frame in self._frames:
-            if frame:
-                frames.append(frame)
-            elif not self._is_last and cast(Any, self._events).is_drained:
-                break
-        else:
+        pieces: list[bytes] = []
+        try:
+            for event in cast(Any, self._events).take():
+                pieces.append(self._encoded(event))
+            self.has_ended = self._is_complete
+        except Exception as error:
+            pieces.append(self._failed(error))
             self.has_ended = True
-        if frames:
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if data:
             self._last_sent = self._clock()
-        return b"".join(frames)
+        return data
 
     def look(self) -> bytes:
         """What a silence asks for. Ends when the client has left."""
         try:
             self._client.check()
         except ClientGone:
-            log.debug("the client left during a streamed answer")
-            self._draft.has_left = True
+            self._left()
             self.has_ended = True
         return self._comment()
 
     def _encode(self, first: list[Event]) -> Generator[bytes, None, None]:
         """A frame for each event; b"" where there is nothing to say."""
         try:
-            if self._is_complete:
-                self._draft.used(next(event for event in first if isinstance(event, Completed)).usage)
-            yield b"".join(map(self._encoder.encode, first))
+            yield b"".join(map(self._encoded, first))
             for event in self._events:
-                if self._waits:
-                    self._client.check(now=isinstance(event, Tick))
-                if isinstance(event, Completed):
-                    self._is_complete = self._is_last = True
-                    self._draft.used(event.usage)
-                yield self._encoder.encode(event) or (self._comment() if isinstance(event, Tick) else b"")
+                self._client.check(now=isinstance(event, Tick))
+                yield self._encoded(event) or (self._comment() if isinstance(event, Tick) else b"")
             if not self._is_complete:
                 raise InternalError("The engine ended the request before the answer was complete.")
         except ClientGone:
-            log.debug("the client left during a streamed answer")
-            self._draft.has_left = True
-        except DmrError as error:
-            self._is_last = True
-            self._draft.error = error
-            yield self._encoder.error(error)
-        except Exception:
-            log.exception("a streamed answer failed")
-            self._is_last = True
-            self._draft.error = InternalError("Something went wrong here; the server's log has the details.")
-            yield self._encoder.error(self._draft.error)
+            self._left()
+        except Exception as error:
+            yield self._failed(error)
         finally:
             _close(self._events)
+
+    def _encoded(self, event: Event) -> bytes:
+        if isinstance(event, Completed):
+            self._is_complete = True
+            self._draft.used(event.usage)
+        return self._encoder.encode(event)
+
+    def _failed(self, error: Exception) -> bytes:
+        """The last frame of a stream that breaks off."""
+        if not isinstance(error, DmrError):
+            log.error("a streamed answer failed", exc_info=error)
+            error = InternalError("Something went wrong here; the server's log has the details.")
+        self._draft.error = error
+        return self._encoder.error(error)
+
+    def _left(self) -> None:
+        log.debug("the client left during a streamed answer")
+        self._draft.has_left = True
 
     def _comment(self) -> bytes:
         """What says that the stream lives, after a long silence."""

@@ -7,8 +7,9 @@ and threads that wake at the same time cost more than what they do: so they slee
 from __future__ import annotations
 
 import logging
+import math
 import os
-import selectors
+import select
 import socket
 import ssl
 import threading
@@ -23,6 +24,7 @@ log = logging.getLogger("dmr.server")
 NOTHING = memoryview(b"")
 TURN = 0.002  # seconds at least between two pieces of a stream: nobody reads 500 a second, and each costs a packet
 LOOK_INTERVAL = 0.5  # seconds between two looks at all clients and silences
+READABLE, WRITABLE = select.POLLIN, select.POLLOUT  # epoll has the same numbers
 
 
 class Stream(Protocol):
@@ -62,11 +64,13 @@ class Streamer:
         self._write_timeout = write_timeout
         self._clock = clock
         self._lock = threading.Lock()
-        self._selector: selectors.BaseSelector | None = None
+        self._poller: _Poller | None = None
         self._bell = (-1, -1)  # a pipe that wakes the thread
-        self._held: deque[_Sending] = deque()  # until their turn comes; those that have sent first are nearly first
         self._new: deque[_Sending] = deque()
-        self._sendings: set[_Sending] = set()
+        # What follows belongs to the thread.
+        self._held: deque[_Sending] = deque()  # until their turn comes; those that have sent first are nearly first
+        self._sendings: dict[int, _Sending] = {}  # by the source
+        self._waiting: dict[int, _Sending] = {}  # for room, by the connection
         self._looked = 0.0
 
     def send(self, stream: Stream, connection: socket.socket, is_chunked: bool) -> None:
@@ -79,113 +83,119 @@ class Streamer:
 
     def _start(self) -> None:
         with self._lock:
-            if self._selector is None:
+            if self._poller is None:
                 self._bell = os.pipe()
                 os.set_blocking(self._bell[0], False)
-                self._selector = selectors.DefaultSelector()
-                self._selector.register(self._bell[0], selectors.EVENT_READ)
-                threading.Thread(target=self._run, args=(self._selector,), name="streams", daemon=True).start()
+                self._poller = _Poller()
+                self._poller.register(self._bell[0], READABLE)
+                threading.Thread(target=self._run, args=(self._poller,), name="streams", daemon=True).start()
 
-    def _run(self, selector: selectors.BaseSelector) -> None:
+    def _run(self, poller: _Poller) -> None:
         while True:
-            for key, _ in self._ready(selector):
-                if key.data is not None:
-                    self._guarded(selector, key.data, self._go_on)
+            ready = poller.wait(self._let_in(poller, self._clock()))
+            now = self._clock()
+            for file, _ in ready:
+                sending = self._sendings.get(file)
+                if sending is None:
+                    self._serve_other(poller, file)
+                elif sending.sent_at + TURN <= now:
+                    self._guarded(poller, sending, self._send_more)
                 else:
-                    self._take_in(selector)
-            if self._clock() - self._looked >= LOOK_INTERVAL:
-                self._looked = self._clock()
-                for sending in list(self._sendings):
-                    self._guarded(selector, sending, self._look)
+                    poller.unregister(file)
+                    self._held.append(sending)
+            if now - self._looked >= LOOK_INTERVAL:
+                self._looked = now
+                for sending in list(self._sendings.values()):
+                    self._guarded(poller, sending, self._look)
 
-    def _ready(self, selector: selectors.BaseSelector) -> list[tuple[selectors.SelectorKey, int]]:
-        """What there is to do. A stream whose next piece comes right after its last is not listened to for a little."""
-        now = self._clock()
-        while self._held and self._held[0].sent_at + TURN <= now:
-            sending = self._held.popleft()
-            if sending in self._sendings:
-                selector.register(sending.source, selectors.EVENT_READ, sending)
-        rest = self._held[0].sent_at + TURN - now if self._held else LOOK_INTERVAL
-        due: list[tuple[selectors.SelectorKey, int]] = []
-        for entry in selector.select(min(rest, LOOK_INTERVAL)):
-            sending = entry[0].data
-            if sending is None or sending.unsent or sending.sent_at + TURN <= self._clock():
-                due.append(entry)
-            else:
-                selector.unregister(sending.source)
-                self._held.append(sending)
-        return due
+    def _let_in(self, poller: _Poller, now: float) -> float:
+        """A stream whose next piece comes right after its last is not listened to for a little; seconds till a turn."""
+        while self._held:
+            sending = self._held[0]
+            rest = sending.sent_at + TURN - now
+            if rest > 0:
+                return min(rest, LOOK_INTERVAL)
+            self._held.popleft()
+            if self._knows(sending):
+                poller.register(sending.source, READABLE)
+        return LOOK_INTERVAL
 
-    def _take_in(self, selector: selectors.BaseSelector) -> None:
+    def _serve_other(self, poller: _Poller, file: int) -> None:
+        if file == self._bell[0]:
+            self._take_in(poller)
+        elif file in self._waiting:
+            self._guarded(poller, self._waiting[file], self._push_rest)
+
+    def _take_in(self, poller: _Poller) -> None:
         with suppress(BlockingIOError):
             os.read(self._bell[0], 1 << 12)
         while self._new:
             sending = self._new.popleft()
-            self._sendings.add(sending)
+            self._sendings[sending.source] = sending
             # What has come already makes nothing readable any more.
-            self._guarded(selector, sending, self._begin)
+            self._guarded(poller, sending, self._begin)
 
-    def _guarded(
-        self,
-        selector: selectors.BaseSelector,
-        sending: _Sending,
-        act: Callable[[selectors.BaseSelector, _Sending], None],
-    ) -> None:
+    def _knows(self, sending: _Sending) -> bool:
+        return self._sendings.get(sending.source) is sending
+
+    def _guarded(self, poller: _Poller, sending: _Sending, act: Callable[[_Poller, _Sending], None]) -> None:
         """A defect in one stream is no other's."""
-        if sending not in self._sendings:  # it was ended a moment ago
+        if not self._knows(sending):  # it was ended a moment ago
             return
         try:
-            act(selector, sending)
+            act(poller, sending)
         except OSError:  # the client has left
-            self._end(selector, sending, cut=True)
+            self._end(poller, sending, cut=True)
         except Exception:
             log.exception("a stream could not be sent")
-            self._end(selector, sending, cut=True)
+            self._end(poller, sending, cut=True)
 
-    def _begin(self, selector: selectors.BaseSelector, sending: _Sending) -> None:
-        selector.register(sending.source, selectors.EVENT_READ, sending)
-        self._put(selector, sending, sending.stream.take())
+    def _begin(self, poller: _Poller, sending: _Sending) -> None:
+        poller.register(sending.source, READABLE)
+        self._send_more(poller, sending)
 
-    def _go_on(self, selector: selectors.BaseSelector, sending: _Sending) -> None:
-        if not sending.unsent:
-            self._put(selector, sending, sending.stream.take())
-            return
+    def _send_more(self, poller: _Poller, sending: _Sending) -> None:
+        self._put(poller, sending, sending.stream.take())
+
+    def _push_rest(self, poller: _Poller, sending: _Sending) -> None:
+        """There may be room again."""
         if self._push(sending, sending.unsent):
             sending.stalled_since = self._clock()
         if sending.unsent:
             return
+        poller.unregister(self._forget_waiting(sending))
         if sending.stream.has_ended:
-            self._end(selector, sending)
-            return
-        selector.unregister(sending.connection)
-        selector.register(sending.source, selectors.EVENT_READ, sending)
+            self._end(poller, sending)
+        else:
+            poller.register(sending.source, READABLE)
 
-    def _look(self, selector: selectors.BaseSelector, sending: _Sending) -> None:
+    def _look(self, poller: _Poller, sending: _Sending) -> None:
         if sending in self._held:  # there is no silence
             return
         if sending.unsent:
             # It is tried: a connection is called writable only when a third of its buffer is empty.
-            self._go_on(selector, sending)
+            self._push_rest(poller, sending)
             if sending.unsent and self._clock() - sending.stalled_since >= self._write_timeout:
                 log.info("a client took nothing for %g seconds and was cut off", self._write_timeout)
-                self._end(selector, sending, cut=True)
+                self._end(poller, sending, cut=True)
             return
         data = sending.stream.look()
         if sending.stream.has_ended:
-            self._end(selector, sending, cut=True)
+            self._end(poller, sending, cut=True)
         else:
-            self._put(selector, sending, data)
+            self._put(poller, sending, data)
 
-    def _put(self, selector: selectors.BaseSelector, sending: _Sending, data: bytes) -> None:
+    def _put(self, poller: _Poller, sending: _Sending, data: bytes) -> None:
         """Send as much as goes; the rest waits, and the stream with it."""
         if data:
             self._push(sending, b"%X\r\n%b\r\n" % (len(data), data) if sending.is_chunked else data)
         if sending.unsent:
             sending.stalled_since = self._clock()
-            selector.unregister(sending.source)
-            selector.register(sending.connection, selectors.EVENT_WRITE, sending)
+            poller.unregister(sending.source)
+            poller.register(sending.connection.fileno(), WRITABLE)
+            self._waiting[sending.connection.fileno()] = sending
         elif sending.stream.has_ended:
-            self._end(selector, sending)
+            self._end(poller, sending)
 
     def _push(self, sending: _Sending, data: bytes | memoryview) -> bool:
         """Write what goes of it and keep the rest; whether any of it went."""
@@ -197,16 +207,43 @@ class Streamer:
         sending.sent_at = self._clock()
         return num_sent > 0
 
-    def _end(self, selector: selectors.BaseSelector, sending: _Sending, *, cut: bool = False) -> None:
+    def _forget_waiting(self, sending: _Sending) -> int:
+        """The connection that had no room."""
+        file = next(file for file, other in self._waiting.items() if other is sending)
+        del self._waiting[file]
+        return file
+
+    def _end(self, poller: _Poller, sending: _Sending, *, cut: bool = False) -> None:
         """`cut`: nothing more can be said to this client; whoever writes to it is told so and does not wait."""
-        for registered in (sending.source, sending.connection):
-            with suppress(KeyError, ValueError, OSError):
-                selector.unregister(registered)
-        self._sendings.discard(sending)
+        poller.unregister(sending.source)
+        if sending in self._waiting.values():
+            poller.unregister(self._forget_waiting(sending))
+        self._sendings.pop(sending.source, None)
         if cut:
             with suppress(OSError):
                 sending.connection.shutdown(socket.SHUT_RDWR)
         sending.is_over.set()
+
+
+class _Poller:
+    """epoll where there is one, else poll: `selectors` would take longer for each token than the kernel does."""
+
+    def __init__(self) -> None:
+        self._is_fast = hasattr(select, "epoll")
+        self._files: Any = select.epoll() if self._is_fast else select.poll()
+
+    def register(self, file: int, events: int) -> None:
+        self._files.register(file, events)
+
+    def unregister(self, file: int) -> None:
+        """Harmless when it is not registered, or closed."""
+        with suppress(KeyError, ValueError, OSError):
+            self._files.unregister(file)
+
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
+        """`timeout`: seconds. Files and what they are ready for."""
+        found: list[tuple[int, int]] = self._files.poll(timeout if self._is_fast else math.ceil(1000 * timeout))
+        return found
 
 
 def can_be_sent(environ: dict[str, Any]) -> socket.socket | None:

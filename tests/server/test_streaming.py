@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from dmr.client import Readiness
 from dmr.errors import EngineCrashed
-from dmr.service.answer import Answer
+from dmr.service.answer import Answer, Flow
 from dmr.types import Completed, Event, Finished, FinishReason, Started, TextDelta, Tick, Usage
-from dmr.wire import Connection, EngineMessage, EngineOutput, WireError, engine_message_decoder, pack
+from dmr.wire import Connection, EngineMessage, EngineOutput, EngineStarted, WireError, engine_message_decoder, pack
 from dmr_server import streaming
 from dmr_server.dialect import Client, EventStream
 from dmr_server.streaming import LOOK_INTERVAL, Streamer, can_be_sent
@@ -60,15 +59,16 @@ class Scene:
         self.ours, self.client = pair()
         self.client.settimeout(5.0)
         self.threads: set[int] = set()
-        readiness = Readiness()
-        readiness.follow(self._connection)
+        flow = Flow()
+        flow.readiness.follow(self._connection)
+        flow.read = self._read
         encoder = PlainEncoder()
         encoder.comment_interval = comment_interval
         environ = {"gunicorn.socket": self.ours, "SERVER_PROTOCOL": protocol}
         self.closed = threading.Event()
-        self.stream = EventStream(
-            [Started(5)], Answer(self._events(), readiness), encoder, Client(environ), streamer=streamer
-        )
+        answer = Answer(self._events(), flow)
+        self.say(EngineStarted(5))
+        self.stream = EventStream([next(answer)], answer, encoder, Client(environ), streamer=streamer)
         self.written: list[bytes] = []  # by the server
         self.thread = threading.Thread(target=self._serve)
 
@@ -102,20 +102,25 @@ class Scene:
     def _events(self) -> Generator[Event, None, None]:
         try:
             for message in self._connection.frames(engine_message_decoder):
-                self.threads.add(threading.get_ident())
                 if message is None:
                     yield Tick()
-                elif isinstance(message, WireError):
-                    raise message.to_error()
-                elif isinstance(message, EngineOutput) and message.finish_reason:
-                    yield Finished(0, message.finish_reason)
-                    yield Completed(Usage())
-                    return
-                elif isinstance(message, EngineOutput):
-                    yield TextDelta(0, message.text)
+                else:
+                    yield from self._read(message)
         finally:
             self._connection.close()
             self.closed.set()
+
+    def _read(self, message: EngineMessage) -> list[Event]:
+        if not isinstance(message, EngineStarted):
+            self.threads.add(threading.get_ident())
+        if isinstance(message, WireError):
+            raise message.to_error()
+        if isinstance(message, EngineStarted):
+            return [Started(message.num_prompt_tokens)]
+        assert isinstance(message, EngineOutput)
+        if message.finish_reason:
+            return [Finished(0, message.finish_reason), Completed(Usage())]
+        return [TextDelta(0, message.text)]
 
 
 @pytest.fixture
@@ -271,7 +276,7 @@ def flood(scene: Scene) -> int:
     deadline = time.monotonic() + 0.3
     while time.monotonic() < deadline:
         try:
-            num_sent += scene.engine.send(data)
+            num_sent += scene.engine.send(data[num_sent % len(data) :])
             deadline = time.monotonic() + 0.3
         except BlockingIOError:
             time.sleep(0.01)

@@ -248,31 +248,38 @@ def test_silence_brings_ticks_and_loses_nothing() -> None:
         assert next(frames) is None
 
 
-def test_who_does_not_wait_is_told_when_that_was_all() -> None:
+def test_who_does_not_wait_takes_what_is_there() -> None:
     with conversation() as (connection, other):
-        frames = connection.frames(engine_message_decoder)
         other.sendall(pack(MESSAGES[0]))
-        assert next(frames) == MESSAGES[0]
+        assert next(connection.frames(engine_message_decoder)) == MESSAGES[0]
         connection.dont_wait()
         for _ in range(3):
             began = time.monotonic()
-            assert next(frames) is None
-            assert connection.is_drained
+            assert connection.take(engine_message_decoder) == []
             assert time.monotonic() - began < 1.0
         assert not select.select([connection], [], [], 0)[0]
+        other.sendall(pack(MESSAGES[1]))
+        assert connection.take(engine_message_decoder) == [MESSAGES[1]]
         other.sendall(STREAM + STREAM[:7])
         assert select.select([connection], [], [], 1)[0]
-        for message in MESSAGES:
-            assert next(frames) == message
-            assert not connection.is_drained, "more may be there"
-        assert next(frames) is None
-        assert connection.is_drained
+        assert connection.take(engine_message_decoder) == MESSAGES
+        assert connection.take(engine_message_decoder) == []
         other.sendall(STREAM[7:])
-        assert [next(frames) for _ in MESSAGES] == MESSAGES
         other.close()
-        assert next(frames) is None
+        assert connection.take(engine_message_decoder) == MESSAGES
         with pytest.raises(EngineCrashed):
-            next(frames)
+            connection.take(engine_message_decoder)
+
+
+def test_what_was_read_before_is_taken_before_the_others_end_is_seen() -> None:
+    with conversation() as (connection, other):
+        other.sendall(STREAM)
+        other.close()
+        assert next(connection.frames(engine_message_decoder)) == MESSAGES[0]
+        connection.dont_wait()
+        assert connection.take(engine_message_decoder) == MESSAGES[1:]
+        with pytest.raises(EngineCrashed):
+            connection.take(engine_message_decoder)
 
 
 def test_who_does_not_wait_gets_what_is_more_than_one_read() -> None:
@@ -280,15 +287,20 @@ def test_who_does_not_wait_gets_what_is_more_than_one_read() -> None:
         connection.dont_wait()
         sending = threading.Thread(target=lambda: other.sendall(pack(EngineOutput(0, "x" * 1_000_000)) * 2))
         sending.start()
-        frames, heard = connection.frames(engine_message_decoder), 0
-        deadline = time.monotonic() + 10
-        while heard < 2 and time.monotonic() < deadline:
-            if next(frames) is not None:
-                heard += 1
-            elif connection.is_drained:
-                select.select([connection], [], [], 1)
+        heard = 0
+        while heard < 2 and select.select([connection], [], [], 10)[0]:
+            heard += len(connection.take(engine_message_decoder))
         sending.join()
         assert heard == 2
+
+
+@pytest.mark.parametrize("data", [b"\0\0\0\1\xc1", b"\0\0\0\1\x05", b"\xff\xff\xff\xff\0"])
+def test_who_does_not_wait_is_told_of_what_is_no_message(data: bytes) -> None:
+    with conversation() as (connection, other):
+        connection.dont_wait()
+        other.sendall(data)
+        with pytest.raises(InternalError):
+            connection.take(engine_message_decoder)
 
 
 # --- what is no message ----------------------------------------------------------------------------------------------
