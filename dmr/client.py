@@ -107,7 +107,9 @@ class ManagerClient:
     def acquire(
         self, reference: str, keep_alive: float | None, context_size: int | None = None, preload: bool = False
     ) -> Generator[Lease | None, None, None]:
-        """Yields None while the model loads, then the lease, once. Closing the iterator earlier gives it up.
+        """Yields None when the wish is on its way and while the model loads, then the lease, once.
+
+        Closing the iterator earlier gives it up.
 
         `context_size`: at least so many tokens, if the model can have them. `preload`: giving it up does not end the
         loading.
@@ -216,9 +218,10 @@ class ManagerClient:
 
 
 def _replies(connection: Connection, command: ManagerCommand) -> Iterator[ManagerReply | None]:
-    """What the manager answers. Raises Unavailable when it is gone."""
+    """None when it is sent, then what the manager answers. Raises Unavailable when it is gone."""
     try:
         connection.send(command)
+        yield None
         yield from connection.frames(manager_reply_decoder)
     except (EngineCrashed, OSError):
         raise _manager_gone() from None

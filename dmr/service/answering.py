@@ -8,11 +8,11 @@ from typing import NamedTuple
 import msgspec
 
 from dmr.chat.prompt import RenderedPrompt
-from dmr.client import EngineClient, Lease
+from dmr.client import EngineClient
 from dmr.errors import Unsupported
 from dmr.service.answer import Flow
 from dmr.service.best_of import likeliest
-from dmr.service.leasing import wait_for
+from dmr.service.leasing import Granted, Waited, wait_for
 from dmr.service.media import check_senses, named_in, shown, with_marks
 from dmr.service.prompts import Prepared, Templates, prepare_chat, prepare_text
 from dmr.service.reading import Check, Reading
@@ -50,16 +50,16 @@ class Answering:
         self._templates = Templates()
 
     def answer(
-        self, request: GenerateRequest, check: Check | None, lease: Lease, load: float, flow: Flow
+        self, request: GenerateRequest, check: Check | None, lease: Granted, waited: Waited, flow: Flow
     ) -> Generator[Event, None, None]:
-        """`load`: the seconds it took to get the lease. `flow` is told how to follow."""
+        """`waited`: for the lease. `flow` is told how to follow."""
         _check_generates(request, lease.info)
         engine = EngineClient(lease.socket)
         request, media = _with_marks(request, lease.info)
         ready = yield from self._prepare(request, engine, lease.info, media)
         message = ready.prepared.message
         reading = Reading(
-            ready.prepared, request.stop, check, num_dropped_messages=ready.num_dropped_messages, load=load
+            ready.prepared, request.stop, check, num_dropped_messages=ready.num_dropped_messages, waited=waited
         )
         events: Iterator[Event] = reading.events(engine.generate(message, flow.readiness))
         if message.num_choices > request.num_choices:
@@ -68,7 +68,7 @@ class Answering:
             flow.read = reading.read
         yield from events
 
-    def count(self, request: GenerateRequest, lease: Lease) -> Generator[Tick | TokenCount, None, None]:
+    def count(self, request: GenerateRequest, lease: Granted) -> Generator[Tick | TokenCount, None, None]:
         """What `answer` would be billed for the prompt. No step of the engine is needed."""
         engine, info = EngineClient(lease.socket), lease.info
         _check_generates(request, info)
@@ -82,7 +82,7 @@ class Answering:
                 num_tokens += yield from _count_text(request, request.input, each, engine, info)
         yield TokenCount(num_tokens, _context_size(request, info))
 
-    def render(self, request: GenerateRequest, lease: Lease) -> Generator[Tick | str, None, None]:
+    def render(self, request: GenerateRequest, lease: Granted) -> Generator[Tick | str, None, None]:
         """The prompt as one text; several prompts one below the other."""
         engine = EngineClient(lease.socket)
         request, media = _with_marks(request, lease.info)

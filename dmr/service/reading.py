@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from dmr.service.leasing import Waited
 from dmr.service.prompts import Parser, Prepared
 from dmr.types import (
     Completed,
@@ -46,7 +47,7 @@ class _Choice:
 
 
 class Reading:
-    """One answer, all its choices. `load`: the seconds it took until the model was there."""
+    """One answer, all its choices. `waited`: the seconds it took until the model was there."""
 
     def __init__(
         self,
@@ -55,14 +56,14 @@ class Reading:
         check: Check | None = None,
         *,
         num_dropped_messages: int = 0,
-        load: float = 0.0,
+        waited: Waited = lambda: 0.0,
     ) -> None:
         """Only the stop strings that were asked for are named as such; a template's own are an ordinary end of turn."""
         self._make_parser = prepared.make_parser
         self._asked_stop = asked_stop
         self._check = check
         self._num_dropped_messages = num_dropped_messages
-        self._load = load
+        self._waited = waited
         self._choices: dict[int, _Choice] = {}
 
     def likelihood(self, index: int) -> float:
@@ -104,7 +105,7 @@ class Reading:
         num_reasoning = sum(choice.parser.num_reasoning_tokens for choice in self._choices.values())
         return Completed(
             msgspec.structs.replace(message.usage, num_reasoning_tokens=num_reasoning),
-            msgspec.structs.replace(message.timings, load=self._load),
+            msgspec.structs.replace(message.timings, load=self._waited()),
         )
 
     def _read_output(self, output: EngineOutput) -> list[Event]:

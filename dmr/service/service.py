@@ -12,7 +12,7 @@ import msgspec
 
 from dmr import _core
 from dmr.chat.template_processes import processes
-from dmr.client import EngineClient, Lease, ManagerClient
+from dmr.client import EngineClient, ManagerClient
 from dmr.config import RegistrySettings, Settings
 from dmr.config.reachability import private_registries
 from dmr.errors import DmrError, InternalError, InvalidReference, ModelNotFound
@@ -21,7 +21,7 @@ from dmr.service.answering import Answering
 from dmr.service.capabilities import Capabilities, check_template
 from dmr.service.configurations import Configurations
 from dmr.service.defaults import with_defaults
-from dmr.service.leasing import Leasing, Wish, wait_for
+from dmr.service.leasing import Granted, Leasing, Waited, Wish, wait_for
 from dmr.service.measuring import measure_all
 from dmr.service.media import check_senses, has_media
 from dmr.service.media_links import MediaLinks
@@ -127,8 +127,8 @@ class Service:
     def _generate(self, request: GenerateRequest, flow: Flow) -> Generator[Event, None, None]:
         full, check = checked_schemas((yield from self._complete(request)))
 
-        def work(lease: Lease, load: float) -> Generator[Event, None, None]:
-            return self._answering.answer(full, check, lease, load, flow)
+        def work(lease: Granted, waited: Waited) -> Generator[Event, None, None]:
+            return self._answering.answer(full, check, lease, waited, flow)
 
         yield from self._leasing.use(_wish_of(full), work)
 
@@ -144,7 +144,7 @@ class Service:
     def embed(self, request: EmbedRequest) -> Replies[Embeddings]:
         """Raises InvalidRequest (param "dimensions": more than the model has), ContextLengthExceeded, Unsupported."""
 
-        def work(lease: Lease, load: float) -> Replies[Embeddings]:
+        def work(lease: Granted, waited: Waited) -> Replies[Embeddings]:
             if lease.info.embedding_size:
                 check_dimensions(request.dimensions, lease.info.embedding_size)
             query = EngineEmbed(request.inputs, request.truncate, request.context_size, request.normalize)
@@ -152,7 +152,7 @@ class Service:
             yield Embeddings(
                 cut(answer.vectors, request.dimensions, request.normalize),
                 answer.num_tokens,
-                msgspec.structs.replace(answer.timings, load=load),
+                msgspec.structs.replace(answer.timings, load=waited()),
             )
 
         return self._use(Wish(request.model, request.keep_alive), work)
@@ -160,7 +160,7 @@ class Service:
     def rerank(self, request: RerankRequest) -> Replies[Scores]:
         """Raises Unsupported: the model cannot; ContextLengthExceeded."""
 
-        def work(lease: Lease, load: float) -> Replies[Scores]:
+        def work(lease: Granted, waited: Waited) -> Replies[Scores]:
             query = _to_rerank(request)
             answer = yield from wait_for(EngineClient(lease.socket).ask(query, EngineScores))
             yield Scores(answer.scores, answer.num_tokens)
@@ -168,7 +168,7 @@ class Service:
         return self._use(Wish(request.model, request.keep_alive), work)
 
     def tokenize(self, request: TokenizeRequest) -> Replies[Tokens]:
-        def work(lease: Lease, load: float) -> Replies[Tokens]:
+        def work(lease: Granted, waited: Waited) -> Replies[Tokens]:
             query = EngineTokenize(
                 request.text,
                 add_special=request.add_special,
@@ -181,7 +181,7 @@ class Service:
         return self._use(Wish(request.model, request.keep_alive), work)
 
     def detokenize(self, request: DetokenizeRequest) -> Replies[str]:
-        def work(lease: Lease, load: float) -> Replies[str]:
+        def work(lease: Granted, waited: Waited) -> Replies[str]:
             query = EngineDetokenize(request.token_ids)
             yield (yield from wait_for(EngineClient(lease.socket).ask(query, EngineText))).text
 
@@ -332,7 +332,7 @@ class Service:
         record = self._records.get(name)
         return with_defaults(self.configurations.applied(request, record), record.defaults)
 
-    def _use(self, wish: Wish, work: Callable[[Lease, float], Replies[T]]) -> Replies[T]:
+    def _use(self, wish: Wish, work: Callable[[Granted, Waited], Replies[T]]) -> Replies[T]:
         yield from self._leasing.use(wish._replace(model=self.names.resolve(wish.model)), work)
 
     def _loaded(self, reference: str) -> str:

@@ -48,6 +48,7 @@ WEATHER = Tool(
 
 class FakeLease:
     def __init__(self, socket: str, info: EngineInfo, parting: DmrError | None = None) -> None:
+        self.model_id = RECORD.id
         self.socket = socket
         self.info = info
         self.num_closed = 0
@@ -79,6 +80,7 @@ class FakeManager:
     ) -> Generator[FakeLease | None, None, None]:
         self.asked.append((reference, keep_alive, context_size))
         try:
+            yield None  # the wish is on its way
             for step in self.steps:
                 if step is not None:
                     raise step

@@ -174,6 +174,84 @@ def test_a_model_that_cannot_be_had(scene: Scene, error: DmrError) -> None:
     assert scene.engine.requests == []
 
 
+# --- while the manager is asked --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def used(scene: Scene) -> Scene:
+    """An engine that has been granted before."""
+    scene.engine.plays(END)
+    scene.events(raw())
+    return scene
+
+
+def test_the_engine_of_last_time_works_while_the_manager_is_asked(used: Scene) -> None:
+    known: list[int] = []
+    used.manager.before_grant = lambda: known.append(len(used.engine.requests))
+    used.engine.plays(EngineStarted(2), EngineOutput(0, "Hel"), END)
+    assert used.events(raw()) == [Started(2), TextDelta(0, "Hel"), Completed(END.usage, END.timings)]
+    assert known == [2]
+    assert len(used.engine.requests) == len(used.manager.leases) == 2
+
+
+@pytest.mark.parametrize("change", ["socket", "info"])
+def test_what_another_engine_said_meanwhile_is_not_passed_on(used: Scene, tmp_path: Path, change: str) -> None:
+    used.engine.plays(EngineStarted(666), EngineOutput(0, "stale"))
+    with scripted_peer(tmp_path / "other.sock", engine_query_decoder) as other:
+        if change == "socket":
+            used.manager.socket = other.path
+            other.plays(EngineStarted(2), END)
+        else:
+            used.set_info(context_size=77)
+            used.engine.plays(EngineStarted(2), END)
+        assert used.events(raw()) == [Started(2), Completed(END.usage, END.timings)]
+        used.engine.wait_for_closed(2)
+        assert len(other.requests) == (change == "socket")
+
+
+def test_what_went_wrong_with_an_engine_that_is_not_granted_again_is_nobodys(used: Scene, tmp_path: Path) -> None:
+    used.engine.plays(WireError.of(Overloaded("full")))
+    with scripted_peer(tmp_path / "other.sock", engine_query_decoder) as other:
+        used.manager.socket = other.path
+        other.plays(EngineStarted(2), END)
+        assert used.events(raw()) == [Started(2), Completed(END.usage, END.timings)]
+
+
+def test_an_engine_that_has_gone_meanwhile_is_asked_for_again(used: Scene, tmp_path: Path) -> None:
+    used.engine.close()
+    with scripted_peer(tmp_path / "other.sock", engine_query_decoder) as other:
+        used.manager.socket = other.path
+        other.plays(EngineStarted(2), END)
+        assert used.events(raw()) == [Started(2), Completed(END.usage, END.timings)]
+    assert len(used.manager.leases) == 2
+
+
+def test_a_refusal_of_the_manager_ends_what_was_begun(used: Scene) -> None:
+    used.engine.plays(EngineStarted(2), EngineOutput(0, "Hel"))
+    used.manager.steps = [ModelNotFound("ai/x")]
+    with pytest.raises(ModelNotFound):
+        used.events(raw())
+    used.engine.wait_for_closed(2)
+
+
+def test_giving_up_while_the_manager_is_asked_ends_what_was_begun(used: Scene) -> None:
+    used.engine.plays(EngineStarted(2), EngineOutput(0, "Hel"))
+    used.manager.steps = [None, None]
+    events = used.service.generate(raw())
+    assert next(events) == Tick()
+    events.close()
+    used.engine.wait_for_closed(2)
+    assert used.manager.num_given_up == 1
+
+
+def test_another_context_is_another_engine(used: Scene) -> None:
+    used.engine.plays(END)
+    known: list[int] = []
+    used.manager.before_grant = lambda: known.append(len(used.engine.requests))
+    used.events(raw(context_size=512))
+    assert known == [1]
+
+
 def test_closing_the_events_is_the_abort(scene: Scene) -> None:
     for request in (raw(), chat()):
         scene.engine.plays(EngineStarted(2), EngineOutput(0, "Hel"))
