@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from dmr.errors import DmrError, EngineCrashed, InternalError, Unavailable
+from dmr.spare_connections import SpareConnections
 from dmr.types import (
     ConfigurationChange,
     ConfiguredModel,
@@ -77,8 +78,9 @@ Message = TypeVar("Message")
 class Lease:
     """A loaded model that stays loaded until `close`."""
 
-    def __init__(self, connection: Connection, granted: LeaseGranted) -> None:
+    def __init__(self, connection: Connection, granted: LeaseGranted, on_close: Callable[[], None]) -> None:
         self._connection = connection
+        self._on_close = on_close
         self.model_id = granted.model_id
         self.socket = granted.socket
         self.info = granted.info
@@ -96,13 +98,16 @@ class Lease:
 
     def close(self) -> None:
         self._connection.close()
+        self._on_close()
 
 
 class ManagerClient:
     """One connection for each command; safe for any number of threads."""
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, spares: SpareConnections | None = None) -> None:
+        """`spares`: leases are asked for on one of these, and it is opened anew when they are given back."""
         self._path = str(socket_path)
+        self._spares = spares
 
     def acquire(
         self, reference: str, keep_alive: float | None, context_size: int | None = None, preload: bool = False
@@ -118,7 +123,7 @@ class ManagerClient:
             ModelNotFound, ModelLoadFailed, Unavailable
             EngineCrashed: its engines have crashed, and it is too early for another one.
         """
-        connection = self._connect()
+        connection = (self._spares.take(self._path) if self._spares else None) or self._connect()
         handed_over = False
         try:
             for reply in _replies(connection, AcquireLease(reference, keep_alive, context_size, preload)):
@@ -126,12 +131,16 @@ class ManagerClient:
                     raise reply.to_error()
                 if isinstance(reply, LeaseGranted):
                     handed_over = True
-                    yield Lease(connection, reply)
+                    yield Lease(connection, reply, self._refill)
                     return
                 yield None
         finally:
             if not handed_over:
                 connection.close()
+
+    def _refill(self) -> None:
+        if self._spares is not None:
+            self._spares.refill(self._path)
 
     def import_model(self, path: Path, reference: str) -> ModelRecord:
         return self._ask(ImportModel(str(path), reference), Imported).record
@@ -264,8 +273,10 @@ class Readiness:
 class EngineClient:
     """Requests to one engine, each on a connection of its own."""
 
-    def __init__(self, socket_path: str) -> None:
+    def __init__(self, socket_path: str, spares: SpareConnections | None = None) -> None:
+        """`spares`: one of these is taken for a request, and opened anew behind it."""
         self._path = socket_path
+        self._spares = spares
 
     def generate(
         self, request: EngineRequest, readiness: Readiness | None = None
@@ -303,7 +314,7 @@ class EngineClient:
         readiness: Readiness | None = None,
     ) -> Generator[Message | None, None, None]:
         try:
-            connection = Connection(self._path, TICK)
+            connection = (self._spares.take(self._path) if self._spares else None) or Connection(self._path, TICK)
         except OSError:
             raise EngineUnreachable("The engine is not there.") from None
         try:
@@ -316,6 +327,8 @@ class EngineClient:
             yield from connection.frames(decoder)
         finally:
             connection.close()
+            if self._spares is not None:
+                self._spares.refill(self._path)
 
 
 class EngineUnreachable(EngineCrashed):

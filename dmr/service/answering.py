@@ -17,6 +17,7 @@ from dmr.service.media import check_senses, named_in, shown, with_marks
 from dmr.service.prompts import Prepared, Templates, prepare_chat, prepare_text
 from dmr.service.reading import Check, Reading
 from dmr.service.truncation import fit
+from dmr.spare_connections import SpareConnections
 from dmr.types import ChatInput, Event, GenerateRequest, Prompt, TextInput, Tick, TokenCount
 from dmr.wire import EngineDetokenize, EngineInfo, EngineMedia, EngineText, EngineTokenize, EngineTokens
 
@@ -46,7 +47,8 @@ def _with_marks(request: GenerateRequest, info: EngineInfo) -> tuple[GenerateReq
 class Answering:
     """Safe for any number of threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, spares: SpareConnections | None = None) -> None:
+        self._spares = spares  # to engines
         self._templates = Templates()
 
     def answer(
@@ -54,7 +56,7 @@ class Answering:
     ) -> Generator[Event, None, None]:
         """`waited`: for the lease. `flow` is told how to follow."""
         _check_generates(request, lease.info)
-        engine = EngineClient(lease.socket)
+        engine = EngineClient(lease.socket, self._spares)
         request, media = _with_marks(request, lease.info)
         ready = yield from self._prepare(request, engine, lease.info, media)
         message = ready.prepared.message

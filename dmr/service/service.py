@@ -12,7 +12,7 @@ import msgspec
 
 from dmr import _core
 from dmr.chat.template_processes import processes
-from dmr.client import EngineClient, ManagerClient
+from dmr.client import TICK, EngineClient, ManagerClient
 from dmr.config import RegistrySettings, Settings
 from dmr.config.reachability import private_registries
 from dmr.errors import DmrError, InternalError, InvalidReference, ModelNotFound
@@ -32,6 +32,7 @@ from dmr.service.storekeeping import Storekeeping
 from dmr.service.uploads import uploaded_file
 from dmr.service.upstreams import Upstreams
 from dmr.service.vectors import check_dimensions, cut
+from dmr.spare_connections import SpareConnections
 from dmr.store.record_cache import RecordCache
 from dmr.store.store import ModelStore
 from dmr.types import (
@@ -81,12 +82,13 @@ class Service:
     is wrong.
     """
 
-    def __init__(self, manager: ManagerClient, store: ModelStore) -> None:
+    def __init__(self, manager: ManagerClient, store: ModelStore, spares: SpareConnections | None = None) -> None:
+        """`spares`: of connections to engines."""
         self.upstreams = Upstreams()
         self._manager = manager
         self._store = store
         self._leasing = Leasing(manager)
-        self._answering = Answering()
+        self._answering = Answering(spares)
         self._capabilities = Capabilities(store)
         self._records = RecordCache(store)
         self.storekeeping = Storekeeping(manager, store)
@@ -101,9 +103,11 @@ class Service:
         """The service of a running manager; it need not be up yet."""
         if settings.runtime_dir is None:
             raise InternalError("DMR_RUNTIME_DIR is not set: there is no manager to talk to.")
+        spares = SpareConnections(TICK)
         service = cls(
-            ManagerClient(settings.runtime_dir / "manager.sock"),
+            ManagerClient(settings.runtime_dir / "manager.sock", spares),
             ModelStore(settings.models_path, settings.registry.default),
+            spares,
         )
         service.upstreams = Upstreams(settings.upstreams, os.environ, settings.registry.certificates)
         service.names = Names(service._records, settings.aliases)

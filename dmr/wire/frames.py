@@ -100,6 +100,18 @@ class Connection:
         self._timeout = timeout
         self._buffer = bytearray()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the other side, which has said nothing yet, is still there. To be asked before `send`."""
+        self._socket.setblocking(False)
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def send(self, message: msgspec.Struct) -> None:
         """Raises OSError when the other side is gone or takes nothing, and what `pack` raises."""
         frame = pack(message)
