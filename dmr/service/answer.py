@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
+from typing import Protocol
 
 from dmr.client import Readiness
 from dmr.errors import DmrError
@@ -10,12 +12,20 @@ from dmr.types import Event
 from dmr.wire import EngineMessage
 
 
+class Reader(Protocol):
+    """Makes events of an engine's messages."""
+
+    unread: deque[Event]  # of the last message, what its iterator has not given yet
+
+    def read(self, message: EngineMessage) -> list[Event]: ...
+
+
 class Flow:
     """How the events of an answer can be had without waiting. Filled in by who asks the engine."""
 
     def __init__(self) -> None:
         self.readiness = Readiness()
-        self.read: Callable[[EngineMessage], list[Event]] | None = None  # None: not one message after the other
+        self.reader: Reader | None = None  # None: the events do not follow from one message after the other
 
 
 class Answer:
@@ -40,7 +50,7 @@ class Answer:
 
     @property
     def can_be_taken(self) -> bool:
-        return self._flow.read is not None
+        return self._flow.reader is not None
 
     def fileno(self) -> int:
         return self._flow.readiness.fileno()
@@ -51,10 +61,13 @@ class Answer:
 
     def take(self) -> Iterator[Event]:
         """The events that have come by now; none is lost before an error. Raises as the iterator does."""
-        assert self._flow.read is not None
+        reader = self._flow.reader
+        assert reader is not None
+        while reader.unread:
+            yield reader.unread.popleft()
         try:
             for message in self._flow.readiness.take():
-                yield from self._flow.read(message)
+                yield from reader.read(message)
         except DmrError as error:
             # Whoever holds the lease may know why.
             self._events.throw(error)

@@ -67,7 +67,7 @@ class Answering:
         if message.num_choices > request.num_choices:
             events = likeliest(events, request, message.num_choices, reading.likelihood)
         else:
-            flow.read = reading.read
+            flow.reader = reading
         yield from events
 
     def count(self, request: GenerateRequest, lease: Granted) -> Generator[Tick | TokenCount, None, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Protocol
 
@@ -65,6 +66,7 @@ class Reading:
         self._num_dropped_messages = num_dropped_messages
         self._waited = waited
         self._choices: dict[int, _Choice] = {}
+        self.unread: deque[Event] = deque()  # of the last message, what `events` has not yielded yet
 
     def likelihood(self, index: int) -> float:
         """The mean log probability of a choice's tokens; that of an empty one is worse than any."""
@@ -78,7 +80,9 @@ class Reading:
                 if message is None:
                     yield Tick()
                     continue
-                yield from self.read(message)
+                self.unread.extend(self.read(message))
+                while self.unread:
+                    yield self.unread.popleft()
                 if isinstance(message, EngineCompleted):
                     return
 

@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -50,7 +51,11 @@ class Scene:
         protocol: str = "HTTP/1.1",
         comment_interval: float = 15.0,
         pair: Callable[[], tuple[socket.socket, socket.socket]] = socket.socketpair,
+        begins_with: str = "",
     ) -> None:
+        """`begins_with`: text that comes with the very first message."""
+        self._begins_with = begins_with
+        self.unread: deque[Event] = deque()
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind("")
             listener.listen()
@@ -61,7 +66,7 @@ class Scene:
         self.threads: set[int] = set()
         flow = Flow()
         flow.readiness.follow(self._connection)
-        flow.read = self._read
+        flow.reader = self
         encoder = PlainEncoder()
         encoder.comment_interval = comment_interval
         environ = {"gunicorn.socket": self.ours, "SERVER_PROTOCOL": protocol}
@@ -79,7 +84,7 @@ class Scene:
         for message in messages:
             self.engine.sendall(pack(EngineOutput(0, message) if isinstance(message, str) else message))
 
-    def read(self, expected: bytes) -> None:
+    def expect(self, expected: bytes) -> None:
         data = b""
         while len(data) < len(expected) and (more := self.client.recv(1 << 16)):
             data += more
@@ -105,18 +110,20 @@ class Scene:
                 if message is None:
                     yield Tick()
                 else:
-                    yield from self._read(message)
+                    self.unread.extend(self.read(message))
+                    while self.unread:
+                        yield self.unread.popleft()
         finally:
             self._connection.close()
             self.closed.set()
 
-    def _read(self, message: EngineMessage) -> list[Event]:
+    def read(self, message: EngineMessage) -> list[Event]:
         if not isinstance(message, EngineStarted):
             self.threads.add(threading.get_ident())
         if isinstance(message, WireError):
             raise message.to_error()
         if isinstance(message, EngineStarted):
-            return [Started(message.num_prompt_tokens)]
+            return [Started(message.num_prompt_tokens), *([TextDelta(0, self._begins_with)] * bool(self._begins_with))]
         assert isinstance(message, EngineOutput)
         if message.finish_reason:
             return [Finished(0, message.finish_reason), Completed(Usage())]
@@ -141,9 +148,9 @@ def test_pieces_are_sent_as_they_come_by_another_thread(scenes: Any) -> None:
     scene = scenes()
     for text in ("one", "two", "three"):
         scene.say(text)
-        scene.read(b"%X\r\n%b\r\n" % (len(text), text.encode()))
+        scene.expect(b"%X\r\n%b\r\n" % (len(text), text.encode()))
     scene.say(END)
-    scene.read(b"15\r\n[Finished][Completed]\r\n")
+    scene.expect(b"15\r\n[Finished][Completed]\r\n")
     scene.join()
     assert scene.written == [b"[Started]"]  # the server sends the headers with it
     assert scene.thread.ident not in scene.threads
@@ -152,9 +159,9 @@ def test_pieces_are_sent_as_they_come_by_another_thread(scenes: Any) -> None:
 def test_what_came_together_is_sent_together(scenes: Any) -> None:
     scene = scenes()
     scene.say("first")
-    scene.read(b"5\r\nfirst\r\n")
+    scene.expect(b"5\r\nfirst\r\n")
     scene.engine.sendall(b"".join(pack(EngineOutput(0, text)) for text in ("a", "b", "c")) + pack(END))
-    scene.read(b"18\r\nabc[Finished][Completed]\r\n")
+    scene.expect(b"18\r\nabc[Finished][Completed]\r\n")
     scene.join()
 
 
@@ -188,21 +195,21 @@ def test_only_a_streams_own_next_piece_waits_for_its_turn(scenes: Any, monkeypat
     monkeypatch.setattr(streaming, "TURN", 60.0)
     busy = scenes()
     busy.say("one")
-    busy.read(b"3\r\none\r\n")
+    busy.expect(b"3\r\none\r\n")
     busy.say("two")
     other = scenes()
     other.say("first")
-    other.read(b"5\r\nfirst\r\n")
+    other.expect(b"5\r\nfirst\r\n")
     assert select.select([busy.client], [], [], 0) == ([], [], []), "it has come before its turn"
     busy.say("three", END)
     monkeypatch.setattr(streaming, "TURN", 0.0)  # looked at twice a second
-    busy.read(b"1D\r\ntwothree[Finished][Completed]\r\n")
+    busy.expect(b"1D\r\ntwothree[Finished][Completed]\r\n")
 
 
 def test_an_old_client_gets_no_chunks(scenes: Any) -> None:
     scene = scenes(protocol="HTTP/1.0")
     scene.say("text", END)
-    scene.read(b"text[Finished][Completed]")
+    scene.expect(b"text[Finished][Completed]")
     scene.join()
 
 
@@ -211,9 +218,18 @@ def test_what_came_before_it_took_over_is_not_forgotten(scenes: Any) -> None:
     scene = Scene(streamer)
     scene.say("early", END)
     scene.start()
-    scene.read(b"1A\r\nearly[Finished][Completed]\r\n")
+    scene.expect(b"1A\r\nearly[Finished][Completed]\r\n")
     scene.join()
     scene.close()
+
+
+def test_what_the_first_message_told_besides_is_not_forgotten(scenes: Any) -> None:
+    scene = scenes(begins_with="together")
+    scene.expect(b"8\r\ntogether\r\n")
+    scene.say("text")
+    scene.expect(b"4\r\ntext\r\n")
+    scene.say(END)
+    scene.join()
 
 
 def test_many_streams_at_once(scenes: Any) -> None:
@@ -237,34 +253,34 @@ def test_many_streams_at_once(scenes: Any) -> None:
 def test_an_engine_that_fails_ends_the_stream(scenes: Any, how: str) -> None:
     scene = scenes()
     scene.say("text")
-    scene.read(b"4\r\ntext\r\n")
+    scene.expect(b"4\r\ntext\r\n")
     if how == "error":
         scene.say(WireError.of(EngineCrashed("Oh.")))
     else:
         scene.engine.close()
-    scene.read(b"7\r\n[error]\r\n")
+    scene.expect(b"7\r\n[error]\r\n")
     scene.join()
 
 
 def test_a_client_that_leaves_frees_the_engine(scenes: Any) -> None:
     scene, other = scenes(), scenes()
     scene.say("text")
-    scene.read(b"4\r\ntext\r\n")
+    scene.expect(b"4\r\ntext\r\n")
     began = time.monotonic()
     scene.client.close()
     scene.join()
     assert time.monotonic() - began < LOOK_INTERVAL + 0.5
     other.say("still here")
-    other.read(b"A\r\nstill here\r\n")
+    other.expect(b"A\r\nstill here\r\n")
     other.say(END)
     other.join()
 
 
 def test_a_silence_is_commented(scenes: Any) -> None:
     scene = scenes(comment_interval=0.1)
-    scene.read(b"9\r\n[comment]\r\n" * 2)
+    scene.expect(b"9\r\n[comment]\r\n" * 2)
     scene.say("text")
-    scene.read(b"4\r\ntext\r\n")
+    scene.expect(b"4\r\ntext\r\n")
     scene.say(END)
     scene.join()
 
@@ -291,7 +307,7 @@ def test_a_client_that_reads_nothing_is_cut_off_and_holds_nobody_up(scenes: Any)
     scene, other = scenes(), scenes()
     assert flood(scene) < 5_000_000
     other.say("text")
-    other.read(b"4\r\ntext\r\n")
+    other.expect(b"4\r\ntext\r\n")
     began = time.monotonic()
     scene.join()
     assert time.monotonic() - began < 3.0
@@ -342,7 +358,7 @@ def test_a_client_that_takes_very_little_takes_something(scenes: Any) -> None:
 def test_a_defect_is_told_and_spares_the_others(scenes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     scene, other = scenes(), scenes()
     scene.say("text")
-    scene.read(b"4\r\ntext\r\n")
+    scene.expect(b"4\r\ntext\r\n")
     monkeypatch.setattr(scene.stream, "take", lambda: 1 / 0)
     scene.say("more")
     scene.join()

@@ -174,6 +174,20 @@ def test_a_model_that_cannot_be_had(scene: Scene, error: DmrError) -> None:
     assert scene.engine.requests == []
 
 
+def test_what_a_message_tells_after_its_first_event_can_be_taken(scene: Scene) -> None:
+    scene.engine.plays(EngineStarted(2), EngineOutput(0, "Hel", finish_reason=STOP), END)
+    answer = scene.service.generate(raw())
+    assert (next(answer), next(answer)) == (Started(2), TextDelta(0, "Hel"))
+    assert answer.can_be_taken
+    answer.dont_wait()
+    taken: list[Any] = []
+    while len(taken) < 2:
+        taken += answer.take()
+    assert taken[0] == Finished(0, STOP)
+    assert isinstance(taken[1], Completed)
+    answer.close()
+
+
 # --- while the manager is asked --------------------------------------------------------------------------------------
 
 
