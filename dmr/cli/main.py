@@ -68,6 +68,7 @@ Shell completion (for zsh and fish put their name in place of bash):
     type=click.Path(path_type=Path),
     help="Trust the authority in this file (PEM), and no other.",
 )
+@click.version_option(package_name="dmr", message="dmr %(version)s")
 def cli(server: str, api_key: str | None, tls_ca: Path | None) -> None:
     """Run language models and serve them to others."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):

@@ -41,9 +41,10 @@ def outside_variables(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: masked(name, environ[name]) for name in spelled if environ.get(name)}
 
 
-def unknown_variables(names: Iterable[str]) -> list[str]:
-    """Names that look like ours and are none: most likely misspelled."""
-    return sorted(name for name in names if _OURS.match(name) and name not in {*VARIABLES, *_OURS_ELSEWHERE})
+def unknown_variables(names: Iterable[str], named: Iterable[str] = ()) -> list[str]:
+    """Names that look like ours and are none: most likely misspelled. `named`: by the settings, as those of keys."""
+    known = {*VARIABLES, *_OURS_ELSEWHERE, *named}
+    return sorted(name for name in names if _OURS.match(name) and name not in known)
 
 
 def masked(name: str, value: str) -> str:

@@ -252,7 +252,7 @@ def main(beat_pipe: int | None = None) -> int:
     if settings.log_dir is not None:
         add_log_file(logging.getLogger(), settings.log_dir / SERVICE_LOG)
         add_log_file(engine_output, settings.log_dir / ENGINE_LOG, form="%(message)s")
-    for name in unknown_variables(os.environ):
+    for name in unknown_variables(os.environ, (engine.api_key_env for engine in settings.upstreams)):
         logger.warning("%s is set, but there is no such setting", name)
     try:
         ModelStore(settings.models_path).models()

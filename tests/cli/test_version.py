@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,12 @@ def built(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dmr._core", None)
+
+
+def test_the_option_tells_its_own_version_and_asks_nobody(lonely_dmr: Run) -> None:
+    told = lonely_dmr("--version")
+    assert told.exit_code == 0
+    assert told.stdout == f"dmr {metadata.version('dmr')}\n"
 
 
 @pytest.mark.usefixtures("built")

@@ -122,6 +122,7 @@ def test_variables_that_look_like_ours_and_are_none_are_told() -> None:
         "DMR_PORT_80_TCP_ADDR": "10.0.0.1",
     }
     assert unknown_variables({**said, **of_kubernetes}) == ["DMR_THREAD"]
+    assert unknown_variables(["DMR_OFFICE_KEY", "DMR_OFFICE_KYE"], ["DMR_OFFICE_KEY", ""]) == ["DMR_OFFICE_KYE"]
 
 
 def test_none_that_the_code_reads_is_told() -> None:
