@@ -16,7 +16,7 @@ class KeptConnection:
     def __init__(self, url: str) -> None:
         host, port = url.removeprefix("http://").split(":")
         self._host = host
-        self._socket = socket.create_connection((host, int(port)))
+        self._socket = socket.create_connection((host, int(port)), timeout=30.0)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def first_token(self, path: str, body: dict[str, Any]) -> float:
@@ -29,10 +29,10 @@ class KeptConnection:
         while not answer.endswith(b"\r\n0\r\n\r\n"):
             piece = self._socket.recv(1 << 16)
             now = time.perf_counter()
-            if not piece:
-                raise RuntimeError(answer.decode() or "the connection was closed")
             answer += piece
-            if not ttft and any(map(is_text, piece.splitlines())):
+            if not piece or not answer.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(answer.decode() or "the connection was closed")
+            if not ttft and any(map(is_text, answer.splitlines())):
                 ttft = now - began
         if not ttft:
             raise RuntimeError(answer.decode())

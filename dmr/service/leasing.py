@@ -1,7 +1,8 @@
 """Work on a loaded model: a lease is taken, and taken again when the engine has just died.
 
 While the manager is asked for the lease, the engine that was granted last time gets the work already: mostly it is
-granted again. Nothing of what it says is passed on before that is known.
+granted again. Nothing of what it says is passed on before that is known, and it is given up when the lease is not there
+soon: the engine may be what others wait for.
 """
 
 from __future__ import annotations
@@ -57,17 +58,21 @@ class _Place(NamedTuple):
 
 
 class _Waiting:
-    """For a lease."""
+    """For a lease, and for nothing else."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._ended = 0.0
+        self._seconds = 0.0
 
-    def end(self) -> None:
-        self._ended = time.monotonic()
+    def until_now(self) -> None:
+        """All of the time since the beginning was spent with it."""
+        self._seconds = time.monotonic() - self._began
+
+    def add(self, seconds: float) -> None:
+        self._seconds += seconds
 
     def seconds(self) -> float:
-        return (self._ended or time.monotonic()) - self._began
+        return self._seconds
 
 
 class _Early(Generic[T]):
@@ -129,21 +134,29 @@ class Leasing:
         with contextlib.ExitStack() as held:
             leases = held.enter_context(contextlib.closing(self._manager.acquire(*wish)))
             lease = next(leases)  # None: the wish is on its way
+            waiting.until_now()
             place = self._granted.get((wish.model, wish.context_size))
             early: _Early[T] | None = None
             if lease is None and place is not None:
                 early = held.enter_context(contextlib.closing(_Early(place, work(place, waiting.seconds))))
                 early.begin()
+                began = time.monotonic()
+                lease = next(leases)
+                waiting.add(time.monotonic() - began)
+                if lease is None:
+                    early.close()
+                    early = None
+                    yield Tick()
             if lease is None:
                 lease = yield from wait_for(leases)
             held.enter_context(contextlib.closing(lease))
-            waiting.end()
             self._remember(wish, lease)
             if early is not None and early.place == _Place.of(lease):
                 yield from self._until_its_end(lease, early.events())
             else:
                 if early is not None:
                     early.close()
+                waiting.until_now()
                 yield from self._until_its_end(lease, work(lease, waiting.seconds))
 
     def _remember(self, wish: Wish, lease: Lease) -> None:

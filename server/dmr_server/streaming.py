@@ -69,7 +69,9 @@ class Streamer:
         self._new: deque[_Sending] = deque()
         # What follows belongs to the thread.
         self._held: deque[_Sending] = deque()  # until their turn comes; those that have sent first are nearly first
-        self._sendings: dict[int, _Sending] = {}  # by the source
+        self._sendings: set[_Sending] = set()
+        # Files are numbered anew as soon as they are closed, so only those stand here that are looked at just now.
+        self._listening: dict[int, _Sending] = {}  # for more, by the source
         self._waiting: dict[int, _Sending] = {}  # for room, by the connection
         self._looked = 0.0
 
@@ -95,17 +97,17 @@ class Streamer:
             ready = poller.wait(self._let_in(poller, self._clock()))
             now = self._clock()
             for file, _ in ready:
-                sending = self._sendings.get(file)
+                sending = self._listening.get(file)
                 if sending is None:
                     self._serve_other(poller, file)
                 elif sending.sent_at + TURN <= now:
                     self._guarded(poller, sending, self._send_more)
                 else:
-                    poller.unregister(file)
+                    self._stop_listening(poller, sending)
                     self._held.append(sending)
             if now - self._looked >= LOOK_INTERVAL:
                 self._looked = now
-                for sending in list(self._sendings.values()):
+                for sending in list(self._sendings):
                     self._guarded(poller, sending, self._look)
 
     def _let_in(self, poller: _Poller, now: float) -> float:
@@ -116,8 +118,8 @@ class Streamer:
             if rest > 0:
                 return min(rest, LOOK_INTERVAL)
             self._held.popleft()
-            if self._knows(sending):
-                poller.register(sending.source, READABLE)
+            if sending in self._sendings:
+                self._listen(poller, sending)
         return LOOK_INTERVAL
 
     def _serve_other(self, poller: _Poller, file: int) -> None:
@@ -131,16 +133,23 @@ class Streamer:
             os.read(self._bell[0], 1 << 12)
         while self._new:
             sending = self._new.popleft()
-            self._sendings[sending.source] = sending
+            self._sendings.add(sending)
             # What has come already makes nothing readable any more.
             self._guarded(poller, sending, self._begin)
 
-    def _knows(self, sending: _Sending) -> bool:
-        return self._sendings.get(sending.source) is sending
+    def _listen(self, poller: _Poller, sending: _Sending) -> None:
+        poller.register(sending.source, READABLE)
+        self._listening[sending.source] = sending
+
+    def _stop_listening(self, poller: _Poller, sending: _Sending) -> None:
+        """Harmless when it is not listened to: its source may be closed then, and its number another's."""
+        if self._listening.get(sending.source) is sending:
+            del self._listening[sending.source]
+            poller.unregister(sending.source)
 
     def _guarded(self, poller: _Poller, sending: _Sending, act: Callable[[_Poller, _Sending], None]) -> None:
         """A defect in one stream is no other's."""
-        if not self._knows(sending):  # it was ended a moment ago
+        if sending not in self._sendings:  # it was ended a moment ago
             return
         try:
             act(poller, sending)
@@ -151,7 +160,7 @@ class Streamer:
             self._end(poller, sending, cut=True)
 
     def _begin(self, poller: _Poller, sending: _Sending) -> None:
-        poller.register(sending.source, READABLE)
+        self._listen(poller, sending)
         self._send_more(poller, sending)
 
     def _send_more(self, poller: _Poller, sending: _Sending) -> None:
@@ -167,7 +176,7 @@ class Streamer:
         if sending.stream.has_ended:
             self._end(poller, sending)
         else:
-            poller.register(sending.source, READABLE)
+            self._listen(poller, sending)
 
     def _look(self, poller: _Poller, sending: _Sending) -> None:
         if sending in self._held:  # there is no silence
@@ -191,7 +200,7 @@ class Streamer:
             self._push(sending, b"%X\r\n%b\r\n" % (len(data), data) if sending.is_chunked else data)
         if sending.unsent:
             sending.stalled_since = self._clock()
-            poller.unregister(sending.source)
+            self._stop_listening(poller, sending)
             poller.register(sending.connection.fileno(), WRITABLE)
             self._waiting[sending.connection.fileno()] = sending
         elif sending.stream.has_ended:
@@ -215,10 +224,10 @@ class Streamer:
 
     def _end(self, poller: _Poller, sending: _Sending, *, cut: bool = False) -> None:
         """`cut`: nothing more can be said to this client; whoever writes to it is told so and does not wait."""
-        poller.unregister(sending.source)
+        self._stop_listening(poller, sending)
         if sending in self._waiting.values():
             poller.unregister(self._forget_waiting(sending))
-        self._sendings.pop(sending.source, None)
+        self._sendings.discard(sending)
         if cut:
             with suppress(OSError):
                 sending.connection.shutdown(socket.SHUT_RDWR)

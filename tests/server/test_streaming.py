@@ -317,6 +317,82 @@ def test_a_client_that_reads_nothing_is_cut_off_and_holds_nobody_up(scenes: Any)
     other.join()
 
 
+class DyingStream:
+    """Its source is closed with its last piece, which is more than any buffer holds."""
+
+    has_ended = False
+
+    def __init__(self) -> None:
+        self.source, self.other_end = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self.source.fileno()
+
+    def take(self) -> bytes:
+        self.source.close()
+        self.has_ended = True
+        return b"x" * 10_000_000
+
+    def look(self) -> bytes:
+        return b""
+
+
+class LivingStream:
+    has_ended = False
+
+    def __init__(self, number: int) -> None:
+        """Its source is the file with that number, which is free: so the next to be opened gets it."""
+        self._source, self.other_end = socket.socketpair()
+        assert self._source.fileno() == number
+        self._source.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._source.fileno()
+
+    def take(self) -> bytes:
+        try:
+            data = self._source.recv(100)
+        except BlockingIOError:
+            return b""
+        self.has_ended = not data
+        return data
+
+    def look(self) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        self._source.close()
+        self.other_end.close()
+
+
+def test_the_number_of_a_closed_source_may_be_anothers_at_once() -> None:
+    streamer = Streamer(write_timeout=0.6)
+    dying = DyingStream()
+    number = dying.fileno()
+    ours, client = socket.socketpair()
+    first = threading.Thread(target=streamer.send, args=(dying, ours, False))
+    first.start()
+    deadline = time.monotonic() + 5
+    while not dying.has_ended and time.monotonic() < deadline:
+        time.sleep(0.005)
+    living = LivingStream(number)
+    our_other, other_client = socket.socketpair()
+    other_client.settimeout(5.0)
+    second = threading.Thread(target=streamer.send, args=(living, our_other, False))
+    second.start()
+    living.other_end.sendall(b"alive")
+    assert other_client.recv(100) == b"alive"
+    first.join(5.0)
+    assert not first.is_alive(), "a client that takes nothing is not cut off"
+    living.other_end.sendall(b"still")
+    assert other_client.recv(100) == b"still"
+    living.other_end.shutdown(socket.SHUT_RDWR)
+    second.join(5.0)
+    assert not second.is_alive()
+    for each in (dying.other_end, living, ours, client, our_other, other_client):
+        each.close()
+
+
 def test_a_client_that_reads_slowly_gets_everything(scenes: Any) -> None:
     scene = scenes(protocol="HTTP/1.0")
     saying = threading.Thread(target=lambda: scene.say(*["x" * 50_000] * 40, END))

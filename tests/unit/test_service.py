@@ -258,6 +258,22 @@ def test_giving_up_while_the_manager_is_asked_ends_what_was_begun(used: Scene) -
     assert used.manager.num_given_up == 1
 
 
+def test_what_is_begun_early_is_given_up_when_the_lease_does_not_come(used: Scene) -> None:
+    """The engine may be one that others wait for."""
+    used.engine.plays(EngineStarted(2), EngineOutput(0, "stale"))
+    used.engine.plays(EngineStarted(2), EngineOutput(0, "Hel"), END)
+    used.manager.steps = [None]
+    used.manager.before_grant = lambda: used.engine.wait_for_closed(2)
+    assert used.events(raw()) == [Started(2), TextDelta(0, "Hel"), Completed(END.usage, END.timings)]
+    assert len(used.engine.requests) == 3
+
+
+def test_the_time_of_an_early_beginning_is_no_time_of_loading(used: Scene) -> None:
+    used.engine.plays(EngineStarted(2), 0.3, EngineOutput(0, "Hel", finish_reason=STOP), END)
+    completed = collect(used.service.generate(raw()))
+    assert 0 < completed.timings.load < 0.1
+
+
 def test_another_context_is_another_engine(used: Scene) -> None:
     used.engine.plays(END)
     known: list[int] = []
