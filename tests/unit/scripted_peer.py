@@ -67,11 +67,12 @@ class ScriptedPeer:
         with connection, contextlib.suppress(ConnectionError):
             self.requests.append(self._decoder.decode(_read_frame(connection)))
             steps, then_dies = self._scripts.popleft() if self._scripts else ((), False)
-            for step in steps:
-                if isinstance(step, float):
-                    time.sleep(step)
-                else:
-                    connection.sendall(step if isinstance(step, bytes) else pack(step))
+            with contextlib.suppress(ConnectionError):  # the client has left already
+                for step in steps:
+                    if isinstance(step, float):
+                        time.sleep(step)
+                    else:
+                        connection.sendall(step if isinstance(step, bytes) else pack(step))
             if not then_dies:
                 with contextlib.suppress(ConnectionError):
                     connection.recv(1)
