@@ -107,7 +107,7 @@ class ManagerClient:
     def __init__(self, socket_path: Path, spares: SpareConnections | None = None) -> None:
         """`spares`: leases are asked for on one of these, and it is opened anew when they are given back."""
         self._path = str(socket_path)
-        self._spares = spares
+        self._spares = spares or SpareConnections(TICK, max_places=0)
 
     def acquire(
         self, reference: str, keep_alive: float | None, context_size: int | None = None, preload: bool = False
@@ -123,7 +123,10 @@ class ManagerClient:
             ModelNotFound, ModelLoadFailed, Unavailable
             EngineCrashed: its engines have crashed, and it is too early for another one.
         """
-        connection = (self._spares.take(self._path) if self._spares else None) or self._connect()
+        try:
+            connection = self._spares.open(self._path)
+        except OSError:
+            raise _manager_gone() from None
         handed_over = False
         try:
             for reply in _replies(connection, AcquireLease(reference, keep_alive, context_size, preload)):
@@ -131,16 +134,12 @@ class ManagerClient:
                     raise reply.to_error()
                 if isinstance(reply, LeaseGranted):
                     handed_over = True
-                    yield Lease(connection, reply, self._refill)
+                    yield Lease(connection, reply, lambda: self._spares.refill(self._path))
                     return
                 yield None
         finally:
             if not handed_over:
                 connection.close()
-
-    def _refill(self) -> None:
-        if self._spares is not None:
-            self._spares.refill(self._path)
 
     def import_model(self, path: Path, reference: str) -> ModelRecord:
         return self._ask(ImportModel(str(path), reference), Imported).record
@@ -276,7 +275,7 @@ class EngineClient:
     def __init__(self, socket_path: str, spares: SpareConnections | None = None) -> None:
         """`spares`: one of these is taken for a request, and opened anew behind it."""
         self._path = socket_path
-        self._spares = spares
+        self._spares = spares or SpareConnections(TICK, max_places=0)
 
     def generate(
         self, request: EngineRequest, readiness: Readiness | None = None
@@ -314,7 +313,7 @@ class EngineClient:
         readiness: Readiness | None = None,
     ) -> Generator[Message | None, None, None]:
         try:
-            connection = (self._spares.take(self._path) if self._spares else None) or Connection(self._path, TICK)
+            connection = self._spares.open(self._path)
         except OSError:
             raise EngineUnreachable("The engine is not there.") from None
         try:
@@ -327,8 +326,7 @@ class EngineClient:
             yield from connection.frames(decoder)
         finally:
             connection.close()
-            if self._spares is not None:
-                self._spares.refill(self._path)
+            self._spares.refill(self._path)
 
 
 class EngineUnreachable(EngineCrashed):

@@ -49,6 +49,7 @@ class _Sending:
         self.stream = stream
         self.connection = connection
         self.source = stream.fileno()  # kept: it is closed when the stream has ended
+        self.sink = connection.fileno()
         self.is_chunked = is_chunked
         self.unsent = NOTHING
         self.stalled_since = 0.0
@@ -147,6 +148,16 @@ class Streamer:
             del self._listening[sending.source]
             poller.unregister(sending.source)
 
+    def _wait_for_room(self, poller: _Poller, sending: _Sending) -> None:
+        poller.register(sending.sink, WRITABLE)
+        self._waiting[sending.sink] = sending
+
+    def _stop_waiting(self, poller: _Poller, sending: _Sending) -> None:
+        """Harmless when there is room."""
+        if self._waiting.get(sending.sink) is sending:
+            del self._waiting[sending.sink]
+            poller.unregister(sending.sink)
+
     def _guarded(self, poller: _Poller, sending: _Sending, act: Callable[[_Poller, _Sending], None]) -> None:
         """A defect in one stream is no other's."""
         if sending not in self._sendings:  # it was ended a moment ago
@@ -172,7 +183,7 @@ class Streamer:
             sending.stalled_since = self._clock()
         if sending.unsent:
             return
-        poller.unregister(self._forget_waiting(sending))
+        self._stop_waiting(poller, sending)
         if sending.stream.has_ended:
             self._end(poller, sending)
         else:
@@ -201,8 +212,7 @@ class Streamer:
         if sending.unsent:
             sending.stalled_since = self._clock()
             self._stop_listening(poller, sending)
-            poller.register(sending.connection.fileno(), WRITABLE)
-            self._waiting[sending.connection.fileno()] = sending
+            self._wait_for_room(poller, sending)
         elif sending.stream.has_ended:
             self._end(poller, sending)
 
@@ -216,17 +226,10 @@ class Streamer:
         sending.sent_at = self._clock()
         return num_sent > 0
 
-    def _forget_waiting(self, sending: _Sending) -> int:
-        """The connection that had no room."""
-        file = next(file for file, other in self._waiting.items() if other is sending)
-        del self._waiting[file]
-        return file
-
     def _end(self, poller: _Poller, sending: _Sending, *, cut: bool = False) -> None:
         """`cut`: nothing more can be said to this client; whoever writes to it is told so and does not wait."""
         self._stop_listening(poller, sending)
-        if sending in self._waiting.values():
-            poller.unregister(self._forget_waiting(sending))
+        self._stop_waiting(poller, sending)
         self._sendings.discard(sending)
         if cut:
             with suppress(OSError):

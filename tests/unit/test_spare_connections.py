@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dmr import spare_connections
 from dmr.client import EngineClient, EngineUnreachable, ManagerClient
 from dmr.spare_connections import SpareConnections
 from dmr.types import SamplingParams, Timings, Usage
@@ -146,10 +145,15 @@ def test_one_whose_other_end_has_gone_is_not_given_out(engine: Peer, spares: Spa
     again.close()
 
 
-def test_places_that_are_not_used_any_more_are_forgotten(
-    tmp_path: Path, spares: SpareConnections, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spare_connections, "MAX_PLACES", 2)
+def test_where_none_is_kept_each_is_opened_when_it_is_needed(engine: Peer) -> None:
+    none = SpareConnections(0.5, max_places=0)
+    for number in range(1, 3):
+        assert ask(engine.path, none) == [EngineStarted(1), END]
+        assert engine.num_connections == number
+
+
+def test_places_that_are_not_used_any_more_are_forgotten(tmp_path: Path) -> None:
+    spares = SpareConnections(0.5, max_places=2)
     peers = [Peer(tmp_path / f"{number}.sock") for number in range(3)]
     for peer in peers:
         spares.refill(peer.path)
