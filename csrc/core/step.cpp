@@ -28,6 +28,9 @@ bool advance(const Model & model, const Row & row, const float * logits, RowResu
     return result.stopped_by < 0;
 }
 
+// Nanoseconds that the choice of a token takes at least: each logit is looked at.
+size_t cost_of_row(const Model & model) { return static_cast<size_t>(model.num_vocabulary()); }
+
 RowResult finish_row(const Model & model, const Row & row, const Places & places) {
     RowResult result;
     result.has_logprobs = row.sampler->gives_logprobs();
@@ -101,7 +104,9 @@ StepResult run_step(Context & context, const Batch & batch, const std::vector<Ro
         }
     }
     result.rows.resize(rows.size());
-    pool.run(rows.size(), [&](size_t i) { result.rows[i] = finish_row(*context.model(), rows[i], places[i]); });
+    const Model & model = *context.model();
+    pool.run(rows.size(), cost_of_row(model),
+             [&](size_t i) { result.rows[i] = finish_row(model, rows[i], places[i]); });
     for (size_t i = 0; i < rows.size(); ++i) {
         remove_wrong_guesses(context, batch, rows[i], result.rows[i]);
     }
@@ -109,14 +114,15 @@ StepResult run_step(Context & context, const Batch & batch, const std::vector<Ro
 }
 
 std::vector<Sampled> score_rows(const Context & context, const std::vector<ScoreRow> & rows, ThreadPool & pool) {
+    const Model &              model = *context.model();
     std::vector<const float *> logits;
     for (const auto & row : rows) {
-        context.model()->require_token(row.target);
+        model.require_token(row.target);
         require(row.num_top >= 0 && row.num_top <= max_logprobs, "num_top is out of range");
         logits.push_back(context.logits(row.index));
     }
     std::vector<Sampled> results(rows.size());
-    pool.run(rows.size(), [&](size_t i) { results[i] = score_row(*context.model(), rows[i], logits[i]); });
+    pool.run(rows.size(), cost_of_row(model), [&](size_t i) { results[i] = score_row(model, rows[i], logits[i]); });
     return results;
 }
 

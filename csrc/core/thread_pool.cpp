@@ -1,6 +1,12 @@
 #include "core/thread_pool.h"
 
 namespace dmr {
+namespace {
+
+constexpr size_t least_shared_out =
+    50'000;  // nanoseconds; to wake a thread takes half of it, more in a virtual machine
+
+}  // namespace
 
 ThreadPool::ThreadPool(size_t num_threads) {
     for (size_t i = 1; i < num_threads; ++i) {
@@ -19,8 +25,8 @@ ThreadPool::~ThreadPool() {
     }
 }
 
-void ThreadPool::run(size_t count, const std::function<void(size_t)> & work) {
-    if (count <= 1 || threads_.empty()) {
+void ThreadPool::run(size_t count, size_t each, const std::function<void(size_t)> & work) {
+    if (count <= 1 || threads_.empty() || count * each < least_shared_out) {
         for (size_t i = 0; i < count; ++i) {
             work(i);
         }

@@ -19,7 +19,8 @@ class ThreadPool {
     ThreadPool & operator=(const ThreadPool &) = delete;
 
     // Calls work(0) .. work(count - 1), in no order; returns when all are done. `work` must not throw.
-    void run(size_t count, const std::function<void(size_t)> & work);
+    // `each`: nanoseconds of one call, about. The caller does alone what would be done before others are awake.
+    void run(size_t count, size_t each, const std::function<void(size_t)> & work);
 
   private:
     void serve();

@@ -16,6 +16,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
+constexpr size_t enough = 1'000'000;  // nanoseconds of work, so that all threads of a pool are woken
+
 void expect(bool holds, const char * what) {
     if (!holds) {
         throw std::runtime_error(what);
@@ -27,7 +29,7 @@ void share_out_rows() {
     for (size_t round = 0; round < 2000; ++round) {
         const size_t        count = round % 9;
         std::vector<size_t> rows(count, 0);  // each is written by one thread and read by this one afterwards
-        pool.run(count, [&](size_t i) { rows[i] += round; });
+        pool.run(count, enough, [&](size_t i) { rows[i] += round; });
         for (const size_t row : rows) {
             expect(row == round, "a row was done twice, or not at all");
         }
@@ -38,7 +40,7 @@ void make_and_end_pools() {
     for (size_t round = 0; round < 200; ++round) {
         dmr::ThreadPool     pool(1 + round % 5);
         std::atomic<size_t> num_done{0};
-        pool.run(round % 7, [&](size_t) { ++num_done; });
+        pool.run(round % 7, enough, [&](size_t) { ++num_done; });
         expect(num_done == round % 7, "not all work was done");
     }
 }
