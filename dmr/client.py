@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from dmr.channels import Channel, Channels, Inbox
 from dmr.errors import DmrError, EngineCrashed, InternalError, Unavailable
 from dmr.spare_connections import SpareConnections
 from dmr.types import (
@@ -34,6 +35,8 @@ from dmr.wire import (
     Counted,
     CreateModel,
     EngineMessage,
+    EngineMove,
+    EngineMoved,
     EngineQuery,
     EngineReply,
     EngineRequest,
@@ -62,6 +65,7 @@ from dmr.wire import (
     UnloadModels,
     WireError,
     engine_message_decoder,
+    engine_moving_decoder,
     engine_reply_decoder,
     manager_reply_decoder,
 )
@@ -243,9 +247,14 @@ class Readiness:
 
     def __init__(self) -> None:
         self._connection: Connection | None = None
+        self._path = ""
+        self._inbox: Inbox | None = None
+        self.has_moved = False  # to a channel: all that is left comes there
 
-    def follow(self, connection: Connection) -> None:
+    def follow(self, connection: Connection, path: str) -> None:
+        """`path`: of the engine's socket."""
         self._connection = connection
+        self._path = path
 
     def fileno(self) -> int:
         """Readable when there is more."""
@@ -255,13 +264,39 @@ class Readiness:
         """From now on messages are taken here; the iterator that they came from is only closed."""
         self._followed.dont_wait()
 
+    def move(self, channels: Channels, owner: object) -> Channel | None:
+        """Ask for the rest on a channel, once it is ready; `owner` is who has got something then. None: there is none.
+
+        After `dont_wait` only. Messages may come here until `has_moved`.
+        """
+        channel = channels.to(self._path)
+        if channel is not None and channel.is_ready and self._inbox is None:
+            inbox = channel.enter(owner)
+            try:
+                self._followed.send(EngineMove(channel.name, inbox.number))
+            except OSError:  # the engine is gone, as the next `take` tells
+                channel.leave(owner)
+            else:
+                self._inbox = inbox
+        return channel
+
     def take(self) -> list[EngineMessage]:
         """What has come by now.
 
         Raises:
             EngineCrashed: the engine is gone.
         """
-        return self._followed.take(engine_message_decoder)
+        if self._inbox is None:
+            return self._followed.take(engine_message_decoder)
+        if self.has_moved:
+            return self._inbox.take()
+        taken: list[EngineMessage] = []
+        for message in self._followed.take(engine_moving_decoder):
+            if isinstance(message, EngineMoved):
+                self.has_moved = True
+                return taken + self._inbox.take()
+            taken.append(message)
+        return taken
 
     @property
     def _followed(self) -> Connection:
@@ -322,7 +357,7 @@ class EngineClient:
             except OSError:
                 raise EngineUnreachable("The engine is not there.") from None
             if readiness is not None:
-                readiness.follow(connection)
+                readiness.follow(connection, self._path)
             yield from connection.frames(decoder)
         finally:
             connection.close()

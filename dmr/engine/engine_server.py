@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from dmr.engine.channel import Channel
 from dmr.engine.embed_intake import EmbedIntake
 from dmr.engine.embedder import Embedder
 from dmr.engine.engine import Request
@@ -20,7 +21,7 @@ from dmr.engine.media_reader import Medium
 from dmr.engine.native_options import num_usable_cores
 from dmr.engine.outbox import Outbox
 from dmr.engine.step_loop import Delivery, StepLoop
-from dmr.errors import DmrError, InternalError, Overloaded, Unsupported
+from dmr.errors import DmrError, InternalError, InvalidRequest, Overloaded, Unsupported
 from dmr.types import Statistics
 from dmr.wire import (
     EngineDetokenize,
@@ -28,6 +29,7 @@ from dmr.wire import (
     EngineMeasure,
     EngineMedia,
     EngineMessage,
+    EngineOpenChannel,
     EngineQuery,
     EngineReply,
     EngineRequest,
@@ -37,6 +39,7 @@ from dmr.wire import (
     EngineTokenize,
     EngineTokens,
     WireError,
+    engine_move_decoder,
     engine_query_decoder,
     pack,
     read_frame,
@@ -80,6 +83,7 @@ class Server:
         self._refusal = refusal
         self._executor = ThreadPoolExecutor(max_workers=max(2, num_usable_cores()), thread_name_prefix="intake")
         self._outboxes: dict[Request, Outbox] = {}
+        self._channels: dict[str, Channel] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: one request, then messages until it is done or the other side leaves."""
@@ -111,6 +115,8 @@ class Server:
             writer.write(pack(EngineStatistics(self._statistics())))
         elif isinstance(message, EngineRequest):
             await self._generate(message, reader, writer)
+        elif isinstance(message, EngineOpenChannel):
+            await self._serve_channel(message.name, reader, writer)
         else:
             await self._embed(message, reader, writer)
 
@@ -133,11 +139,35 @@ class Server:
         try:
             self._steps.submit(request)
             outbox.open(EngineStarted(request.num_prompt_tokens, request.num_dropped_tokens))
-            if not await _first_of(outbox.is_sent.wait(), reader):
+            if not await _first_of(outbox.is_sent.wait(), self._until_left(outbox, reader)):
                 self._steps.abort(request)
         finally:
             outbox.close()
             del self._outboxes[request]
+
+    async def _until_left(self, outbox: Outbox, reader: asyncio.StreamReader) -> None:
+        """Wait for the other side to leave; meanwhile it may want the answer moved. Anything else counts as leaving."""
+        try:
+            wish = await read_frame(reader, engine_move_decoder)
+        except InternalError:
+            return
+        if wish is None:
+            return
+        channel = self._channels.get(wish.channel)
+        if channel is not None:
+            outbox.move(channel, wish.number)
+        await until_closed(reader)
+
+    async def _serve_channel(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if name in self._channels:
+            raise InvalidRequest("There is such a channel already.")
+        channel = self._channels[name] = Channel(writer)
+        try:
+            channel.greet()
+            await until_closed(reader)
+        finally:
+            channel.close()
+            del self._channels[name]
 
     async def _encoded(self, media: tuple[EngineMedia, ...], reader: asyncio.StreamReader) -> tuple[Medium, ...] | None:
         """None: the other side has left meanwhile."""
@@ -146,7 +176,7 @@ class Server:
         order = await loop.run_in_executor(self._executor, encoder.submit, media)
         encoded: asyncio.Future[tuple[Medium, ...] | DmrError] = asyncio.wrap_future(order.result)
         try:
-            is_done = await _first_of(encoded, reader, self._media_timeout)
+            is_done = await _first_of(encoded, until_closed(reader), self._media_timeout)
         finally:
             encoder.abort(order)
         if is_done is None:
@@ -194,7 +224,7 @@ class Server:
         job = await asyncio.get_running_loop().run_in_executor(self._executor, intake.prepare, message)
         embedder.submit(job)
         reply: asyncio.Future[EngineReply] = asyncio.wrap_future(job.reply)
-        if await _first_of(reply, reader):
+        if await _first_of(reply, until_closed(reader)):
             writer.write(pack(job.reply.result()))
         else:
             embedder.abort(job)
@@ -213,6 +243,8 @@ class Server:
             except Exception:
                 logger.exception("what a step gave could not be told")
                 outbox.put([WireError.of(InternalError("The engine failed."))])
+        for channel in list(self._channels.values()):
+            channel.flush()
 
 
 def _is_quickly_prepared(message: EngineRequest) -> bool:
@@ -223,9 +255,9 @@ def _is_quickly_prepared(message: EngineRequest) -> bool:
     return is_plain and is_small and sum(map(len, texts)) <= MAX_QUICK_LENGTH
 
 
-async def _first_of(done: Awaitable[object], reader: asyncio.StreamReader, timeout: float = 0.0) -> bool | None:
+async def _first_of(done: Awaitable[object], left: Coroutine[Any, Any, None], timeout: float = 0.0) -> bool | None:
     """Wait until it is done; False: the other side has left before. None: neither within `timeout` seconds, if any."""
-    finished, gone = asyncio.ensure_future(done), asyncio.ensure_future(until_closed(reader))
+    finished, gone = asyncio.ensure_future(done), asyncio.ensure_future(left)
     await asyncio.wait({finished, gone}, timeout=timeout or None, return_when=asyncio.FIRST_COMPLETED)
     is_done, has_left = finished.done(), gone.done()
     finished.cancel()

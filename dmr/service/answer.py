@@ -6,10 +6,13 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Protocol
 
+from dmr.channels import Channel, Channels
 from dmr.client import Readiness
 from dmr.errors import DmrError
 from dmr.types import Event
 from dmr.wire import EngineMessage
+
+__all__ = ["Answer", "Channel", "Channels", "Flow", "Reader"]
 
 
 class Reader(Protocol):
@@ -58,6 +61,15 @@ class Answer:
     def dont_wait(self) -> None:
         """From now on events come from `take` only; after the last one it is to be closed."""
         self._flow.readiness.dont_wait()
+
+    def move(self, channels: Channels, owner: object) -> Channel | None:
+        """Ask for the rest on a connection that many answers share; None: there is none. See `Readiness`."""
+        return self._flow.readiness.move(channels, owner)
+
+    @property
+    def has_moved(self) -> bool:
+        """`fileno` tells nothing any more: the channel does."""
+        return self._flow.readiness.has_moved
 
     def take(self) -> Iterator[Event]:
         """The events that have come by now; none is lost before an error. Raises as the iterator does."""

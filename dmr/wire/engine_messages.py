@@ -137,7 +137,28 @@ class EngineMeasure(Frame, frozen=True, tag="measure"):
     """What the engine has counted. Answered at once, also while a step runs."""
 
 
-EngineQuery = Union[EngineRequest, EngineEmbed, EngineRerank, EngineTokenize, EngineDetokenize, EngineMeasure]
+class EngineOpenChannel(Frame, frozen=True, tag="channel"):
+    """This connection is for the answers that are moved to it, under a name that no other has.
+
+    It is answered by an empty list when it may be used; then come lists of (number, message).
+    """
+
+    name: str
+
+
+class EngineMove(Frame, frozen=True, tag="move"):
+    """Behind a request: say the rest on that channel, under a number that is the caller's choice.
+
+    Answered by EngineMoved; or by nothing, and the answer goes on here, if it has ended or nobody knows the channel.
+    """
+
+    channel: str
+    number: int
+
+
+EngineQuery = Union[
+    EngineRequest, EngineEmbed, EngineRerank, EngineTokenize, EngineDetokenize, EngineMeasure, EngineOpenChannel
+]
 
 
 class EngineStarted(Frame, frozen=True, tag="started"):
@@ -169,6 +190,10 @@ class EngineOutput(Frame, frozen=True, tag="output"):
 class EngineCompleted(Frame, frozen=True, tag="completed"):
     usage: Usage
     timings: Timings
+
+
+class EngineMoved(Frame, frozen=True, tag="moved"):
+    """The last message here: the rest comes on the channel that was asked for."""
 
 
 class EngineVectors(Frame, frozen=True, tag="vectors"):
@@ -218,7 +243,10 @@ BEAT_INTERVAL = 1.0  # seconds
 EngineStatus = Union[LoadProgress, EngineReady, EngineBeat, WireError]
 
 engine_query_decoder = msgspec.msgpack.Decoder(EngineQuery)
+engine_move_decoder = msgspec.msgpack.Decoder(EngineMove)
 engine_message_decoder = msgspec.msgpack.Decoder(EngineMessage)
+engine_moving_decoder = msgspec.msgpack.Decoder(Union[EngineMessage, EngineMoved])
+engine_channel_decoder = msgspec.msgpack.Decoder(list[tuple[int, EngineMessage]])
 engine_reply_decoder = msgspec.msgpack.Decoder(EngineReply)
 engine_status_decoder = msgspec.msgpack.Decoder(EngineStatus)
 engine_spec_decoder = msgspec.msgpack.Decoder(EngineSpec)

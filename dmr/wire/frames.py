@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -47,8 +47,8 @@ _encoder = msgspec.msgpack.Encoder()
 Message = TypeVar("Message")
 
 
-def pack(message: msgspec.Struct) -> bytes:
-    """One frame: four bytes of length, big-endian, then msgpack.
+def pack(message: msgspec.Struct | list[Any]) -> bytes:
+    """One frame of a message or of several: four bytes of length, big-endian, then msgpack.
 
     Raises:
         PayloadTooLarge: over `MAX_FRAME_BYTES`.
@@ -87,11 +87,11 @@ async def until_closed(reader: asyncio.StreamReader) -> None:
 class Connection:
     """The blocking side of a conversation. Not for several threads at once."""
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float, connect_timeout: float = CONNECT_TIMEOUT) -> None:
         """`timeout`: seconds of silence after which `frames` yields None. Raises OSError when nobody listens."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.settimeout(CONNECT_TIMEOUT)
+            self._socket.settimeout(connect_timeout)
             self._socket.connect(path)
             self._socket.settimeout(timeout)
         except OSError:

@@ -24,6 +24,7 @@ from dmr_server.streaming import Streamer, can_be_sent
 
 if TYPE_CHECKING:
     from dmr.service import Service
+    from dmr.service.answer import Channel, Channels
 
 log = logging.getLogger("dmr.server")
 
@@ -274,6 +275,13 @@ class EventStream:
 
     def fileno(self) -> int:
         return int(cast(Any, self._events).fileno())
+
+    def move(self, channels: Channels, owner: object) -> Channel | None:
+        return cast(Any, self._events).move(channels, owner)  # type: ignore[no-any-return]
+
+    @property
+    def has_moved(self) -> bool:
+        return bool(cast(Any, self._events).has_moved)
 
     def take(self) -> bytes:
         """What there is by now, without waiting."""

@@ -2,6 +2,10 @@
 
 A stream has a thread of its own until it begins and after it has ended. In between that would be woken for each token,
 and threads that wake at the same time cost more than what they do: so they sleep, and this one does their work.
+
+What an engine says to a stream comes on a connection of the stream's own at first. When it turns out to be a long one
+and there are others, it is moved to the channel that all streams of that engine share: then what a step of the engine
+gave is taken at once.
 """
 
 from __future__ import annotations
@@ -17,12 +21,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
+
+from dmr.service.answer import Channel, Channels
 
 log = logging.getLogger("dmr.server")
 
 NOTHING = memoryview(b"")
 TURN = 0.002  # seconds at least between two pieces of a stream: nobody reads 500 a second, and each costs a packet
+MOVE_AFTER = 16  # pieces of a stream: to move one takes as long as to take some ten of them
 LOOK_INTERVAL = 0.5  # seconds between two looks at all clients and silences
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT  # epoll has the same numbers
 
@@ -32,8 +39,15 @@ class Stream(Protocol):
 
     has_ended: bool
 
+    @property
+    def has_moved(self) -> bool:
+        """There is more to take when the channel says so, and no longer when `fileno` is readable."""
+
     def fileno(self) -> int:
         """Readable when there is more to take."""
+
+    def move(self, channels: Channels, owner: object) -> Channel | None:
+        """Ask for the rest on a channel, which is called ready with `owner`; None: there is none just now."""
 
     def take(self) -> bytes:
         """What there is by now."""
@@ -54,6 +68,10 @@ class _Sending:
         self.unsent = NOTHING
         self.stalled_since = 0.0
         self.sent_at = 0.0  # when its last piece went; the first is never held up
+        self.is_held = False  # until its turn comes
+        self.num_pieces = 0
+        self.channel: Channel | None = None  # that it has asked to be moved to
+        self.has_moved = False
         self.is_over = threading.Event()
 
 
@@ -74,6 +92,8 @@ class Streamer:
         # Files are numbered anew as soon as they are closed, so only those stand here that are looked at just now.
         self._listening: dict[int, _Sending] = {}  # for more, by the source
         self._waiting: dict[int, _Sending] = {}  # for room, by the connection
+        self._channels = Channels()
+        self._open_channels: dict[int, Channel] = {}
         self._looked = 0.0
 
     def send(self, stream: Stream, connection: socket.socket, is_chunked: bool) -> None:
@@ -99,17 +119,36 @@ class Streamer:
             now = self._clock()
             for file, _ in ready:
                 sending = self._listening.get(file)
-                if sending is None:
-                    self._serve_other(poller, file)
-                elif sending.sent_at + TURN <= now:
-                    self._guarded(poller, sending, self._send_more)
+                if sending is not None:
+                    self._take_turn(poller, sending, now)
+                elif file in self._open_channels:
+                    self._receive(poller, self._open_channels[file], now)
                 else:
-                    self._stop_listening(poller, sending)
-                    self._held.append(sending)
+                    self._serve_other(poller, file)
             if now - self._looked >= LOOK_INTERVAL:
                 self._looked = now
                 for sending in list(self._sendings):
                     self._guarded(poller, sending, self._look)
+
+    def _take_turn(self, poller: _Poller, sending: _Sending, now: float) -> None:
+        """Something has come for it."""
+        if sending.sent_at + TURN <= now:
+            self._guarded(poller, sending, self._send_more)
+        else:
+            self._stop_listening(poller, sending)
+            sending.is_held = True
+            self._held.append(sending)
+
+    def _receive(self, poller: _Poller, channel: Channel, now: float) -> None:
+        for owner in channel.receive():
+            sending = cast(_Sending, owner)
+            # Of all others it stays where it is until they take it.
+            if sending.has_moved and not sending.unsent and not sending.is_held:
+                self._take_turn(poller, sending, now)
+        if channel.is_broken:
+            del self._open_channels[channel.fileno()]
+            poller.unregister(channel.fileno())
+            channel.close()
 
     def _let_in(self, poller: _Poller, now: float) -> float:
         """A stream whose next piece comes right after its last is not listened to for a little; seconds till a turn."""
@@ -119,8 +158,8 @@ class Streamer:
             if rest > 0:
                 return min(rest, LOOK_INTERVAL)
             self._held.popleft()
-            if sending in self._sendings:
-                self._listen(poller, sending)
+            sending.is_held = False
+            self._guarded(poller, sending, self._listen)
         return LOOK_INTERVAL
 
     def _serve_other(self, poller: _Poller, file: int) -> None:
@@ -139,6 +178,9 @@ class Streamer:
             self._guarded(poller, sending, self._begin)
 
     def _listen(self, poller: _Poller, sending: _Sending) -> None:
+        if sending.has_moved:
+            self._send_more(poller, sending)  # the channel does not tell again what it has told
+            return
         poller.register(sending.source, READABLE)
         self._listening[sending.source] = sending
 
@@ -176,6 +218,23 @@ class Streamer:
 
     def _send_more(self, poller: _Poller, sending: _Sending) -> None:
         self._put(poller, sending, sending.stream.take())
+        sending.num_pieces += 1
+        if sending.channel is None:
+            if sending.num_pieces % MOVE_AFTER == 0 and len(self._sendings) > 1 and not sending.stream.has_ended:
+                self._move(poller, sending)
+        elif not sending.has_moved and sending.stream.has_moved:
+            sending.has_moved = True
+            self._stop_listening(poller, sending)
+
+    def _move(self, poller: _Poller, sending: _Sending) -> None:
+        channel = sending.stream.move(self._channels, sending)
+        if channel is None:
+            return
+        if channel.fileno() not in self._open_channels:
+            self._open_channels[channel.fileno()] = channel
+            poller.register(channel.fileno(), READABLE)
+        if channel.is_ready:
+            sending.channel = channel
 
     def _push_rest(self, poller: _Poller, sending: _Sending) -> None:
         """There may be room again."""
@@ -190,7 +249,7 @@ class Streamer:
             self._listen(poller, sending)
 
     def _look(self, poller: _Poller, sending: _Sending) -> None:
-        if sending in self._held:  # there is no silence
+        if sending.is_held:  # there is no silence
             return
         if sending.unsent:
             # It is tried: a connection is called writable only when a third of its buffer is empty.
@@ -231,6 +290,8 @@ class Streamer:
         self._stop_listening(poller, sending)
         self._stop_waiting(poller, sending)
         self._sendings.discard(sending)
+        if sending.channel is not None:
+            sending.channel.leave(sending)
         if cut:
             with suppress(OSError):
                 sending.connection.shutdown(socket.SHUT_RDWR)

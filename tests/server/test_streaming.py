@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dmr.errors import EngineCrashed
-from dmr.service.answer import Answer, Flow
+from dmr.service.answer import Answer, Channels, Flow
 from dmr.types import Completed, Event, Finished, FinishReason, Started, TextDelta, Tick, Usage
 from dmr.wire import Connection, EngineMessage, EngineOutput, EngineStarted, WireError, engine_message_decoder, pack
 from dmr_server import streaming
@@ -65,7 +65,7 @@ class Scene:
         self.client.settimeout(5.0)
         self.threads: set[int] = set()
         flow = Flow()
-        flow.readiness.follow(self._connection)
+        flow.readiness.follow(self._connection, "")
         flow.reader = self
         encoder = PlainEncoder()
         encoder.comment_interval = comment_interval
@@ -321,6 +321,7 @@ class DyingStream:
     """Its source is closed with its last piece, which is more than any buffer holds."""
 
     has_ended = False
+    has_moved = False
 
     def __init__(self) -> None:
         self.source, self.other_end = socket.socketpair()
@@ -336,9 +337,13 @@ class DyingStream:
     def look(self) -> bytes:
         return b""
 
+    def move(self, channels: Channels, owner: object) -> None:
+        """It has a source of its own for ever."""
+
 
 class LivingStream:
     has_ended = False
+    has_moved = False
 
     def __init__(self, number: int) -> None:
         """Its source is the file with that number, which is free: so the next to be opened gets it."""
@@ -359,6 +364,9 @@ class LivingStream:
 
     def look(self) -> bytes:
         return b""
+
+    def move(self, channels: Channels, owner: object) -> None:
+        """It has a source of its own for ever."""
 
     def close(self) -> None:
         self._source.close()
