@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from dmr.engine.core_budget import CoreBudget, CpuTimes, read_cpu_times
 from dmr.engine.core_turns import CoreTurns
-from dmr.engine.watchdog import Watchdog
+from dmr.engine.watchdog import Watchdog, Watched
 
 LINGER = 0.25  # seconds after its last step in which somebody still counts as being at work
 
@@ -41,19 +41,9 @@ class CoreShare(CoreBudget):
         self._at_work: set[str] = set()
         self._left: dict[str, float] = {}  # when somebody's last step ended
 
-    @contextlib.contextmanager
-    def at_work(self, who: str) -> Iterator[None]:
-        """Waits while somebody is `alone`."""
-        with self._turns.sharing():
-            with self._lock:
-                self._at_work.add(who)
-            try:
-                with self._watching(who):
-                    yield
-            finally:
-                with self._lock:
-                    self._at_work.remove(who)
-                    self._left[who] = self._clock()
+    def at_work(self, who: str) -> _AtWork:
+        """Inside, somebody computes. Waits while another is `alone`."""
+        return _AtWork(self, who)
 
     @contextlib.contextmanager
     def alone(self, who: str) -> Iterator[None]:
@@ -75,5 +65,36 @@ class CoreShare(CoreBudget):
         with self._lock:
             super().settle_on(num_threads, look)
 
+    def _begin(self, who: str) -> Watched | None:
+        self._turns.join()
+        with self._lock:
+            self._at_work.add(who)
+        return self._watchdog.begin(who) if self._watchdog else None
+
+    def _end(self, who: str, watched: Watched | None) -> None:
+        if self._watchdog and watched:
+            self._watchdog.end(watched)
+        with self._lock:
+            self._at_work.remove(who)
+            self._left[who] = self._clock()
+        self._turns.leave()
+
     def _watching(self, who: str) -> contextlib.AbstractContextManager[None]:
         return self._watchdog.watching(who) if self._watchdog else contextlib.nullcontext()
+
+
+class _AtWork:
+    """Every step is in one, so it is no generator, which would take several times as long."""
+
+    __slots__ = ("_cores", "_watched", "_who")
+
+    def __init__(self, cores: CoreShare, who: str) -> None:
+        self._cores = cores
+        self._who = who
+        self._watched: Watched | None = None
+
+    def __enter__(self) -> None:
+        self._watched = self._cores._begin(self._who)
+
+    def __exit__(self, *_: object) -> None:
+        self._cores._end(self._who, self._watched)

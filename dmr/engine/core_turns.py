@@ -23,6 +23,14 @@ class CoreTurns:
 
     @contextlib.contextmanager
     def sharing(self) -> Iterator[None]:
+        self.join()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def join(self) -> None:
+        """Those who share. Waits while somebody is alone."""
         with self._changed:
             self._num_waiting += 1
             try:
@@ -32,12 +40,11 @@ class CoreTurns:
             finally:
                 self._num_waiting -= 1
                 self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._num_sharing -= 1
-                self._changed.notify_all()
+
+    def leave(self) -> None:
+        with self._changed:
+            self._num_sharing -= 1
+            self._changed.notify_all()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

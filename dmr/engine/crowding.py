@@ -50,15 +50,23 @@ class Crowding:
     @contextlib.contextmanager
     def step(self, expected: float) -> Iterator[None]:
         """Inside, a step is computed that should take so many seconds; 0 = nobody knows."""
-        self._step = _Step(self._clock(), expected)
-        self._is_at_work.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="crowding", daemon=True)
-            self._thread.start()
+        self.begin(expected)
         try:
             yield
         finally:
-            self._step = None
+            self.end()
+
+    def begin(self, expected: float) -> None:
+        """A step begins, which should take so many seconds; 0 = nobody knows."""
+        self._step = _Step(self._clock(), expected)
+        if not self._is_at_work.is_set():
+            self._is_at_work.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="crowding", daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        self._step = None
 
     def look(self) -> None:
         """Once in `INTERVAL`. It takes two looks at a late step to see who has the cores."""

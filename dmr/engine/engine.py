@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -13,16 +12,16 @@ import msgspec
 from dmr.engine.crowding import Crowding
 from dmr.engine.model_runner import Generator, Interrupted, NewTokens, NoRoom, StepFailed, StepOutput
 from dmr.engine.prefill_pacer import PrefillPacer
-from dmr.engine.scheduler import Chunk, Schedule, Scheduler
+from dmr.engine.running_step import NOTHING, StepSize, Unwanted, size_of
+from dmr.engine.scheduler import Chunk, Schedule, Scheduler, Standing
 from dmr.engine.sequence import Sequence
-from dmr.engine.speculation import Speculation
+from dmr.engine.speculation import MAX_SEQUENCES, Speculation
 from dmr.engine.statistics import NativeCounters, Recorder
 from dmr.errors import DmrError, InternalError
 from dmr.types import FinishReason, Statistics, Timings, TokenLogprob, Usage
 from dmr.wire import EngineCompleted, EngineEcho, EngineMessage, EngineOutput, WireError
 
 MAX_FAILED_STEPS = 3  # of a sequence without a new token in between, before its request is given up
-LEAST_WORTH_INTERRUPTING = 64  # tokens that nobody wants any more; what a step has for others is computed again
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ class Engine:
         self._requests: dict[int, Request] = {}  # by sequence id
         self._generators: dict[int, Generator] = {}
         self._recorder = Recorder()
-        self._unwanted = _Unwanted([])
+        self._unwanted = NOTHING
         self._unconfirmed: list[Chunk] = []  # of the running step, those with guesses
 
     @property
@@ -143,19 +142,20 @@ class Engine:
 
     def interrupt_for(self, request: Request) -> None:
         """The request is about to be aborted: end the running step, if it is mostly for what is aborted. Any thread."""
-        if self._unwanted.add(request):
+        if self._unwanted.add(request.sequences):
             self._runner.interrupt()
 
     def step(self) -> None:
         """Let the sequences catch up by one step and deliver what came of it."""
-        budget = self._pacer.budget(self._scheduler.num_generating, self._scheduler.num_at_prompt)
-        schedule = self._scheduler.schedule(budget, self._guesses())
-        self._unconfirmed = [chunk for chunk in schedule.chunks if chunk.draft]
+        standing = self._scheduler.standing()
+        drafts = self._guesses(standing)
+        schedule = self._scheduler.schedule(self._pacer.budget(*standing), drafts)
+        self._unconfirmed = [chunk for chunk in schedule.chunks if chunk.draft] if drafts else []
+        size = size_of(schedule.chunks)
         began = time.monotonic()
-        self._unwanted = _Unwanted(schedule.chunks)
+        self._unwanted = Unwanted(schedule.chunks)
         try:
-            with self._watching(schedule):
-                output = self._runner.run(schedule, self._generators)
+            output = self._run(schedule, size)
         except NoRoom:
             self._recorder.num_full_steps += 1
             self._make_room(schedule)
@@ -170,9 +170,9 @@ class Engine:
             self._recover(schedule, str(error))
             return
         finally:
-            self._unwanted = _Unwanted([])
+            self._unwanted = NOTHING
         now = time.monotonic()
-        self._learn(schedule, output, now - began)
+        self._learn(schedule, output, size, now - began)
         for chunk in schedule.chunks:
             sequence = chunk.sequence
             request = self._requests.get(sequence.id)
@@ -220,21 +220,25 @@ class Engine:
             assert not self._requests, "requests are left over"
             assert not self._generators, "generators are left over"
 
-    def _guesses(self) -> dict[int, list[int]] | None:
-        return self._speculation.propose(self._scheduler.only_generating()) if self._speculation else None
+    def _guesses(self, standing: Standing) -> dict[int, list[int]] | None:
+        if self._speculation is None or standing.num_at_prompt or standing.num_generating > MAX_SEQUENCES:
+            return None
+        return self._speculation.propose(self._scheduler.only_generating())
 
-    def _watching(self, schedule: Schedule) -> contextlib.AbstractContextManager[None]:
+    def _run(self, schedule: Schedule, size: StepSize) -> StepOutput:
+        """Raises as `Runner.run` does."""
         if self._crowding is None:
-            return contextlib.nullcontext()
-        num_generating = sum(chunk.num_tokens == 1 for chunk in schedule.chunks)
-        num_tokens = sum(chunk.num_tokens + len(chunk.draft) for chunk in schedule.chunks)
-        return self._crowding.step(self._pacer.expected(num_tokens - num_generating, num_generating))
+            return self._runner.run(schedule, self._generators)
+        num_prompt_tokens = size.num_tokens + size.num_guesses - size.num_generating
+        self._crowding.begin(self._pacer.expected(num_prompt_tokens, size.num_generating))
+        try:
+            return self._runner.run(schedule, self._generators)
+        finally:
+            self._crowding.end()
 
-    def _learn(self, schedule: Schedule, output: StepOutput, seconds: float) -> None:
+    def _learn(self, schedule: Schedule, output: StepOutput, size: StepSize, seconds: float) -> None:
         """Take note of what the step took, and of which guesses were right."""
-        num_guesses = sum(len(chunk.draft) for chunk in self._unconfirmed)
-        num_generating = sum(chunk.num_tokens == 1 for chunk in schedule.chunks)
-        num_tokens = sum(chunk.num_tokens for chunk in schedule.chunks)
+        num_tokens, num_generating, num_guesses = size
         self._pacer.observe(num_tokens - num_generating, num_generating + num_guesses, seconds)
         self._recorder.observe_step(schedule.chunks, num_tokens + num_guesses, seconds)
         if self._speculation is None:
@@ -262,10 +266,11 @@ class Engine:
             self._deliver_echo(request, sequence)
         if not sequence.num_completion_tokens:
             self._note_prompt(request, sequence, now)
+        num_tokens = len(new.token_ids)
         for token in new.token_ids:
             sequence.append(token)
-        request.num_completion_tokens += len(new.token_ids)
-        self._recorder.observe_tokens(sequence, len(new.token_ids), now)
+        request.num_completion_tokens += num_tokens
+        self._recorder.observe_tokens(sequence, num_tokens, now)
         reason = _finish_reason(sequence, new)
         text = new.text
         if reason is FinishReason.LENGTH:
@@ -276,8 +281,7 @@ class Engine:
             self._complete_if_done(request, now)
             return
         if text or logprobs:
-            num_tokens = _take_untold(sequence)
-            self._deliver(request, EngineOutput(sequence.index, text, logprobs, num_tokens=num_tokens))
+            self._deliver(request, EngineOutput(sequence.index, text, logprobs, num_tokens=_take_untold(sequence)))
         if sequence.shift is not None and sequence.is_full:
             self._scheduler.shift(sequence)
 
@@ -366,23 +370,6 @@ class Engine:
             sequence.num_failed_steps += 1
             if sequence.num_failed_steps >= MAX_FAILED_STEPS and sequence.id in self._requests:
                 self._fail(self._requests[sequence.id], error)
-
-
-class _Unwanted:
-    """How much of the running step is for requests that have been aborted since it began."""
-
-    def __init__(self, chunks: list[Chunk]) -> None:
-        self._sizes = {chunk.sequence: chunk.num_tokens for chunk in chunks}
-        self._num_wanted = sum(self._sizes.values())
-        self._num_unwanted = 0
-
-    def add(self, request: Request) -> bool:
-        """True: the step is worth interrupting now."""
-        num_tokens = sum(self._sizes.pop(sequence, 0) for sequence in request.sequences)
-        self._num_wanted -= num_tokens
-        self._num_unwanted += num_tokens
-        is_most = self._num_unwanted >= max(LEAST_WORTH_INTERRUPTING, self._num_wanted)
-        return num_tokens > 0 and is_most
 
 
 def _finish_reason(sequence: Sequence, new: NewTokens) -> FinishReason | None:

@@ -20,7 +20,7 @@ from dmr.engine.media_encoder import MediaEncoder
 from dmr.engine.media_reader import Medium
 from dmr.engine.native_options import num_usable_cores
 from dmr.engine.outbox import Outbox
-from dmr.engine.step_loop import Delivery, StepLoop
+from dmr.engine.step_loop import Deliveries, StepLoop
 from dmr.errors import DmrError, InternalError, InvalidRequest, Overloaded, Unsupported
 from dmr.types import Statistics
 from dmr.wire import (
@@ -28,7 +28,6 @@ from dmr.wire import (
     EngineEmbed,
     EngineMeasure,
     EngineMedia,
-    EngineMessage,
     EngineOpenChannel,
     EngineQuery,
     EngineReply,
@@ -229,12 +228,9 @@ class Server:
         else:
             embedder.abort(job)
 
-    def publish(self, deliveries: list[Delivery]) -> None:
+    def publish(self, deliveries: Deliveries) -> None:
         """Hand out a step's messages, one write for each connection. Any thread; never waits."""
-        by_request: dict[Request, list[EngineMessage]] = {}
-        for request, message in deliveries:
-            by_request.setdefault(request, []).append(message)
-        for request, messages in by_request.items():
+        for request, messages in deliveries.items():
             outbox = self._outboxes.get(request)
             if outbox is None:
                 continue

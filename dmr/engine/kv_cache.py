@@ -101,9 +101,10 @@ class KVCache:
 
     def settle(self) -> None:
         """All planned tokens are computed by now, so others may share them; and what was asked for is done."""
+        has_checkpoints = self.sharing is Sharing.AT_END
         for slot, holding in self._unsettled.items():
             self._pool.settle(holding, holding.num_tokens)
-            if self._checkpoints.reach(slot, holding.num_tokens):
+            if has_checkpoints and self._checkpoints.reach(slot, holding.num_tokens):
                 self._pool.keep(slot)
         self._unsettled.clear()
         if self._tier is not None:

@@ -218,15 +218,17 @@ class ModelRunner(ModelVocabulary):
         rows: list[tuple[int, _core.Sampler, _core.Detokenizer]] = []
         sequences: list[Sequence] = []
         scored: list[tuple[Chunk, int]] = []  # and the place of its first token in the batch
-        media = [chunk for chunk in schedule.chunks if is_media(chunk)]
+        media = [chunk for chunk in schedule.chunks if chunk.sequence.media is not None and is_media(chunk)]
         texts = [chunk for chunk in schedule.chunks if not is_media(chunk)] if media else schedule.chunks
+        num_step_tokens = 0
         # Ascending slots are what the native side computes fastest.
-        for chunk in sorted(texts, key=lambda c: c.sequence.slot or 0):
+        for chunk in sorted(texts, key=_slot_of):
             sequence, start, num_tokens, wants_output, draft = chunk
-            assert sequence.slot is not None
+            num_step_tokens += num_tokens
             tokens = sequence.token_ids[start : start + num_tokens]
             wants_scores = sequence.wants_scores
-            index = batch.add(sequence.slot, tokens, sequence.position_of(start), wants_scores, wants_output, draft)
+            position = start if sequence.media is None else sequence.position_of(start)
+            index = batch.add(_slot_of(chunk), tokens, position, wants_scores, wants_output, draft)
             if wants_scores:
                 scored.append((chunk, index + 1 - num_tokens))
             if wants_output:
@@ -246,16 +248,15 @@ class ModelRunner(ModelVocabulary):
             self.native_seconds += seconds
         except (_core.Error, ValueError) as error:
             raise StepFailed(str(error)) from error
-        num_tokens = sum(chunk.num_tokens for chunk in schedule.chunks)
         self._memory.costs.allow(seconds)
-        if num_tokens >= LEAST_MEASURED:
-            self._memory.costs.observe_step(num_tokens, seconds)
+        if num_step_tokens >= LEAST_MEASURED:
+            self._memory.costs.observe_step(num_step_tokens, seconds)
         # The samplers have gone on: from here on a failure is one sequence's own, or the others would lose tokens.
         tokens_by_id = {
             sequence.id: _new_tokens(row, generators[sequence.id])
             for sequence, row in zip(sequences, results, strict=True)
         }
-        return StepOutput(tokens_by_id, *self._score_all(scored, generators))
+        return StepOutput(tokens_by_id, *(self._score_all(scored, generators) if scored else ({}, {})))
 
     def _compute(
         self, media: list[Chunk], rows: list[tuple[int, _core.Sampler, _core.Detokenizer]]
@@ -358,7 +359,15 @@ def _context_options(plan: ContextPlan, settings: EngineSettings) -> _core.Conte
     return options
 
 
+def _slot_of(chunk: Chunk) -> int:
+    slot = chunk.sequence.slot
+    assert slot is not None
+    return slot
+
+
 def _new_tokens(row: _core.RowResult, generator: Generator) -> NewTokens:
+    if row.stopped_by < 0 and not row.sampled:  # as mostly
+        return NewTokens(row.tokens, row.text, row.is_end, None, (), row.error)
     stop_sequence = generator.stop[row.stopped_by] if row.stopped_by >= 0 else None
     logprobs = tuple(_logprob(sampled, generator.detokenizer.piece) for sampled in row.sampled)
     return NewTokens(row.tokens, row.text, row.is_end, stop_sequence, logprobs, row.error)

@@ -156,8 +156,9 @@ class Pool:
 
     def extend(self, holding: Holding, num_cells: int) -> None:
         """Take cells for more tokens of an active slot. Call only when there are that many free ones."""
-        assert num_cells <= self.num_free_cells, "more cells taken than there are"
-        self.evict_to(self.num_cells - num_cells)
+        assert num_cells <= self.num_cells - self.cells.num_active, "more cells taken than there are"
+        if self.cells.num_used > self.num_cells - num_cells:
+            self.evict_to(self.num_cells - num_cells)
         holding.run = self.cells.extend(holding.run, num_cells)
         holding.num_tokens += num_cells
 

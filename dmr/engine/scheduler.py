@@ -47,6 +47,13 @@ class Schedule(NamedTuple):
     operations: list[Operation]  # on the native memory, in this order, before the chunks run
 
 
+class Standing(NamedTuple):
+    """How many sequences are at which point before a step."""
+
+    num_generating: int  # they get their next token in the next step
+    num_at_prompt: int  # they run, or could as far as places go, and have some of their prompt to be computed yet
+
+
 class Scheduler:
     """Owns the waiting and the running sequences; each known sequence is in exactly one of the two."""
 
@@ -87,16 +94,15 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
-    @property
-    def num_generating(self) -> int:
-        """How many sequences get their next token in the next step."""
-        return sum(sequence.num_uncomputed_tokens == 1 for sequence in self.running)
-
-    @property
-    def num_at_prompt(self) -> int:
-        """How many sequences that run, or could as far as places go, have some of their prompt to be computed yet."""
-        num_begun = sum(sequence.num_uncomputed_tokens > 1 for sequence in self.running)
-        return num_begun + min(len(self.waiting), self._max_num_seqs - len(self.running))
+    def standing(self) -> Standing:
+        num_generating = num_begun = 0
+        for sequence in self.running:
+            num_uncomputed = len(sequence.token_ids) - sequence.num_computed_tokens
+            if num_uncomputed == 1:
+                num_generating += 1
+            elif num_uncomputed > 1:
+                num_begun += 1
+        return Standing(num_generating, num_begun + min(len(self.waiting), self._max_num_seqs - len(self.running)))
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.add(sequence)
@@ -229,7 +235,7 @@ class Scheduler:
     def _schedule_generating(self) -> list[Chunk]:
         chunks: list[Chunk] = []
         for sequence in list(self.running):
-            if sequence.slot is None or sequence.num_uncomputed_tokens != 1:
+            if sequence.slot is None or len(sequence.token_ids) - sequence.num_computed_tokens != 1:
                 continue
             # The youngest is this one or one whose turn is still to come, so no chunk loses its cells.
             while self._kv_cache.num_free_cells == 0 and sequence.slot is not None:
@@ -254,8 +260,8 @@ class Scheduler:
 
     def _schedule_prompts(self, chunks: list[Chunk], budget: int) -> None:
         """Fill the budget, in the fair queue's order; those who run and those who wait are one line."""
-        begun = [sequence for sequence in self.running if sequence.num_uncomputed_tokens > 1]
-        while budget > 0:
+        begun = [each for each in self.running if len(each.token_ids) - each.num_computed_tokens > 1]
+        while budget > 0 and (begun or self.waiting):
             admission = self._next_to_admit()
             first = min(begun, key=self.waiting.order, default=None)
             if admission is not None and (
@@ -330,5 +336,5 @@ class Scheduler:
         self._kv_cache.allocate(sequence, num_tokens)
         self.waiting.charge(sequence, num_tokens)
         start = sequence.num_computed_tokens
-        sequence.num_computed_tokens += num_tokens
-        return Chunk(sequence, start, num_tokens, sequence.num_uncomputed_tokens == 0 and sequence.max_new_tokens > 0)
+        end = sequence.num_computed_tokens = start + num_tokens
+        return Chunk(sequence, start, num_tokens, end == len(sequence.token_ids) and sequence.max_new_tokens > 0)

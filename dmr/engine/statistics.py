@@ -73,13 +73,14 @@ class Recorder:
         self._num_step_sequences += len(chunks)
         self._step_time.add(seconds)
         self._batch_tokens.add(num_tokens)
-        num_prompt_tokens = 0
-        for chunk in chunks:
-            num_left = chunk.sequence.num_prompt_tokens - chunk.start
+        num_prompt_tokens, longest = 0, self._max_sequence_tokens
+        for sequence, start, num_chunk_tokens, _, _ in chunks:
+            num_left = sequence.num_prompt_tokens - start
             if num_left > 0:
-                num_prompt_tokens += min(chunk.num_tokens, num_left)
-            if chunk.start + chunk.num_tokens > self._max_sequence_tokens:
-                self._max_sequence_tokens = chunk.start + chunk.num_tokens
+                num_prompt_tokens += min(num_chunk_tokens, num_left)
+            if start + num_chunk_tokens > longest:
+                longest = start + num_chunk_tokens
+        self._max_sequence_tokens = longest
         self._num_computed_prompt_tokens += num_prompt_tokens
         prompt_seconds = seconds * num_prompt_tokens / num_tokens if num_tokens else 0.0
         self._prompt_seconds += prompt_seconds

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgspec
 
@@ -17,7 +16,7 @@ from dmr.engine.engine import Deliver, Engine, Request
 from dmr.engine.queue_limits import QueueLimits
 from dmr.errors import DeadlineExceeded, DmrError, InternalError, Overloaded
 from dmr.types import Statistics
-from dmr.wire import EngineCompleted, EngineMessage, WireError
+from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, WireError
 
 AUDIT_INTERVAL = 1.0  # seconds between two looks at the books, which take as long as a small step
 SNAPSHOT_INTERVAL = 0.1  # seconds between two looks at the engine's counts while it is at work
@@ -25,12 +24,8 @@ SNAPSHOT_INTERVAL = 0.1  # seconds between two looks at the engine's counts whil
 logger = logging.getLogger(__name__)
 
 
-class Delivery(NamedTuple):
-    request: Request
-    message: EngineMessage
-
-
-Publish = Callable[[list[Delivery]], None]
+Deliveries = dict[Request, list[EngineMessage]]
+Publish = Callable[[Deliveries], None]
 
 
 class _Ends:
@@ -48,8 +43,8 @@ class StepLoop:
 
     def __init__(self, make_engine: Callable[[Deliver], Engine], settings: EngineSettings) -> None:
         """`make_engine` is given the function that takes the engine's messages."""
-        self._deliveries: list[Delivery] = []
-        self._engine = make_engine(lambda request, message: self._deliveries.append(Delivery(request, message)))
+        self._deliveries: Deliveries = {}  # since the last were published
+        self._engine = make_engine(self._deliver)
         self._settings = settings
         self._arrived: deque[Request] = deque()
         self._aborted: deque[Request] = deque()
@@ -162,7 +157,7 @@ class StepLoop:
                     self._ends.num_aborted += 1
             for expired in self._deadlines.take_expired(time.monotonic()):
                 self._engine.abort(expired.request)
-                self._deliveries.append(Delivery(expired.request, WireError.of(self._reason(expired))))
+                self._deliver(expired.request, WireError.of(self._reason(expired)))
             return not self._stopping
 
     def _reason(self, expired: Expired) -> DmrError:
@@ -177,8 +172,12 @@ class StepLoop:
         )
 
     def _publish(self, publish: Publish) -> None:
-        deliveries, self._deliveries = self._deliveries, []
-        ends = [delivery for delivery in deliveries if isinstance(delivery.message, (EngineCompleted, WireError))]
+        deliveries, self._deliveries = self._deliveries, {}
+        ends = [
+            (request, messages[-1])
+            for request, messages in deliveries.items()
+            if type(messages[-1]) is not EngineOutput and isinstance(messages[-1], (EngineCompleted, WireError))
+        ]
         if ends or not self._engine.has_work or time.monotonic() >= self._snapshot_due:
             self._snapshot = self._engine.statistics()
             self._snapshot_due = time.monotonic() + SNAPSHOT_INTERVAL
@@ -189,6 +188,14 @@ class StepLoop:
                         self._count_end(message)
         if deliveries:
             publish(deliveries)
+
+    def _deliver(self, request: Request, message: EngineMessage) -> None:
+        """The end of a request is its last message."""
+        messages = self._deliveries.get(request)
+        if messages is None:
+            self._deliveries[request] = [message]
+        else:
+            messages.append(message)
 
     def _count_end(self, message: EngineMessage) -> None:
         if isinstance(message, EngineCompleted):

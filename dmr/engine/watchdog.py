@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from dmr.wire import BEAT_INTERVAL
 
 
-class _Watched:
+class Watched:
     """One computation under way."""
+
+    __slots__ = ("num_still", "progress", "what")
 
     def __init__(self, what: str, progress: int) -> None:
         self.what = what
@@ -31,19 +33,27 @@ class Watchdog:
         self._patience = patience
         self._progress = progress
         self._lock = threading.Lock()
-        self._watched: set[_Watched] = set()
+        self._watched: set[Watched] = set()
 
     @contextlib.contextmanager
     def watching(self, what: str) -> Iterator[None]:
         """Inside, something is being computed. Any thread."""
-        watched = _Watched(what, self._progress())
-        with self._lock:
-            self._watched.add(watched)
+        watched = self.begin(what)
         try:
             yield
         finally:
-            with self._lock:
-                self._watched.remove(watched)
+            self.end(watched)
+
+    def begin(self, what: str) -> Watched:
+        """Something is being computed, until `end`. Any thread."""
+        watched = Watched(what, self._progress())
+        with self._lock:
+            self._watched.add(watched)
+        return watched
+
+    def end(self, watched: Watched) -> None:
+        with self._lock:
+            self._watched.remove(watched)
 
     def look(self) -> str | None:
         """What has stood still for too long, if anything has. To be called every `BEAT_INTERVAL` seconds."""

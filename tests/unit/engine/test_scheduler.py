@@ -53,9 +53,9 @@ def test_who_is_at_the_prompt() -> None:
     scheduler = make_scheduler(num_slots=3, max_batch=16)
     for identity, num_tokens in enumerate((3, 40, 5, 6, 7)):
         add(scheduler, identity, num_tokens)
-    assert scheduler.num_at_prompt == 3  # there are no more places
+    assert scheduler.standing().num_at_prompt == 3  # there are no more places
     step(scheduler)
-    assert (scheduler.num_generating, scheduler.num_at_prompt) == (3, 0)  # the short ones came first
+    assert scheduler.standing() == (3, 0)  # the short ones came first
 
 
 def test_those_who_generate_come_first_and_prompts_share_what_the_budget_leaves() -> None:

@@ -15,7 +15,7 @@ from dmr.config import EngineSettings
 from dmr.engine.engine import Request
 from dmr.engine.model_runner import NewTokens
 from dmr.engine.sequence import Sequence
-from dmr.engine.step_loop import Delivery, StepLoop
+from dmr.engine.step_loop import Deliveries, StepLoop
 from dmr.errors import Overloaded, TooManyRequests
 from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, WireError
 
@@ -61,10 +61,10 @@ class LoopBench:
         time.sleep(self.delay)
         return choose(sequence)
 
-    def _publish(self, deliveries: list[Delivery]) -> None:
+    def _publish(self, deliveries: Deliveries) -> None:
         with self.published:
-            for request, message in deliveries:
-                self.messages[request].append(message)
+            for request, messages in deliveries.items():
+                self.messages[request] += messages
             self.published.notify_all()
 
     def _run(self) -> None:
