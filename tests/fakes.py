@@ -167,6 +167,7 @@ class FakeService:
         self.created: list[NewModel] = []
         self.files: dict[str, bytes] = {}  # uploads by digest
         self.features: tuple[str, ...] = ("completion", "tools", "thinking", "insert", "embedding", "rerank")
+        self.in_pieces: list[bool] = []  # whether each answer was wanted so
         self.replies: deque[object] = deque()  # what the calls answer, in order; exceptions are raised
         self._scripts: deque[Iterable[Step]] = deque()
 
@@ -174,8 +175,9 @@ class FakeService:
         """What the next `generate` plays."""
         self._scripts.append(steps)
 
-    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+    def generate(self, request: GenerateRequest, *, in_pieces: bool = True) -> Iterator[Event]:
         self.requests.append(request)
+        self.in_pieces.append(in_pieces)
         self.streams.append(FakeStream(self._scripts.popleft()))
         return iter(self.streams[-1])
 

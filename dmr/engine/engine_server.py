@@ -134,7 +134,7 @@ class Server:
             request = await loop.run_in_executor(self._executor, self._intake.prepare, message, media)
         if writer.is_closing():  # it has left meanwhile
             return
-        outbox = self._outboxes[request] = Outbox(writer)
+        outbox = self._outboxes[request] = Outbox(writer, is_whole=message.is_whole)
         try:
             self._steps.submit(request)
             outbox.open(EngineStarted(request.num_prompt_tokens, request.num_dropped_tokens))

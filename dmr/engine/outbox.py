@@ -9,12 +9,18 @@ from dmr.engine.channel import Channel
 from dmr.engine.patient_socket import PatientSocket
 from dmr.wire import EngineCompleted, EngineMessage, EngineMoved, HeldMessages, WireError, pack
 
+BUNDLE = 64  # messages that are sent together to who makes nothing of an answer before its end
+
 
 class Outbox:
     """However slow the client is, no more is held than its own answer, and nobody waits."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        """On the event loop. Nothing is sent before `open`."""
+    def __init__(self, writer: asyncio.StreamWriter, *, is_whole: bool = False) -> None:
+        """On the event loop. Nothing is sent before `open`.
+
+        `is_whole`: nobody waits for a single message, so each does not wake the client.
+        """
+        self._bundle: list[EngineMessage] | None = [] if is_whole else None  # what is not sent yet
         self._lock = threading.Lock()  # of all that follows
         self._socket = PatientSocket(writer, self._lock, self._on_sent)
         self._is_open = False
@@ -40,6 +46,11 @@ class Outbox:
             if self._is_closed:
                 return
             self._has_ended = self._has_ended or isinstance(messages[-1], (EngineCompleted, WireError))
+            if self._bundle is not None:
+                self._bundle += messages
+                if len(self._bundle) < BUNDLE and not self._has_ended:
+                    return
+                messages, self._bundle = self._bundle, []
             if self._has_moved:
                 self._pass_on(messages)
             elif self._is_open and not self._socket.unsent:

@@ -26,7 +26,9 @@ class Reader(Protocol):
 class Flow:
     """How the events of an answer can be had without waiting. Filled in by who asks the engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_pieces: bool = True) -> None:
+        """`in_pieces` false: nothing is made of the answer before its end, so it need not come token by token."""
+        self.in_pieces = in_pieces
         self.readiness = Readiness()
         self.reader: Reader | None = None  # None: the events do not follow from one message after the other
 

@@ -60,6 +60,8 @@ class Answering:
         request, media = _with_marks(request, lease.info)
         ready = yield from self._prepare(request, engine, lease.info, media)
         message = ready.prepared.message
+        if not flow.in_pieces:
+            message = msgspec.structs.replace(message, is_whole=True)
         reading = Reading(
             ready.prepared, request.stop, check, num_dropped_messages=ready.num_dropped_messages, waited=waited
         )

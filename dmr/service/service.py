@@ -119,13 +119,13 @@ class Service:
 
     # --- what models do ----------------------------------------------------------------------------------------------
 
-    def generate(self, request: GenerateRequest) -> Answer:
-        """Answer a request, event by event.
+    def generate(self, request: GenerateRequest, *, in_pieces: bool = True) -> Answer:
+        """Answer a request, event by event; many of them at a time if it is not wanted `in_pieces`.
 
         Raises:
             Overloaded, TooManyRequests, DeadlineExceeded, EngineCrashed, ContextLengthExceeded, Unsupported
         """
-        flow = Flow()
+        flow = Flow(in_pieces=in_pieces)
         return Answer(self._generate(request, flow), flow)
 
     def _generate(self, request: GenerateRequest, flow: Flow) -> Generator[Event, None, None]:

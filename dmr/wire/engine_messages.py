@@ -101,6 +101,7 @@ class EngineRequest(Frame, frozen=True, tag="request"):
     thought_limit: ThoughtLimit | None = None
     context_size: int | None = None  # the request is treated as if the context held no more
     media: tuple[EngineMedia, ...] = ()
+    is_whole: bool = False  # its messages may come many at a time
 
 
 class EngineEmbed(Frame, frozen=True, tag="embed"):

@@ -118,7 +118,7 @@ def respond(req: falcon.Request, resp: falcon.Response, service: Service, exchan
     """Answer an exchange on `resp`. Errors up to admission are raised, so that they get a true status code."""
     client = Client(req.env)
     draft = draft_of(req)
-    events = service.generate(with_client(req, exchange.request))
+    events = service.generate(with_client(req, exchange.request), in_pieces=exchange.stream)
     if not exchange.stream:
         completion = _whole(events, client)
         if draft is not None:

@@ -61,7 +61,7 @@ EXAMPLES, FEW_EXAMPLES = 8, 2
 class WillingService(FakeService):
     """Answers everything that it is asked, in the shape that was asked for. Its one model cannot be lost."""
 
-    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+    def generate(self, request: GenerateRequest, *, in_pieces: bool = True) -> Iterator[Event]:
         self.get_model(request.model)
         return FakeStream(list(self._events(request)))
 

@@ -85,7 +85,7 @@ GOOD: dict[str, Any] = {
 class Willing(FakeService):
     """Answers what it is asked, as often as it is asked."""
 
-    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+    def generate(self, request: GenerateRequest, *, in_pieces: bool = True) -> Iterator[Event]:
         self.get_model(request.model)
         return FakeStream(ANSWER)
 

@@ -188,6 +188,13 @@ def test_what_a_message_tells_after_its_first_event_can_be_taken(scene: Scene) -
     answer.close()
 
 
+@pytest.mark.parametrize("in_pieces", [True, False])
+def test_what_is_not_wanted_in_pieces_may_come_at_once(scene: Scene, in_pieces: bool) -> None:
+    scene.engine.plays(EngineStarted(2), EngineOutput(0, "Hel"), END)
+    assert TextDelta(0, "Hel") in list(scene.service.generate(raw(), in_pieces=in_pieces))
+    assert scene.engine.requests[0].is_whole is not in_pieces
+
+
 # --- while the manager is asked --------------------------------------------------------------------------------------
 
 

@@ -297,9 +297,9 @@ class KeptExchange:
         self._answer.begin(response)
         return encode(response)
 
-    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+    def generate(self, request: GenerateRequest, *, in_pieces: bool = True) -> Iterator[Event]:
         try:
-            yield from watched(self._service.generate(request), self._answer)
+            yield from watched(self._service.generate(request, in_pieces=in_pieces), self._answer)
         except GeneratorExit:
             if self._encoder is not None:
                 self._encoder.abandon()

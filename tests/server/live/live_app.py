@@ -51,7 +51,7 @@ def refused() -> Iterator[Event]:
 
 
 class LiveService(FakeService):
-    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+    def generate(self, request: GenerateRequest, *, in_pieces: bool = True) -> Iterator[Event]:
         steps = {
             "fast": lambda: itertools.chain([Started(5)], drip(3, 0), END),
             "ai/smollm2": lambda: itertools.chain([Started(5)], drip(3, 0), END),

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from unit.engine.scripted_runner import answer_to, text_of
+from unit.engine.scripted_runner import answer_to, choose, text_of
 from unit.engine.test_worker_server import Worker, collect, text, worker
 
 from dmr.engine import outbox, patient_socket
@@ -180,3 +180,37 @@ def test_who_reads_at_once_waits_for_nothing(tmp_path: Path) -> None:
             each.close()
 
     asyncio.run(scene())
+
+
+def num_pieces(made: Worker, *, is_whole: bool) -> int:
+    """In how many pieces an answer of 200 tokens comes."""
+    with Connection(made.path, 5.0)._socket as client:
+        client.sendall(pack(EngineRequest(((1,),), SamplingParams(), max_tokens=200, is_whole=is_whole)))
+        pieces = []
+        while piece := client.recv(1 << 16):
+            pieces.append(piece)
+    told, data = [], b"".join(pieces)
+    while data:
+        end = 4 + int.from_bytes(data[:4], "big")
+        told.append(engine_message_decoder.decode(data[4:end]))
+        data = data[end:]
+    assert text(told) == text_of(answer_to([1], 200))
+    assert all(message.num_tokens == 1 for message in told if isinstance(message, EngineOutput))
+    assert isinstance(told[-1], EngineCompleted)
+    return len(pieces)
+
+
+def test_an_answer_that_is_wanted_whole_does_not_wake_its_client_for_each_token(worker: Worker) -> None:
+    worker.delay = 0.002
+    assert num_pieces(worker, is_whole=True) <= 5
+    assert num_pieces(worker, is_whole=False) > 50
+
+
+def test_a_failure_is_told_at_once_where_an_answer_is_wanted_whole(worker: Worker) -> None:
+    worker.delay = 0.002
+    connection = Connection(worker.path, 5.0)
+    connection.send(EngineRequest(((1,),), SamplingParams(), max_tokens=400, is_whole=True))
+    worker.bench.runner.choose = lambda sequence: choose(sequence, error="no token")
+    first, *_, last = read(connection)
+    assert first == EngineStarted(1)
+    assert isinstance(last, WireError)
