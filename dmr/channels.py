@@ -8,21 +8,16 @@ from __future__ import annotations
 import uuid
 
 from dmr.errors import DmrError
-from dmr.wire import Connection, EngineMessage, EngineOpenChannel, HeldMessages, WireError, engine_channel_decoder
+from dmr.wire import Connection, EngineOpenChannel, HeldMessages, WireError, engine_channel_decoder
 
 
-class Inbox:
+class Inbox(HeldMessages):
     """What has come for one answer and was not taken yet."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, owner: object) -> None:
+        super().__init__()
         self.number = number
-        self._messages = HeldMessages()
-
-    def put(self, message: EngineMessage) -> None:
-        self._messages.add(message)
-
-    def take(self) -> list[EngineMessage]:
-        return self._messages.take()
+        self.owner = owner
 
 
 class Channel:
@@ -35,7 +30,6 @@ class Channel:
         self.is_broken = False
         self._connection = Connection(path, 0.0, connect_timeout=0.0)
         self._inboxes: dict[int, Inbox] = {}
-        self._owners: dict[int, object] = {}
         self._last_number = 0
         try:
             self._connection.send(EngineOpenChannel(self.name))
@@ -51,15 +45,13 @@ class Channel:
     def enter(self, owner: object) -> Inbox:
         """A place for one more answer. `owner` stands for it in what `receive` gives."""
         self._last_number += 1
-        inbox = Inbox(self._last_number)
-        self._inboxes[inbox.number] = inbox
-        self._owners[inbox.number] = owner
+        inbox = self._inboxes[self._last_number] = Inbox(self._last_number, owner)
         return inbox
 
     def leave(self, owner: object) -> None:
         """Nobody wants what comes for it any more. Harmless when it is unknown."""
-        for number in [number for number, other in self._owners.items() if other is owner]:
-            del self._owners[number], self._inboxes[number]
+        for number in [number for number, inbox in self._inboxes.items() if inbox.owner is owner]:
+            del self._inboxes[number]
 
     def receive(self) -> list[object]:
         """Put what has come where it belongs; the owners of it. When the engine has gone, each is told so."""
@@ -70,13 +62,13 @@ class Channel:
                 for number, message in messages:
                     inbox = self._inboxes.get(number)
                     if inbox is not None:
-                        inbox.put(message)
-                        owners[number] = self._owners[number]
+                        inbox.add(message)
+                        owners[number] = inbox.owner
         except DmrError as error:
             self.is_broken = True
             for inbox in self._inboxes.values():
-                inbox.put(WireError.of(error))
-            return list(self._owners.values())
+                inbox.add(WireError.of(error))
+            return [inbox.owner for inbox in self._inboxes.values()]
         return list(owners.values())
 
     def close(self) -> None:

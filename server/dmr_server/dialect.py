@@ -24,7 +24,7 @@ from dmr_server.streaming import Streamer, can_be_sent
 
 if TYPE_CHECKING:
     from dmr.service import Service
-    from dmr.service.answer import Channel, Channels
+    from dmr.service.answer import Answer, Channel, Channels
 
 log = logging.getLogger("dmr.server")
 
@@ -243,6 +243,7 @@ class EventStream:
     ) -> None:
         self._draft = draft or Draft(NO_KIND, keeps_bodies=False)
         self._events = events
+        self._answer = cast("Answer", events)  # what is said of it here is only asked where there is a streamer
         self._encoder = encoder
         self._client = client
         self._clock = clock
@@ -259,7 +260,7 @@ class EventStream:
 
     def __next__(self) -> bytes:
         if self._opened and self._streamer is not None and self._connection is not None and not self._is_complete:
-            cast(Any, self._events).dont_wait()
+            self._answer.dont_wait()
             self._streamer.send(self, self._connection, self._client.environ["SERVER_PROTOCOL"] != "HTTP/1.0")
             raise StopIteration
         for frame in self._frames:
@@ -274,20 +275,20 @@ class EventStream:
         _close(self._events)
 
     def fileno(self) -> int:
-        return int(cast(Any, self._events).fileno())
+        return self._answer.fileno()
 
     def move(self, channels: Channels, owner: object) -> Channel | None:
-        return cast(Any, self._events).move(channels, owner)  # type: ignore[no-any-return]
+        return self._answer.move(channels, owner)
 
     @property
     def has_moved(self) -> bool:
-        return bool(cast(Any, self._events).has_moved)
+        return self._answer.has_moved
 
     def take(self) -> bytes:
         """What there is by now, without waiting."""
         pieces: list[bytes] = []
         try:
-            for event in cast(Any, self._events).take():
+            for event in self._answer.take():
                 pieces.append(self._encoded(event))
             self.has_ended = self._is_complete
         except Exception as error:

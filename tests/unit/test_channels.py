@@ -84,7 +84,7 @@ def test_an_engine_that_fails_is_told_to_everybody(engine: ScriptedPeer, how: st
     channel = channels.to(engine.path)
     assert channel is not None
     inboxes = [channel.enter("first"), channel.enter("second")]
-    inboxes[0].put(EngineOutput(0, "before"))
+    inboxes[0].add(EngineOutput(0, "before"))
     while not channel.is_broken:
         owners = receive(channel)
     assert owners == ["first", "second"]
