@@ -8,16 +8,35 @@ from __future__ import annotations
 import uuid
 
 from dmr.errors import DmrError
-from dmr.wire import Connection, EngineOpenChannel, HeldMessages, WireError, engine_channel_decoder
+from dmr.wire import (
+    Connection,
+    EngineCompleted,
+    EngineMessage,
+    EngineOpenChannel,
+    EngineOutput,
+    HeldMessages,
+    WireError,
+    engine_channel_decoder,
+)
 
 
-class Inbox(HeldMessages):
+class Inbox:
     """What has come for one answer and was not taken yet."""
 
     def __init__(self, number: int, owner: object) -> None:
-        super().__init__()
         self.number = number
         self.owner = owner
+        self.is_complete = False  # nothing follows what has come
+        self._messages = HeldMessages()
+
+    def add(self, message: EngineMessage) -> None:
+        self._messages.add(message)
+        if type(message) is not EngineOutput and isinstance(message, (EngineCompleted, WireError)):
+            self.is_complete = True
+
+    def take(self) -> list[EngineMessage]:
+        """Token by token, as on a connection of its own: how many of them were thought is counted here."""
+        return self._messages.take_as_they_came()
 
 
 class Channel:
@@ -66,9 +85,10 @@ class Channel:
                         owners[number] = inbox.owner
         except DmrError as error:
             self.is_broken = True
-            for inbox in self._inboxes.values():
+            broken_off = [inbox for inbox in self._inboxes.values() if not inbox.is_complete]
+            for inbox in broken_off:
                 inbox.add(WireError.of(error))
-            return [inbox.owner for inbox in self._inboxes.values()]
+            return [inbox.owner for inbox in broken_off]
         return list(owners.values())
 
     def close(self) -> None:
@@ -91,3 +111,8 @@ class Channels:
                 self._channels.pop(path, None)
                 return None
         return channel
+
+    def forget(self, channel: Channel) -> None:
+        """It is broken. Engines have sockets with names of their own, so nobody would come upon it again."""
+        for path in [path for path, other in self._channels.items() if other is channel]:
+            del self._channels[path]

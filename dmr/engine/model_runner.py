@@ -220,7 +220,7 @@ class ModelRunner(ModelVocabulary):
         scored: list[tuple[Chunk, int]] = []  # and the place of its first token in the batch
         media = [chunk for chunk in schedule.chunks if chunk.sequence.media is not None and is_media(chunk)]
         texts = [chunk for chunk in schedule.chunks if not is_media(chunk)] if media else schedule.chunks
-        num_step_tokens = 0
+        num_step_tokens = sum(chunk.num_tokens for chunk in media)
         # Ascending slots are what the native side computes fastest.
         for chunk in sorted(texts, key=_slot_of):
             sequence, start, num_tokens, wants_output, draft = chunk

@@ -98,13 +98,15 @@ class Outbox:
         assert self._moves_to is not None
         channel, number = self._moves_to
         channel.put(number, messages)
-        if self._has_ended:
+        if self._has_ended and not self._socket.unsent:  # else the other side does not know yet that it has moved
             self._socket.call_soon(self.is_sent.set)
 
     def _on_sent(self) -> None:
         if len(self._held):
             self._send(self._held.take())
-        elif self._has_ended:
+        if self._socket.unsent:
+            return
+        if self._has_ended:
             self.is_sent.set()
         elif self._moves_to is not None and not self._has_moved:
             self._move()

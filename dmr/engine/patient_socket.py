@@ -61,6 +61,8 @@ class PatientSocket:
             num_sent = 0
         except OSError:  # the other side has left, which is noticed elsewhere
             num_sent = len(data)
+            with contextlib.suppress(OSError):  # if it has not, it must not wait for what is lost
+                self._socket.shutdown(socket.SHUT_RDWR)
         self.unsent = memoryview(data)[num_sent:] if num_sent < len(data) else NOTHING
 
     def _wait_for_room(self) -> None:

@@ -53,9 +53,14 @@ class HeldMessages:
 
     def take(self) -> list[EngineMessage]:
         """All of them, in order; none is left."""
+        taken = self.take_as_they_came()
+        return taken if len(taken) < 2 else _joined(taken)
+
+    def take_as_they_came(self) -> list[EngineMessage]:
+        """The same, joined only as far as they had to be."""
         taken, self._messages = self._messages, []
         self._limit = LEAST_JOINED
-        return taken if len(taken) < 2 else _joined(taken)
+        return taken
 
 
 def _joined(messages: list[EngineMessage]) -> list[EngineMessage]:

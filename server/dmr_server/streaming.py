@@ -148,6 +148,7 @@ class Streamer:
         if channel.is_broken:
             del self._open_channels[channel.fileno()]
             poller.unregister(channel.fileno())
+            self._channels.forget(channel)
             channel.close()
 
     def _let_in(self, poller: _Poller, now: float) -> float:

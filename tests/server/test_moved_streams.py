@@ -162,7 +162,6 @@ def test_a_moved_client_that_reads_late_gets_everything(worker: Worker, streams:
     while not data.endswith(b"[Completed]"):
         data += late.client.recv(4_000)
         time.sleep(0.03)  # longer in all than it may take nothing
-    assert len(data) < 450 * 500, "it is told each token by itself"
     assert data.replace(b" ", b"") == late.expected
     assert other.read_all() == other.expected
 

@@ -13,7 +13,16 @@ from unit.scripted_peer import ScriptedPeer
 
 from dmr.channels import Channel, Channels
 from dmr.errors import EngineCrashed
-from dmr.wire import EngineMessage, EngineOpenChannel, EngineOutput, WireError, engine_query_decoder
+from dmr.types import Timings, Usage
+from dmr.wire import (
+    EngineCompleted,
+    EngineMessage,
+    EngineOpenChannel,
+    EngineOutput,
+    WireError,
+    engine_query_decoder,
+)
+from dmr.wire.held_messages import LEAST_JOINED
 
 
 def frame(*messages: tuple[int, EngineMessage]) -> bytes:
@@ -51,14 +60,17 @@ def test_each_owner_gets_what_is_its_own(engine: ScriptedPeer) -> None:
     assert engine.requests == [EngineOpenChannel(channel.name)]
 
 
-def test_what_is_not_taken_is_joined(engine: ScriptedPeer) -> None:
-    engine.plays(frame(), frame((1, EngineOutput(0, "a")), (1, EngineOutput(0, "b"))))
+def test_what_is_not_taken_is_joined_in_the_end(engine: ScriptedPeer) -> None:
+    engine.plays(frame(), *[frame(*[(1, EngineOutput(0, "a"))] * 100) for _ in range(9)])
     channel = Channel(engine.path)
     inbox = channel.enter(object())
-    while not (owners := receive(channel)):
-        pass
-    assert len(owners) == 1
-    assert inbox.take() == [EngineOutput(0, "ab", num_tokens=2)]
+    for _ in range(100):
+        if not select.select([channel.fileno()], [], [], 0.3)[0]:
+            break
+        channel.receive()
+    messages = inbox.take()
+    assert len(messages) <= LEAST_JOINED + 2
+    assert sum(message.num_tokens for message in messages if isinstance(message, EngineOutput)) == 900
     channel.close()
 
 
@@ -99,6 +111,34 @@ def test_an_engine_that_fails_is_told_to_everybody(engine: ScriptedPeer, how: st
     assert again is not None
     assert again.name != channel.name
     again.close()
+
+
+def test_who_has_all_of_its_answer_is_not_told_that_the_engine_is_gone(engine: ScriptedPeer) -> None:
+    end = EngineCompleted(Usage(1, 0, 1), Timings())
+    engine.plays(frame(), 0.05, frame((1, EngineOutput(0, "a")), (1, end)), 0.05, then_dies=True)
+    channels = Channels()
+    channel = channels.to(engine.path)
+    assert channel is not None
+    late, other = channel.enter("late"), channel.enter("other")
+    while not channel.is_broken:
+        owners = receive(channel)
+    assert owners == ["other"]
+    assert late.take() == [EngineOutput(0, "a"), end]
+    assert [type(message) for message in other.take()] == [WireError]
+    channels.forget(channel)
+    channel.close()
+    assert not channels._channels
+
+
+def test_what_waits_is_given_token_by_token(engine: ScriptedPeer) -> None:
+    engine.plays(frame(), frame((1, EngineOutput(0, "a")), (1, EngineOutput(0, "b"))))
+    channel = Channel(engine.path)
+    inbox = channel.enter(object())
+    while not (owners := receive(channel)):
+        pass
+    assert len(owners) == 1
+    assert inbox.take() == [EngineOutput(0, "a"), EngineOutput(0, "b")]
+    channel.close()
 
 
 def test_there_is_one_for_each_engine(engine: ScriptedPeer, tmp_path: Path) -> None:

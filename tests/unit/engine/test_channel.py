@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import time
@@ -16,7 +17,8 @@ from unit.engine.test_worker_server import Worker, collect, text, worker
 
 from dmr.engine import channel as channel_module
 from dmr.engine.channel import Channel
-from dmr.types import FinishReason, SamplingParams
+from dmr.engine.outbox import Outbox
+from dmr.types import FinishReason, SamplingParams, Timings, Usage
 from dmr.wire import (
     Connection,
     EngineCompleted,
@@ -26,6 +28,7 @@ from dmr.wire import (
     EngineOpenChannel,
     EngineOutput,
     EngineRequest,
+    EngineStarted,
     WireError,
     engine_channel_decoder,
     engine_message_decoder,
@@ -203,6 +206,89 @@ def test_a_process_that_reads_nothing_holds_up_nobody_and_loses_nothing(worker: 
         assert text(told[number] + rest) == text_of(answer_to([number], 450))
         assert sum(each.num_tokens for each in told[number] + rest if isinstance(each, EngineOutput)) == 450
     slow.close()
+
+
+class Stalled:
+    """An answer's own connection, with so much on it that nothing more goes; and a channel to move it to."""
+
+    @classmethod
+    async def make(cls) -> Stalled:
+        self = cls()
+        ours, self.theirs = socket.socketpair()
+        self.theirs.setblocking(False)
+        _, self._writer = await asyncio.open_connection(sock=ours)
+        channel_ours, self.channel_theirs = socket.socketpair()
+        _, self._channel_writer = await asyncio.open_connection(sock=channel_ours)
+        self.channel = Channel(self._channel_writer)
+        self.box = Outbox(self._writer)
+        self.box.open(EngineStarted(1))
+        self.num_said = 0
+        return self
+
+    def say(self) -> None:
+        self.box.put([EngineOutput(0, "x" * 50)])
+        self.num_said += 1
+
+    async def read(self) -> list[object]:
+        data = b""
+        for _ in range(50):
+            await asyncio.sleep(0.002)
+            with contextlib.suppress(BlockingIOError):
+                while piece := self.theirs.recv(1 << 16):
+                    data += piece
+        told = []
+        while data:
+            end = 4 + struct.unpack_from(">I", data)[0]
+            told.append(engine_moving_decoder.decode(data[4:end]))
+            data = data[end:]
+        return told
+
+    def close(self) -> None:
+        self.box.close()
+        self.channel.close()
+        for each in (self._writer, self._channel_writer):
+            each.close()
+        self.theirs.close()
+        self.channel_theirs.close()
+
+
+def test_an_answer_that_cannot_be_sent_on_is_moved_behind_what_waits() -> None:
+    async def scene() -> None:
+        stalled = await Stalled.make()
+        while not stalled.box.num_held_messages:
+            stalled.say()
+        stalled.box.move(stalled.channel, 7)
+        stalled.say()
+        first, *outputs, last = await stalled.read()
+        assert first == EngineStarted(1)
+        assert isinstance(last, EngineMoved)
+        assert sum(each.num_tokens for each in outputs if isinstance(each, EngineOutput)) == stalled.num_said
+        stalled.say()
+        stalled.channel.flush()
+        assert b"x" * 50 in stalled.channel_theirs.recv(1 << 16)
+        stalled.close()
+
+    asyncio.run(scene())
+
+
+def test_an_answer_that_ends_while_it_is_moved_is_not_over_before_the_other_side_knows() -> None:
+    async def scene() -> None:
+        stalled = await Stalled.make()
+        while not stalled.box.num_held_bytes:
+            stalled.say()
+        stalled.box._held.take()  # as if the connection were full to the last byte
+        stalled.box._socket.unsent = memoryview(b"")
+        stalled.box.move(stalled.channel, 7)
+        assert stalled.box.num_held_bytes, "there was room"
+        stalled.box.put([EngineCompleted(Usage(1, 0, 1), Timings())])
+        await asyncio.sleep(0.01)
+        assert not stalled.box.is_sent.is_set()
+        told = await stalled.read()
+        assert isinstance(told[-1], EngineMoved)
+        assert stalled.box.is_sent.is_set()
+        stalled.close()
+
+    asyncio.run(scene())
 
 
 def test_what_cannot_be_told_is_no_others_failure() -> None:
