@@ -61,6 +61,17 @@ add_subdirectory("${llama_cpp_source}" "${CMAKE_BINARY_DIR}/llama.cpp" EXCLUDE_F
 
 dmr_all_targets(llama_cpp_targets "${llama_cpp_source}")
 
+# A static library is linked piece by piece, so what nobody calls need not be compiled: the options of llama.cpp's tools,
+# and what downloads for them. It would be a tenth of the build. Another checkout may need other pieces.
+if(NOT BUILD_SHARED_LIBS AND NOT LLAMA_CPP_DIR)
+  set(unused "${llama_cpp_source}/vendor/cpp-httplib/httplib.cpp")
+  foreach(name arg console debug download hf-cache imatrix-loader llguidance preset)
+    list(APPEND unused "${llama_cpp_source}/common/${name}.cpp")
+  endforeach()
+  set_source_files_properties(${unused} TARGET_DIRECTORY llama-common cpp-httplib PROPERTIES HEADER_FILE_ONLY ON)
+  set_target_properties(cpp-httplib PROPERTIES LINKER_LANGUAGE CXX)
+endif()
+
 include("${CMAKE_CURRENT_LIST_DIR}/cpu_kernels.cmake")
 set(cpu_targets ${llama_cpp_targets})
 list(FILTER cpu_targets INCLUDE REGEX "^ggml-cpu")

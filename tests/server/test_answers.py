@@ -295,6 +295,15 @@ def test_preloading_loads_and_says_nothing(client: falcon.testing.TestClient, se
     assert unknown.status_code == 404
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_only_a_streamed_answer_is_wanted_in_pieces(
+    client: falcon.testing.TestClient, service: FakeService, stream: bool
+) -> None:
+    service.enqueue(Started(1), TextDelta(0, "x"), Finished(0, FinishReason.STOP), Completed(Usage()))
+    assert client.simulate_post(CHAT, json={**BODY, "stream": stream}).status_code == 200
+    assert service.in_pieces == [stream]
+
+
 def test_the_order_of_samplers_is_passed_on(client: falcon.testing.TestClient, service: FakeService) -> None:
     service.enqueue(Started(1), TextDelta(0, "x"), Finished(0, FinishReason.STOP), Completed(Usage()))
     assert client.simulate_post(CHAT, json={**BODY, "samplers": ["top_k", "temperature"]}).status_code == 200

@@ -123,7 +123,7 @@ def break_channels(made: Worker) -> None:
 
 
 def test_several_long_streams_share_a_connection_and_are_whole(worker: Worker, streams: Any) -> None:
-    made = [streams(prompt) for prompt in range(1, 9)]  # more than run at the same time
+    made = [streams(prompt, 150) for prompt in range(1, 9)]  # more than run at the same time
     for stream in made:
         assert stream.read_all() == stream.expected
     assert sum(stream.readiness.has_moved for stream in made) >= 7

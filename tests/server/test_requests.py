@@ -52,12 +52,6 @@ def complete(client: falcon.testing.TestClient, service: FakeService, answer: An
     return ask
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_only_a_streamed_answer_is_wanted_in_pieces(chat: Any, service: FakeService, stream: bool) -> None:
-    chat(stream=stream)
-    assert service.in_pieces == [stream]
-
-
 def test_a_plain_chat(chat: Any) -> None:
     request = chat()
     assert request == GenerateRequest(
