@@ -30,11 +30,12 @@ class PythonProgress {
     std::exception_ptr raised_;
 };
 
-std::unique_ptr<ModelHandle> load(const std::vector<std::string> & paths, int32_t num_gpu_layers, bool use_mmap,
-                                  bool use_mlock, bool use_direct_io, bool check_tensors, bool vocab_only, bool repack,
-                                  bool use_host_buffers, const std::string & split_mode, int32_t main_gpu,
-                                  const std::vector<float> & tensor_split, const std::vector<std::string> & devices,
-                                  int32_t num_cpu_expert_layers, const py::object & progress) {
+std::unique_ptr<ModelHandle> load_model(const std::vector<std::string> & paths, int32_t num_gpu_layers, bool use_mmap,
+                                        bool use_mlock, bool use_direct_io, bool check_tensors, bool vocab_only,
+                                        bool repack, bool use_host_buffers, const std::string & split_mode,
+                                        int32_t main_gpu, const std::vector<float> & tensor_split,
+                                        const std::vector<std::string> & devices, int32_t num_cpu_expert_layers,
+                                        const py::object & progress) {
     const ModelOptions     options{num_gpu_layers,       use_mmap,   use_mlock,    use_direct_io,
                                    check_tensors,        vocab_only, repack,       use_host_buffers,
                                    split_mode,           main_gpu,   tensor_split, devices,
@@ -79,7 +80,7 @@ std::vector<py::str> control_tokens(const ModelHandle & handle) {
 
 void register_model(py::module_ & module) {
     py::class_<ModelHandle>(module, "Model", "Weights and vocabulary of a GGUF model.")
-        .def(py::init(&load), py::arg("paths"), py::kw_only(), py::arg("num_gpu_layers") = all_layers,
+        .def(py::init(&load_model), py::arg("paths"), py::kw_only(), py::arg("num_gpu_layers") = all_layers,
              py::arg("use_mmap") = true, py::arg("use_mlock") = false, py::arg("use_direct_io") = false,
              py::arg("check_tensors") = false, py::arg("vocab_only") = false, py::arg("repack") = true,
              py::arg("use_host_buffers") = true, py::arg("split_mode") = "layer", py::arg("main_gpu") = 0,

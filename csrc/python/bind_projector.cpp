@@ -5,8 +5,9 @@
 namespace dmr::python {
 namespace {
 
-std::unique_ptr<ProjectorHandle> load(const std::string & path, const ModelHandle & model, int32_t num_threads,
-                                      bool use_gpu, int32_t min_tokens, int32_t max_tokens, bool flash_attention) {
+std::unique_ptr<ProjectorHandle> load_projector(const std::string & path, const ModelHandle & model,
+                                                int32_t num_threads, bool use_gpu, int32_t min_tokens,
+                                                int32_t max_tokens, bool flash_attention) {
     const auto             shared = model.shared();
     const ProjectorOptions options{num_threads, use_gpu, min_tokens, max_tokens, flash_attention};
     py::gil_scoped_release released;
@@ -65,7 +66,7 @@ void register_projector(py::module_ & module) {
             },
             "A copy, float32 [num_places, width].");
     py::class_<ProjectorHandle>(module, "Projector", "An encoder of pictures and sounds beside a text model.")
-        .def(py::init(&load), py::arg("path"), py::arg("model"), py::kw_only(), py::arg("num_threads") = 1,
+        .def(py::init(&load_projector), py::arg("path"), py::arg("model"), py::kw_only(), py::arg("num_threads") = 1,
              py::arg("use_gpu") = true, py::arg("min_tokens") = -1, py::arg("max_tokens") = -1,
              py::arg("flash_attention") = true,
              "`min_tokens`, `max_tokens`: of one picture; -1 = as the file says. Raises LoadError.")
