@@ -155,7 +155,7 @@ def test_a_moved_client_that_leaves_frees_the_engine(worker: Worker, streams: An
 
 
 def test_a_moved_client_that_reads_late_gets_everything(worker: Worker, streams: Any) -> None:
-    late, other = streams(1, is_broad=True), streams(2)
+    late, other = streams(1, is_broad=True), streams(2, 100)
     late.until_moved()
     late.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     data = b""
