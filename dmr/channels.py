@@ -10,13 +10,12 @@ import uuid
 from dmr.errors import DmrError
 from dmr.wire import (
     Connection,
-    EngineCompleted,
     EngineMessage,
     EngineOpenChannel,
-    EngineOutput,
     HeldMessages,
     WireError,
     engine_channel_decoder,
+    is_last,
 )
 
 
@@ -31,8 +30,7 @@ class Inbox:
 
     def add(self, message: EngineMessage) -> None:
         self._messages.add(message)
-        if type(message) is not EngineOutput and isinstance(message, (EngineCompleted, WireError)):
-            self.is_complete = True
+        self.is_complete = is_last(message)
 
     def take(self) -> list[EngineMessage]:
         """Token by token, as on a connection of its own: how many of them were thought is counted here."""

@@ -3,8 +3,8 @@
 namespace dmr {
 namespace {
 
-constexpr size_t least_shared_out =
-    50'000;  // nanoseconds; to wake a thread takes half of it, more in a virtual machine
+// Nanoseconds. To wake a thread takes half of it, more in a virtual machine.
+constexpr size_t least_shared_out = 50'000;
 
 }  // namespace
 

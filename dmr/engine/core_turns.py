@@ -21,14 +21,6 @@ class CoreTurns:
         self._is_alone = False
         self._is_next = False  # who wants to be alone waits for those who share, and nobody may join them
 
-    @contextlib.contextmanager
-    def sharing(self) -> Iterator[None]:
-        self.join()
-        try:
-            yield
-        finally:
-            self.leave()
-
     def join(self) -> None:
         """Those who share. Waits while somebody is alone."""
         with self._changed:

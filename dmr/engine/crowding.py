@@ -7,10 +7,9 @@ can take six. It is better to lose what was done of it.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from dmr.engine.core_budget import CoreBudget, CpuTimes, read_cpu_times
@@ -26,7 +25,7 @@ class _Step(NamedTuple):
 
 
 class Crowding:
-    """`step` is for the engine's thread; the looks are those of a thread that begins with the first step."""
+    """The engine's thread calls `begin` and `end`; the looks are those of a thread that begins with the first step."""
 
     def __init__(
         self,
@@ -46,15 +45,6 @@ class Crowding:
         self._seen: tuple[_Step, CpuTimes] | None = None  # a step that was late at the last look
         self._is_at_work = threading.Event()
         self._thread: threading.Thread | None = None
-
-    @contextlib.contextmanager
-    def step(self, expected: float) -> Iterator[None]:
-        """Inside, a step is computed that should take so many seconds; 0 = nobody knows."""
-        self.begin(expected)
-        try:
-            yield
-        finally:
-            self.end()
 
     def begin(self, expected: float) -> None:
         """A step begins, which should take so many seconds; 0 = nobody knows."""

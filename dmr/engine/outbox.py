@@ -7,7 +7,7 @@ import threading
 
 from dmr.engine.channel import Channel
 from dmr.engine.patient_socket import PatientSocket
-from dmr.wire import EngineCompleted, EngineMessage, EngineMoved, HeldMessages, WireError, pack
+from dmr.wire import EngineMessage, EngineMoved, HeldMessages, is_last, pack
 
 BUNDLE = 64  # messages that are sent together to who makes nothing of an answer before its end
 
@@ -45,7 +45,7 @@ class Outbox:
         with self._lock:
             if self._is_closed:
                 return
-            self._has_ended = self._has_ended or isinstance(messages[-1], (EngineCompleted, WireError))
+            self._has_ended = self._has_ended or is_last(messages[-1])
             if self._bundle is not None:
                 self._bundle += messages
                 if len(self._bundle) < BUNDLE and not self._has_ended:

@@ -16,7 +16,7 @@ from dmr.engine.engine import Deliver, Engine, Request
 from dmr.engine.queue_limits import QueueLimits
 from dmr.errors import DeadlineExceeded, DmrError, InternalError, Overloaded
 from dmr.types import Statistics
-from dmr.wire import EngineCompleted, EngineMessage, EngineOutput, WireError
+from dmr.wire import EngineCompleted, EngineMessage, WireError, is_last
 
 AUDIT_INTERVAL = 1.0  # seconds between two looks at the books, which take as long as a small step
 SNAPSHOT_INTERVAL = 0.1  # seconds between two looks at the engine's counts while it is at work
@@ -173,11 +173,7 @@ class StepLoop:
 
     def _publish(self, publish: Publish) -> None:
         deliveries, self._deliveries = self._deliveries, {}
-        ends = [
-            (request, messages[-1])
-            for request, messages in deliveries.items()
-            if type(messages[-1]) is not EngineOutput and isinstance(messages[-1], (EngineCompleted, WireError))
-        ]
+        ends = [(request, messages[-1]) for request, messages in deliveries.items() if is_last(messages[-1])]
         if ends or not self._engine.has_work or time.monotonic() >= self._snapshot_due:
             self._snapshot = self._engine.statistics()
             self._snapshot_due = time.monotonic() + SNAPSHOT_INTERVAL

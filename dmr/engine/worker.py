@@ -1,8 +1,9 @@
 """The engine process: `python -m dmr.engine.worker --status-fd N`, its EngineSpec as a frame on standard input.
 
 It loads one model, listens on a Unix socket, and tells the manager through the status pipe how far it is. One
-connection is one request; a connection that closes is an abort. Standard input is its life line: when it closes, the
-manager is gone and the process ends. One that hangs or is stopped does not see that: the kernel ends it.
+connection is one request, or a channel for the rest of many answers; a request's that closes is an abort. Standard
+input is its life line: when it closes, the manager is gone and the process ends. One that hangs or is stopped does not
+see that: the kernel ends it.
 """
 
 from __future__ import annotations

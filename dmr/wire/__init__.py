@@ -1,6 +1,7 @@
 """Messages between our processes: length-prefixed msgpack frames over Unix sockets and pipes.
 
-Three conversations: frontend and engine (one connection is one request; closing it is the abort), frontend and manager
+Three conversations: frontend and engine (one connection is one request; closing it is the abort; what is said to a long
+stream may be moved to a channel, which all streams of a frontend share), frontend and manager
 (one connection is one command, or one lease for as long as it stays open), engine and manager (the engine's status).
 """
 
@@ -49,6 +50,7 @@ from dmr.wire.engine_messages import (
     engine_reply_decoder,
     engine_spec_decoder,
     engine_status_decoder,
+    is_last,
 )
 from dmr.wire.frames import (
     CONNECT_TIMEOUT,
@@ -174,6 +176,7 @@ __all__ = [
     "engine_reply_decoder",
     "engine_spec_decoder",
     "engine_status_decoder",
+    "is_last",
     "manager_command_decoder",
     "manager_reply_decoder",
     "pack",

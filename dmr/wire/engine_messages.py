@@ -227,6 +227,11 @@ EngineMessage = Union[EngineStarted, EngineEcho, EngineOutput, EngineCompleted, 
 EngineReply = Union[EngineVectors, EngineScores, EngineTokens, EngineText, EngineStatistics, WireError]
 
 
+def is_last(message: EngineMessage) -> bool:
+    """Whether it is the last one of its request."""
+    return isinstance(message, (EngineCompleted, WireError))
+
+
 class LoadProgress(Frame, frozen=True, tag="progress"):
     fraction: float
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dmr.engine.core_share import CoreShare
 from dmr.engine.core_turns import CoreTurns
 
 PATIENCE = 5.0
+
+
+@contextlib.contextmanager
+def sharing(turns: CoreTurns) -> Iterator[None]:
+    turns.join()
+    try:
+        yield
+    finally:
+        turns.leave()
 
 
 def start(work: Callable[[], None]) -> threading.Thread:
@@ -30,7 +39,7 @@ class Steps:
 
     def _run(self) -> None:
         while not self._over.is_set():
-            with self._turns.sharing():
+            with sharing(self._turns):
                 self.is_stepping = True
                 self.num_steps += 1
                 self._over.wait(0.001)
@@ -46,7 +55,7 @@ def test_several_share_at_the_same_time() -> None:
     turns, both = CoreTurns(), threading.Barrier(2, timeout=PATIENCE)
 
     def work() -> None:
-        with turns.sharing():
+        with sharing(turns):
             both.wait()
 
     threads = [start(work), start(work)]
@@ -77,13 +86,13 @@ def test_giving_way_to_nobody_takes_no_time_and_keeps_the_turn() -> None:
     with turns.alone():
         turns.give_way()
         assert turns._is_alone
-    with turns.sharing():
+    with sharing(turns):
         pass
 
 
 def test_a_failure_lets_go() -> None:
     turns = CoreTurns()
-    for kind in (turns.alone, turns.sharing, turns.alone):
+    for kind in (turns.alone, lambda: sharing(turns), turns.alone):
         with contextlib.suppress(KeyError), kind():
             raise KeyError
     assert not any((turns._is_alone, turns._num_sharing, turns._is_next))

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 
 from dmr.engine.core_budget import CoreBudget, CpuTimes
 from dmr.engine.crowding import INTERVAL, Crowding
 from dmr.engine.prefill_pacer import PrefillPacer
+
+
+@contextlib.contextmanager
+def step(crowding: Crowding, expected: float) -> Iterator[None]:
+    crowding.begin(expected)
+    yield
+    crowding.end()
 
 
 class World:
@@ -35,21 +45,21 @@ class World:
 
 def test_a_step_whose_core_another_process_takes_is_ended_and_comes_again_with_one_thread() -> None:
     world = World()
-    with world.crowding.step(0.1):
+    with step(world.crowding, 0.1):
         world.go_on(0.3, others=1.0)
         assert world.num_interrupted == 0
         world.go_on(0.2, others=1.0)
     assert world.num_interrupted == 1
     assert world.budget.num_threads(world.times.at) == 1
     world.num_threads = 1
-    with world.crowding.step(0.1):
+    with step(world.crowding, 0.1):
         world.go_on(5, others=1.0)
     assert world.num_interrupted == 1
 
 
 def test_a_long_step_gets_the_time_that_it_should_take() -> None:
     world = World()
-    with world.crowding.step(1.0):
+    with step(world.crowding, 1.0):
         world.go_on(2.9, others=1.0)
     assert world.num_interrupted == 0
 
@@ -57,7 +67,7 @@ def test_a_long_step_gets_the_time_that_it_should_take() -> None:
 @pytest.mark.parametrize(("expected", "others"), [(0.1, 0.0), (0.1, 0.3), (0.0, 1.0)])
 def test_who_is_late_without_a_crowd_or_without_a_measure_goes_on(expected: float, others: float) -> None:
     world = World()
-    with world.crowding.step(expected):
+    with step(world.crowding, expected):
         world.go_on(5, others)
     assert world.num_interrupted == 0
 
@@ -65,7 +75,7 @@ def test_who_is_late_without_a_crowd_or_without_a_measure_goes_on(expected: floa
 def test_a_step_is_not_ended_for_what_was_seen_of_another() -> None:
     world = World()
     for _ in range(10):
-        with world.crowding.step(0.1):
+        with step(world.crowding, 0.1):
             world.go_on(0.3, others=1.0)
     assert world.num_interrupted == 0
 
@@ -83,7 +93,7 @@ def test_a_pacer_tells_what_a_step_should_take() -> None:
 def test_the_thread_that_looks_begins_with_the_first_step() -> None:
     crowding = Crowding(CoreBudget(2, lambda: None), lambda: 2, lambda: None)
     assert crowding._thread is None
-    with crowding.step(0.1):
+    with step(crowding, 0.1):
         pass
     assert crowding._thread is not None
     assert crowding._thread.daemon
