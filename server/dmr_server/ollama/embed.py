@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from array import array
 from collections.abc import Mapping
 from typing import Any, Union
 
@@ -16,13 +14,14 @@ from dmr_server.fields import Count, checked, normalised
 from dmr_server.ollama.fields import flag, read_keep_alive, required_model, text_of
 from dmr_server.ollama.options import read_options
 from dmr_server.ollama.wire import nanoseconds
+from dmr_server.vectors import JsonArray, NotFinite, json_array
 
 MAX_INPUTS = 100_000
 
 
 class EmbedAnswer(msgspec.Struct, frozen=True):
     model: str
-    embeddings: list[list[float]]
+    embeddings: list[JsonArray]
     total_duration: Union[int, UnsetType] = UNSET  # these three only if anything was embedded
     load_duration: Union[int, UnsetType] = UNSET
     prompt_eval_count: Union[int, UnsetType] = UNSET
@@ -83,8 +82,8 @@ def to_embeddings(embeddings: Embeddings) -> bytes:
     return msgspec.json.encode({"embedding": _floats(embeddings.vectors[0])})
 
 
-def _floats(vector: bytes) -> list[float]:
-    floats = array("f", vector)
-    if not all(map(math.isfinite, floats)):
-        raise InvalidRequest("embedding contains NaN or Inf values", param="input")
-    return floats.tolist()
+def _floats(vector: bytes) -> JsonArray:
+    try:
+        return json_array(vector)
+    except NotFinite as error:
+        raise InvalidRequest("embedding contains NaN or Inf values", param="input") from error

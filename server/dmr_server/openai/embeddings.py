@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
-import struct
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -17,6 +15,7 @@ from dmr_server.fields import INT32_MAX, checked, normalised
 from dmr_server.generation import Stamp
 from dmr_server.openai.prompts import read_prompts
 from dmr_server.openai.wire import InputUsage, encode
+from dmr_server.vectors import JsonArray, NotFinite, json_array
 
 if TYPE_CHECKING:
     from dmr.service import Service
@@ -28,9 +27,6 @@ _REFUSED: Mapping[str, str] = {
     "truncate_prompt_tokens": "use 'truncate'",
     "late_chunking": "each input is embedded on its own",
 }
-
-
-_NUMBERS = {"type": "array", "items": {"type": "number"}}
 
 
 class EmbeddingFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +42,7 @@ class EmbeddingFields(msgspec.Struct, frozen=True, kw_only=True):
 class WireEmbedding(msgspec.Struct, frozen=True):
     object: str
     index: int
-    embedding: Union[str, Annotated[msgspec.Raw, Meta(extra_json_schema=_NUMBERS)]]
+    embedding: Union[str, JsonArray]
 
 
 class EmbeddingList(msgspec.Struct, frozen=True):
@@ -77,12 +73,11 @@ def to_base64(vector: bytes) -> str:
     return base64.b64encode(vector).decode("ascii")
 
 
-def to_floats(vector: bytes) -> msgspec.Raw:
-    """A JSON array. Nine digits tell every 32-bit float from its neighbours; a 64-bit one would have seventeen."""
-    floats = struct.unpack(f"<{len(vector) // 4}f", vector)
-    if not all(map(math.isfinite, floats)):
-        raise InternalError("The model gave a vector with numbers that are not finite.")
-    return msgspec.Raw((f"[{','.join(['%.9g'] * len(floats))}]" % floats).encode())
+def to_floats(vector: bytes) -> JsonArray:
+    try:
+        return json_array(vector)
+    except NotFinite as error:
+        raise InternalError("The model gave a vector with numbers that are not finite.") from error
 
 
 def read_embeddings(body: Mapping[str, Any], stamp: Stamp) -> EmbeddingExchange:

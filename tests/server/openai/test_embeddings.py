@@ -31,8 +31,8 @@ def test_vectors_as_floats(client: falcon.testing.TestClient, service: FakeServi
     assert result.status_code == 200
     assert result.content == (
         b'{"object":"list","data":['
-        b'{"object":"embedding","index":0,"embedding":[0.100000001,-1,9.99999968e-21]},'
-        b'{"object":"embedding","index":1,"embedding":[0.5,0.25,0]}],'
+        b'{"object":"embedding","index":0,"embedding":[0.1,-1.0,1e-20]},'
+        b'{"object":"embedding","index":1,"embedding":[0.5,0.25,0.0]}],'
         b'"model":"ai/smollm2","usage":{"prompt_tokens":7,"total_tokens":7}}'
     )
     CreateEmbeddingResponse.model_validate_json(result.content)
