@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/cpu_kernels.h"
 #include "core/errors.h"
 #include "core/log_queue.h"
 #include "core/progress.h"
@@ -71,6 +72,10 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options)
         if (threadpool_ == nullptr) {
             throw LoadError("cannot start " + std::to_string(num_threads) + " compute threads");
         }
+        if (options.embeddings && !multiply_floats(threadpool_, true)) {
+            free_threadpool(threadpool_);
+            throw LoadError("there are too many contexts for embeddings");
+        }
     } catch (...) {
         llama_free(handle_);
         throw;
@@ -80,6 +85,7 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options)
 
 Context::~Context() {
     llama_free(handle_);
+    multiply_floats(threadpool_, false);
     free_threadpool(threadpool_);
 }
 

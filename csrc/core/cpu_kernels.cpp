@@ -14,14 +14,15 @@ namespace dmr {
 namespace {
 
 struct OwnKernels {
-    void (*use)(int)     = nullptr;
-    int64_t (*num)(void) = nullptr;
+    void (*use)(int)                                     = nullptr;
+    int64_t (*num)(void)                                 = nullptr;
+    int (*multiply_floats)(const ggml_threadpool *, int) = nullptr;
 
-    bool exists() const { return use != nullptr && num != nullptr; }
+    bool exists() const { return use != nullptr && num != nullptr && multiply_floats != nullptr; }
 };
 
 #if !DMR_PORTABLE
-OwnKernels find() { return {dmr_use_own_kernels, dmr_num_own_operations}; }
+OwnKernels find() { return {dmr_use_own_kernels, dmr_num_own_operations, dmr_multiply_floats}; }
 #elif defined(__linux__)
 int keep_name(dl_phdr_info * info, size_t /*size*/, void * name) {
     if (std::strstr(info->dlpi_name, "libggml-cpu") == nullptr) {
@@ -40,8 +41,9 @@ OwnKernels find() {
         return {};
     }
     OwnKernels found;
-    found.use = reinterpret_cast<decltype(found.use)>(dlsym(library, "dmr_use_own_kernels"));
-    found.num = reinterpret_cast<decltype(found.num)>(dlsym(library, "dmr_num_own_operations"));
+    found.use             = reinterpret_cast<decltype(found.use)>(dlsym(library, "dmr_use_own_kernels"));
+    found.num             = reinterpret_cast<decltype(found.num)>(dlsym(library, "dmr_num_own_operations"));
+    found.multiply_floats = reinterpret_cast<decltype(found.multiply_floats)>(dlsym(library, "dmr_multiply_floats"));
     dlclose(library);  // ggml holds it
     return found;
 }
@@ -62,6 +64,10 @@ bool use_own_kernels(bool is_used) {
     }
     own_kernels().use(is_used ? 1 : 0);
     return true;
+}
+
+bool multiply_floats(const ggml_threadpool * threads, bool is_wanted) {
+    return !own_kernels().exists() || own_kernels().multiply_floats(threads, is_wanted ? 1 : 0) != 0;
 }
 
 int64_t num_own_operations() { return own_kernels().exists() ? own_kernels().num() : 0; }

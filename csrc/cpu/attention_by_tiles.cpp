@@ -13,6 +13,7 @@
 namespace dmr::cpu {
 namespace {
 
+constexpr int64_t MOST_PARTS     = 16;  // of a thread: more would only begin tiles anew
 constexpr int64_t MOST_HEADS     = 4;   // that share unpacked keys: what they add up has to stay in a core's own cache
 constexpr int64_t ROWS_OF_KERNEL = 4;   // that a product of matrices takes at a time
 constexpr int64_t LANES          = 16;  // numbers of the widest registers: columns of products are a multiple
@@ -22,11 +23,12 @@ int64_t num_columns(int64_t num_cells) { return (num_cells + LANES - 1) / LANES 
 
 // Memory of one thread for tiles.
 struct TileScratch {
-    std::vector<int32_t> seen;    // cells that a row of the tile sees, in order
-    std::vector<float>   query;   // of each head [rows, size of a head]
-    std::vector<float>   sum;     // of each head [rows, size of a value]
-    std::vector<float>   keys;    // [size of a head, cells]
-    std::vector<float>   values;  // [cells, size of a value]
+    std::vector<int32_t> seen;      // cells that a row of the tile sees, in order
+    bool                 has_bias;  // that of all cells that are seen, from another head of the same rows
+    std::vector<float>   query;     // of each head [rows, size of a head]
+    std::vector<float>   sum;       // of each head [rows, size of a value]
+    std::vector<float>   keys;      // [size of a head, cells]
+    std::vector<float>   values;    // [cells, size of a value]
     std::vector<float>   unpacked;
     float                weights[TILE * CELLS];
     float                bias[TILE * CELLS];
@@ -80,7 +82,10 @@ void unpack_cells(const Attention & what, const Tile & tile, const int32_t * cel
         }
         unpack(what.v, values + cells[each] * what.v->nb[1], scratch.values.data() + each * what.v->ne[0]);
     }
-    unpack_bias(what, tile, cells, num_cells, scratch.bias);
+    if (!scratch.has_bias) {
+        unpack_bias(what, tile, cells, num_cells, scratch.bias);
+        scratch.has_bias = num_cells == static_cast<int64_t>(scratch.seen.size());
+    }
 }
 
 // Add to a head's sums what its rows see in the unpacked cells.
@@ -126,19 +131,22 @@ void attend_cells(const Attention & what, const Tile & tile, int64_t head, int64
 void prepare(const Attention & what, const Tile & tile, TileScratch & scratch) {
     const int64_t num_keys   = what.k->ne[0];
     const int64_t num_values = what.v->ne[0];
-    scratch.query.assign(tile.num * TILE * num_keys, 0.0F);
-    scratch.sum.assign(tile.num * TILE * num_values, 0.0F);
+    const int64_t num_rows   = tile.num_computed();
+    scratch.query.resize(tile.num * TILE * num_keys);
+    scratch.sum.resize(tile.num * TILE * num_values);
     scratch.keys.resize(num_keys * CELLS);
     scratch.values.resize(num_values * CELLS);
     scratch.unpacked.resize(num_keys);
-    std::fill_n(scratch.softmax, tile.num * TILE, Softmax{});
     for (int64_t head = 0; head < tile.num; ++head) {
+        float * query = scratch.query.data() + head * TILE * num_keys;
         for (int64_t row = 0; row < tile.num_rows; ++row) {
-            std::memcpy(scratch.query.data() + (head * TILE + row) * num_keys,
-                        what.query_of(tile.row + row, tile.first + head), num_keys * sizeof(float));
+            std::memcpy(query + row * num_keys, what.query_of(tile.row + row, tile.first + head),
+                        num_keys * sizeof(float));
         }
+        std::fill(query + tile.num_rows * num_keys, query + num_rows * num_keys, 0.0F);
+        std::fill_n(scratch.sum.data() + head * TILE * num_values, num_rows * num_values, 0.0F);
+        std::fill_n(scratch.softmax + head * TILE, num_rows, Softmax{});
     }
-    list_seen(what, {tile.row, tile.num_rows}, scratch.seen);
 }
 
 void attend_tile(const Attention & what, const Tile & tile, TileScratch & scratch) {
@@ -177,15 +185,21 @@ Tile tile_at(const Attention & what, const std::vector<Rows> & tiles, int64_t pl
 int64_t num_tile_parts(const Attention & what, const std::vector<Rows> & tiles, int num_threads) {
     const int64_t num       = num_places(what, tiles);
     const int64_t num_whole = num / std::min(MOST_HEADS, what.num_sharing());
-    return std::min(num, std::max<int64_t>(1, num_whole / num_threads) * num_threads);
+    return std::min(num, std::clamp<int64_t>(num_whole / num_threads, 1, MOST_PARTS) * num_threads);
 }
 
 void attend_tiles(const Attention & what, const std::vector<Rows> & tiles, int64_t part, int64_t num_parts) {
     thread_local TileScratch scratch;
     const int64_t            num = num_places(what, tiles);
     const int64_t            end = num * (part + 1) / num_parts;
+    int64_t                  row = -1;  // of the last tile
     for (int64_t place = num * part / num_parts; place < end;) {
         const Tile tile = tile_at(what, tiles, place, end);
+        if (tile.row != row) {
+            list_seen(what, {tile.row, tile.num_rows}, scratch.seen);
+            scratch.has_bias = false;
+            row              = tile.row;
+        }
         attend_tile(what, tile, scratch);
         place += tile.num;
     }

@@ -1,12 +1,16 @@
 #include "kernels.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <mutex>
 
 #include "attention_operation.h"
+#include "float_product.h"
 #include "gelu.h"
 #include "ggml-backend-impl.h"
 #include "matrix_product.h"
+#include "norm.h"
 #include "traits.h"
 
 namespace dmr::cpu {
@@ -15,14 +19,68 @@ namespace {
 std::atomic<bool>    is_used{false};
 std::atomic<int64_t> num_computed{0};
 
-// All threads of a graph call this. False: it is ggml's.
+// Threads that multiply floats. Asked for each product by each thread, so without a lock.
+class FloatThreads {
+  public:
+    bool add(const ggml_threadpool * threads) {
+        const std::lock_guard lock(mutex_);
+        const auto            place = std::find(threads_.begin(), threads_.end(), nullptr);
+        if (place == threads_.end()) {
+            return false;
+        }
+        *place = threads;
+        end_   = std::max<size_t>(end_, place - threads_.begin() + 1);
+        return true;
+    }
+
+    void remove(const ggml_threadpool * threads) {
+        const std::lock_guard lock(mutex_);
+        for (auto & each : threads_) {
+            if (each == threads) {
+                each = nullptr;
+            }
+        }
+    }
+
+    bool contains(const ggml_threadpool * threads) const {
+        const auto end = threads_.begin() + static_cast<ptrdiff_t>(end_.load(std::memory_order_acquire));
+        return std::find(threads_.begin(), end, threads) != end;
+    }
+
+  private:
+    std::array<std::atomic<const ggml_threadpool *>, 64> threads_{};  // with gaps
+    std::atomic<size_t>                                  end_{0};
+    std::mutex                                           mutex_;  // who writes
+};
+
+FloatThreads float_threads;
+
+// All threads of a graph call these. False: it is ggml's.
+bool compute_product(const ggml_compute_params * params, ggml_tensor * op) {
+    if (has_float_products() && float_threads.contains(params->threadpool)) {
+        multiply_floats(params, op);
+        return true;
+    }
+    if (!pays_to_multiply(op)) {
+        return false;
+    }
+    multiply(params, op);
+    return true;
+}
+
 bool compute(const ggml_compute_params * params, ggml_tensor * op) {
     if (op->op == GGML_OP_MUL_MAT) {
-        multiply(params, op);
-        return true;
+        return compute_product(params, op);
     }
     if (op->op == GGML_OP_UNARY) {
         compute_gelu(params, op);
+        return true;
+    }
+    if (op->op == GGML_OP_NORM) {
+        if (!float_threads.contains(params->threadpool)) {
+            return false;
+        }
+        compute_norm(params, op);
         return true;
     }
     const Attention what(op);
@@ -40,8 +98,8 @@ class OwnKernels : public ggml::cpu::tensor_traits, public ggml::cpu::extra_buff
     }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
-        const bool is_ours =
-            op->op == GGML_OP_FLASH_ATTN_EXT || can_compute_gelu(op) || (op->op == GGML_OP_MUL_MAT && can_multiply(op));
+        const bool is_ours = op->op == GGML_OP_FLASH_ATTN_EXT || can_compute_gelu(op) || can_compute_norm(op) ||
+                             (op->op == GGML_OP_MUL_MAT && can_multiply(op));
         return is_ours && is_used.load(std::memory_order_relaxed) ? this : nullptr;
     }
 
@@ -50,7 +108,7 @@ class OwnKernels : public ggml::cpu::tensor_traits, public ggml::cpu::extra_buff
         if (op->op != GGML_OP_MUL_MAT) {
             return false;
         }
-        size = size_of_product(op);
+        size = std::max(size_of_product(op), size_of_float_product(op));
         return true;
     }
 
@@ -88,6 +146,14 @@ void register_once() {
 extern "C" void dmr_use_own_kernels(int wanted) {
     static const bool is_registered = (dmr::cpu::register_once(), true);
     dmr::cpu::is_used.store(is_registered && wanted != 0);
+}
+
+extern "C" int dmr_multiply_floats(const ggml_threadpool * threads, int is_wanted) {
+    if (is_wanted == 0) {
+        dmr::cpu::float_threads.remove(threads);
+        return 1;
+    }
+    return dmr::cpu::float_threads.add(threads) ? 1 : 0;
 }
 
 extern "C" int64_t dmr_num_own_operations(void) { return dmr::cpu::num_computed.load(std::memory_order_relaxed); }

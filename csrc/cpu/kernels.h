@@ -1,8 +1,8 @@
 #pragma once
 
 // Kernels of ours in the place of some of ggml's: attention (attention_operation.h), products with quantized weights
-// (matrix_product.h) and GELU (gelu.h). Compiled into ggml's CPU library with the flags of its kernels, and reached
-// through the hook that it has for buffer types of other kernels.
+// (matrix_product.h; float_product.h where vectors are made) and GELU (gelu.h). Compiled into ggml's CPU library with
+// the flags of its kernels, and reached through the hook that it has for buffer types of other kernels.
 
 #include <cstdint>
 
@@ -16,6 +16,10 @@ extern "C" {
 
 // Compute in our way from now on, or, with 0, in ggml's. Any thread, between two graphs.
 DMR_CPU_EXPORT void dmr_use_own_kernels(int is_used);
+
+// Whether graphs that these threads compute multiply floats (float_product.h). Any thread, between two graphs of
+// theirs; it has to be taken back before they are freed. 0: it is wanted for too many already.
+DMR_CPU_EXPORT int dmr_multiply_floats(const struct ggml_threadpool * threads, int is_wanted);
 
 // How many operations were computed in our way in this process. Any thread.
 DMR_CPU_EXPORT int64_t dmr_num_own_operations(void);

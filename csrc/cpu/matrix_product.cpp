@@ -11,19 +11,14 @@
 #include "amx/amx.h"
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
+#include "packed_weights.h"
 #include "simd-mappings.h"
-
-#define GGML_COMMON_DECL_CPP
-#include "ggml-common.h"
+#include "tiles.h"
 
 namespace dmr::cpu {
 namespace {
 
 constexpr int64_t LEAST_ROWS = 17;  // of numbers; fewer are left to ggml, which is as quick
-
-constexpr int64_t ROWS    = 16;  // of a tile: rows of numbers
-constexpr int64_t COLUMNS = 16;  // of a tile: rows of weights
-constexpr int64_t BLOCK   = 32;  // numbers of a row that have one scale
 
 // Tiles of the processor, in a configuration that is that of ggml. Compilers want them as they are written.
 // Every second block has others, so that one need not wait for the other.
@@ -40,75 +35,6 @@ struct Numbers {
     float  scales[ROWS];
     float  sums[ROWS];  // of the scaled values
 };
-
-// How ggml packs 32 numbers of each of 16 rows of weights: values first, in fours, then a scale of each row.
-struct PackedQ4 {
-    static constexpr size_t SIZE_OF_VALUES = COLUMNS * BLOCK / 2;
-
-    static void unpack(const char * packed, int8_t * values, int8_t offset) {
-        const __m512i low  = _mm512_set1_epi8(0xF);
-        const __m512i less = _mm512_set1_epi8(offset);
-        for (int64_t begin = 0; begin < COLUMNS * BLOCK; begin += 128) {
-            const __m512i two = _mm512_loadu_si512(packed + begin / 2);
-            _mm512_store_si512(values + begin, _mm512_sub_epi8(_mm512_and_si512(two, low), less));
-            _mm512_store_si512(values + begin + 64,
-                               _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(two, 4), low), less));
-        }
-    }
-};
-
-struct Q4_0 : PackedQ4 {
-    static constexpr size_t SIZE      = COLUMNS * sizeof(block_q4_0);
-    static constexpr bool   HAS_LEAST = false;
-    static constexpr bool   IS_PACKED = true;
-
-    static void unpack(const char * packed, int8_t * values) { PackedQ4::unpack(packed, values, 8); }
-};
-
-struct Q4_1 : PackedQ4 {
-    static constexpr size_t SIZE      = COLUMNS * sizeof(block_q4_1);
-    static constexpr bool   HAS_LEAST = true;  // a least weight of each row behind the scales
-    static constexpr bool   IS_PACKED = true;
-
-    static void unpack(const char * packed, int8_t * values) { PackedQ4::unpack(packed, values, 0); }
-};
-
-struct Q8_0 {
-    static constexpr size_t SIZE_OF_VALUES = COLUMNS * BLOCK;
-    static constexpr size_t SIZE           = COLUMNS * (sizeof(block_q8_0) + sizeof(int32_t));
-    static constexpr bool   HAS_LEAST      = false;
-    static constexpr bool   IS_PACKED      = false;
-
-    static void unpack(const char * /*packed*/, int8_t * /*values*/) {}
-};
-
-template <typename Work> void with_type(ggml_type type, Work work) {
-    switch (type) {
-        case GGML_TYPE_Q4_0: work(Q4_0{}); return;
-        case GGML_TYPE_Q4_1: work(Q4_1{}); return;
-        default:             work(Q8_0{}); return;
-    }
-}
-
-// The same as ggml's own, so that it does not matter who comes first.
-void configure_tiles() {
-    struct alignas(64) {
-        uint8_t  palette      = 1;
-        uint8_t  start_row    = 0;
-        uint8_t  reserved[14] = {};
-        uint16_t bytes[16]    = {64, 64, 32, 32, 64, 64, 64, 64};
-        uint8_t  rows[16]     = {8, 8, 16, 16, 16, 16, 16, 16};
-    } config;
-    static_assert(sizeof(config) == 64);
-    _tile_loadconfig(&config);
-}
-
-// Compilers do not know what tile instructions read.
-void finish_stores() { asm volatile("" ::: "memory"); }
-
-__m512 halves_at(const char * place) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(place)));
-}
 
 // 16 rows of weights, as they are packed and as they are multiplied.
 struct Panel {
@@ -286,9 +212,10 @@ bool can_multiply(const ggml_tensor * op) {
         weights->type == GGML_TYPE_Q4_0 || weights->type == GGML_TYPE_Q4_1 || weights->type == GGML_TYPE_Q8_0;
     return has_type && weights->buffer != nullptr && weights->buffer->buft == ggml_backend_amx_buffer_type() &&
            ggml_nrows(weights) == weights->ne[1] && ggml_nrows(numbers) == numbers->ne[1] &&
-           numbers->ne[1] >= LEAST_ROWS && numbers->type == GGML_TYPE_F32 && op->type == GGML_TYPE_F32 &&
-           numbers->nb[0] == sizeof(float);
+           numbers->type == GGML_TYPE_F32 && op->type == GGML_TYPE_F32 && numbers->nb[0] == sizeof(float);
 }
+
+bool pays_to_multiply(const ggml_tensor * op) { return op->src[1]->ne[1] >= LEAST_ROWS; }
 
 size_t size_of_product(const ggml_tensor * op) { return Workspace::size(op); }
 
@@ -303,6 +230,8 @@ void multiply(const ggml_compute_params * params, ggml_tensor * op) {
 namespace dmr::cpu {
 
 bool can_multiply(const ggml_tensor * /*op*/) { return false; }
+
+bool pays_to_multiply(const ggml_tensor * /*op*/) { return false; }
 
 size_t size_of_product(const ggml_tensor * /*op*/) { return 0; }
 

@@ -12,6 +12,9 @@ namespace dmr::cpu {
 // Whether this is a product that `multiply` computes. The weights have to be as ggml lays them out for AMX.
 bool can_multiply(const ggml_tensor * op);
 
+// Whether it has enough rows of numbers.
+bool pays_to_multiply(const ggml_tensor * op);
+
 // Bytes of the work space that it needs.
 size_t size_of_product(const ggml_tensor * op);
 

@@ -14,9 +14,9 @@ from dmr.memory.context_planner import describe_bytes
 MAX_TEXTS = 256  # of one call; llama.cpp's LLAMA_MAX_SEQ
 MAX_STATES = 8  # of one call, where each text has a state as large as many cells (recurrent models)
 MAX_INPUT_TOKENS = 1 << 16  # of one text: it has to fit into one batch
-# Of short texts in one call on a CPU, which is busy with fewer: with texts of 16 tokens, 512 and 1,024 are hardly
-# faster, and who comes in between waits longer.
-PACKED_TOKENS_ON_CPU = 256
+# Of short texts in one call on a CPU, which is busy with fewer: with texts of 16 tokens 256 take a tenth longer, 1,024
+# are not faster, and who comes in between would wait longer.
+PACKED_TOKENS_ON_CPU = 512
 
 if TYPE_CHECKING:  # it takes a third of an engine's start, and most engines make no vectors
     import numpy as np
