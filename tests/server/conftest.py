@@ -6,6 +6,7 @@ from typing import Any, cast
 import falcon.testing
 import pytest
 from fakes import FakeService, model_record
+from server.shared_routes import SharedRoutes
 
 from dmr.config import Settings
 from dmr.types import Completed, Finished, FinishReason, Started, TextDelta, Usage
@@ -15,6 +16,7 @@ from dmr_server.generation import Stamps
 # The test client's own host is a name of the Internet, to which a server for its own machine gives no answer.
 falcon.testing.client.simulate_request = functools.partial(falcon.testing.client.simulate_request, host="localhost")
 falcon.testing.create_environ = functools.partial(falcon.testing.create_environ, host="localhost")
+falcon.routing.DefaultRouter = SharedRoutes
 
 CREATED = 1700000000
 ANSWER = (
