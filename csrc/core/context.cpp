@@ -72,9 +72,8 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options)
         if (threadpool_ == nullptr) {
             throw LoadError("cannot start " + std::to_string(num_threads) + " compute threads");
         }
-        if (options.embeddings && !multiply_floats(threadpool_, true)) {
-            free_threadpool(threadpool_);
-            throw LoadError("there are too many contexts for embeddings");
+        if (options.embeddings) {
+            multiply_floats(threadpool_, true);
         }
     } catch (...) {
         llama_free(handle_);

@@ -66,8 +66,10 @@ bool use_own_kernels(bool is_used) {
     return true;
 }
 
-bool multiply_floats(const ggml_threadpool * threads, bool is_wanted) {
-    return !own_kernels().exists() || own_kernels().multiply_floats(threads, is_wanted ? 1 : 0) != 0;
+void multiply_floats(const ggml_threadpool * threads, bool is_wanted) {
+    if (own_kernels().exists()) {
+        own_kernels().multiply_floats(threads, is_wanted ? 1 : 0);
+    }
 }
 
 int64_t num_own_operations() { return own_kernels().exists() ? own_kernels().num() : 0; }

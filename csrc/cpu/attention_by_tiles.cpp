@@ -172,6 +172,13 @@ int64_t num_places(const Attention & what, const std::vector<Rows> & tiles) {
     return static_cast<int64_t>(tiles.size()) * what.num_heads();
 }
 
+// Where a part begins: with heads that share keys as a whole, if there are enough of them.
+int64_t first_place(const Attention & what, const std::vector<Rows> & tiles, int64_t part, int64_t num_parts) {
+    const int64_t num       = num_places(what, tiles);
+    const int64_t num_whole = num / what.num_sharing();
+    return num_parts <= num_whole ? num_whole * part / num_parts * what.num_sharing() : num * part / num_parts;
+}
+
 // The tile that begins at a place; places are heads of tiles, [tiles, heads]. It ends before `end`.
 Tile tile_at(const Attention & what, const std::vector<Rows> & tiles, int64_t place, int64_t end) {
     const Rows &  rows  = tiles[place / what.num_heads()];
@@ -190,10 +197,9 @@ int64_t num_tile_parts(const Attention & what, const std::vector<Rows> & tiles, 
 
 void attend_tiles(const Attention & what, const std::vector<Rows> & tiles, int64_t part, int64_t num_parts) {
     thread_local TileScratch scratch;
-    const int64_t            num = num_places(what, tiles);
-    const int64_t            end = num * (part + 1) / num_parts;
+    const int64_t            end = first_place(what, tiles, part + 1, num_parts);
     int64_t                  row = -1;  // of the last tile
-    for (int64_t place = num * part / num_parts; place < end;) {
+    for (int64_t place = first_place(what, tiles, part, num_parts); place < end;) {
         const Tile tile = tile_at(what, tiles, place, end);
         if (tile.row != row) {
             list_seen(what, {tile.row, tile.num_rows}, scratch.seen);

@@ -4,6 +4,8 @@
 
 #if defined(__AMX_INT8__) && defined(__AVX512VNNI__) && defined(__AVX512BF16__)
 
+#include <cpuid.h>
+
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -269,12 +271,20 @@ template <typename Type> void multiply_with(const ggml_compute_params * params, 
 
 }  // namespace
 
+// Not every compiler knows this one by name. That the system lets tiles be used, ggml has seen to.
 bool has_float_products() {
-    static const bool has = __builtin_cpu_supports("amx-bf16") != 0;
+    static const bool has = [] {
+        constexpr unsigned int AMX_BF16 = 1U << 22U;
+        unsigned int           a        = 0;
+        unsigned int           b        = 0;
+        unsigned int           c        = 0;
+        unsigned int           d        = 0;
+        return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & AMX_BF16) != 0;
+    }();
     return has;
 }
 
-size_t size_of_float_product(const ggml_tensor * op) { return Workspace::size(op); }
+size_t size_of_float_product(const ggml_tensor * op) { return has_float_products() ? Workspace::size(op) : 0; }
 
 void multiply_floats(const ggml_compute_params * params, ggml_tensor * op) {
     with_type(op->src[0]->type, [&](auto type) { multiply_with<decltype(type)>(params, op); });

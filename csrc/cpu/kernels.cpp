@@ -57,7 +57,7 @@ FloatThreads float_threads;
 
 // All threads of a graph call these. False: it is ggml's.
 bool compute_product(const ggml_compute_params * params, ggml_tensor * op) {
-    if (has_float_products() && float_threads.contains(params->threadpool)) {
+    if (float_threads.contains(params->threadpool)) {
         multiply_floats(params, op);
         return true;
     }
@@ -151,9 +151,9 @@ extern "C" void dmr_use_own_kernels(int wanted) {
 extern "C" int dmr_multiply_floats(const ggml_threadpool * threads, int is_wanted) {
     if (is_wanted == 0) {
         dmr::cpu::float_threads.remove(threads);
-        return 1;
+        return 0;
     }
-    return dmr::cpu::float_threads.add(threads) ? 1 : 0;
+    return dmr::cpu::has_float_products() && dmr::cpu::float_threads.add(threads) ? 1 : 0;
 }
 
 extern "C" int64_t dmr_num_own_operations(void) { return dmr::cpu::num_computed.load(std::memory_order_relaxed); }

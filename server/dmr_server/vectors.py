@@ -22,7 +22,7 @@ def json_array(vector: bytes) -> JsonArray:
     Raises:
         NotFinite
     """
-    numbers = np.frombuffer(vector, np.float32)
+    numbers = np.frombuffer(vector, "<f4")
     if not np.isfinite(numbers).all():
         raise NotFinite
     return msgspec.Raw(orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY))
