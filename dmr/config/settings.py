@@ -33,7 +33,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     max_num_seqs: int = 32  # sequences that are computed at the same time
     max_batch_tokens: int = 512  # tokens of one step
     num_threads: int = 0  # 0 = the cores that nobody else is using, followed while it runs
-    inter_token_target: float = 0.05  # seconds; prefill chunks are sized to keep running streams within it
+    inter_token_target: float = 0.035  # seconds; prefill chunks are sized to keep running streams within it
     max_queue: int = 1024  # sequences that may run or wait; more are refused
     queue_share: float = 0.5  # of the places to wait, that one client may take
     queue_timeout: float = 600.0  # seconds that a request may wait for its first step; 0 = for ever
