@@ -116,7 +116,8 @@ void attend_row(const Attention & what, int64_t row, int64_t first, int64_t num_
 // and there are no sinks. `part` of `num_parts`: of all heads of all tiles.
 void attend_tiles(const Attention & what, const std::vector<Rows> & tiles, int64_t part, int64_t num_parts);
 
-// As many parts for each thread, and none with fewer heads than share keys, as far as there are enough of them.
+// As many parts for each thread, but not many, and none with fewer heads than share keys, as far as there are enough of
+// them.
 int64_t num_tile_parts(const Attention & what, const std::vector<Rows> & tiles, int num_threads);
 
 // Whether this is attention that `attend` computes.
